@@ -1,0 +1,51 @@
+"""Everything Cream raises on purpose. One root, one category per kind of remedy.
+
+Every message answers three questions: what was wrong, where, and what to do about it. The command
+line prints the message alone (no traceback) and exits with the category's `exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class CreamError(Exception):
+    """Root of all errors that a user can do something about."""
+
+    exit_code = 1
+
+
+class RecipeError(CreamError):
+    """The recipe is not valid: unknown key, wrong type or range, contradicting options."""
+
+    exit_code = 2
+
+
+class DataError(CreamError):
+    """Input data cannot be used: missing file, malformed line, duplicates, leakage."""
+
+    exit_code = 2
+
+
+class ModelError(CreamError):
+    """A model, tokenizer or adapter cannot be used as given."""
+
+    exit_code = 2
+
+
+class RunError(CreamError):
+    """A run directory cannot be used: other recipe, missing stage, changed input, no space."""
+
+    exit_code = 2
+
+
+class DependencyError(CreamError):
+    """An optional package that this recipe needs is not installed."""
+
+    exit_code = 2
+
+
+class TallyError(CreamError):
+    """The parts of a tally do not add up to its total: a bug in a stage, never the user's fault."""
+
+
+class TrainingError(CreamError):
+    """Training cannot go on, for example because the loss is not finite."""

@@ -1,0 +1,85 @@
+"""The edges of the house: what a heavy part must offer to be plugged in. One or two methods each.
+
+Implementations are plain final classes; nothing inherits from anything here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from cream.types import (
+    Completion,
+    Prompt,
+    SampledGroup,
+    SamplingRequest,
+    ScoredGroup,
+    ScoringRequest,
+    Verdict,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How completions are drawn."""
+
+    temperature: float
+    """>= 0; 0 is greedy."""
+    top_p: float
+    """Nucleus mass in (0, 1]; 1 keeps the whole vocabulary."""
+    max_completion_tokens: int
+    """Tokens after which a completion is cut off (finish reason ``length``)."""
+    stop_ids: tuple[int, ...]
+    """Token ids that end a completion; the sampled one is kept as its last token."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Draws completions, ids in and ids out."""
+
+    def sample(
+        self, requests: Iterable[SamplingRequest], params: SamplingParams
+    ) -> Iterator[SampledGroup]:
+        """Yield one group per request, in any order, joined by ``prompt_id``.
+
+        A completion depends on its prompt, its seed and the params; on its neighbours in the
+        batch only through floating-point order.
+        """
+        ...
+
+
+@runtime_checkable
+class LogpScorer(Protocol):
+    """Log-probabilities of given completions, ids in and numbers out."""
+
+    def score(self, requests: Iterable[ScoringRequest]) -> Iterator[ScoredGroup]:
+        """Yield one group per request, in any order, joined by ``prompt_id``."""
+        ...
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Tells whether a completion answers its prompt correctly."""
+
+    def verify(self, prompt: Prompt, completion: str) -> Verdict | None:
+        """Return a verdict, or None if this prompt cannot be verified (no reference answer)."""
+        ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Gives completions a score other than a log-probability."""
+
+    def judge(self, prompt: Prompt, completion: Completion) -> float | str:
+        """Return a score, or the reason (a short word) why there is none. Never 0 for absence."""
+        ...
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Takes metrics as they come. Names follow the field (``rewards/margins``, ``loss``)."""
+
+    def log(self, metrics: Mapping[str, float], *, step: int, stage: str) -> None:
+        """Record metrics of one step of one stage."""
+        ...

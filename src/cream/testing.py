@@ -1,0 +1,178 @@
+"""Public fakes and tiny real models, so that recipes and third parties can test without downloads.
+
+Nothing here is a stand-in for a part of Cream: `tiny_model_folder` writes a real (random) Hugging
+Face model with a real tokenizer, `CountingModel` is a causal language model whose log-probabilities
+are known by hand, and `ScriptedSampler` / `TableScorer` implement the public protocols from a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cream.protocols import SamplingParams
+from cream.types import (
+    FinishReason,
+    SampledGroup,
+    SampledTokens,
+    SamplingRequest,
+    ScoredGroup,
+    ScoringRequest,
+)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""ChatML without a default system prompt."""
+
+
+def tiny_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> Any:
+    """Build a byte-level tokenizer (no merges, 259 tokens) with pad = eos = ``<|im_end|>``.
+
+    The same traps as SmolLM2-Instruct: bos is ``<|im_start|>`` and the pad token ends a turn.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate([*special, *alphabet])}
+    core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    core.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+    )
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def tiny_model(*, architecture: str = "llama", vocab_size: int = 259, seed: int = 0) -> Any:
+    """Build a random causal language model with about 0.1 M parameters, in float32.
+
+    Args:
+        architecture: ``llama``, ``qwen2``, ``gemma`` or ``gpt2`` (learned positions).
+        vocab_size: Rows of the embedding.
+        seed: Seed of the weights.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    common = {
+        "vocab_size": vocab_size,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        "tie_word_embeddings": True,
+    }
+    if architecture == "gpt2":
+        shape = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}
+        dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        config = AutoConfig.for_model("gpt2", **common, **shape, **dropout)
+    else:
+        shape = {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "head_dim": 16,
+            "initializer_range": 0.2,
+        }
+        config = AutoConfig.for_model(architecture, **common, **shape)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.eval()
+
+
+def tiny_model_folder(
+    folder: Path,
+    *,
+    architecture: str = "llama",
+    seed: int = 0,
+    chat_template: str | None = CHAT_TEMPLATE,
+) -> Path:
+    """Write a tiny random model and its tokenizer as an ordinary Hugging Face folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_model(architecture=architecture, seed=seed).save_pretrained(folder)
+    tiny_tokenizer(chat_template=chat_template).save_pretrained(folder)
+    return folder
+
+
+class CountingModel(nn.Module):
+    """A causal language model that expects token (t + 1) mod V after token t.
+
+    The expected token has logit 0, every other one ``-surprise``, so a completion that counts on
+    from its prompt has token log-probabilities of about 0 and each wrong token costs about
+    ``-surprise``. An off-by-one in shifting or masking shows as a wrong number of surprises.
+    """
+
+    def __init__(self, vocab_size: int = 50, surprise: float = 20.0) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(vocab_size=vocab_size, model_type="counting")
+        self.surprise = surprise
+        self.register_buffer("anchor", torch.zeros(()))
+
+    def forward(self, input_ids: Tensor, **_: Any) -> Any:
+        """Return logits of shape ``(batch, token, vocab)``; other arguments are irrelevant."""
+        expected = (input_ids + 1) % self.config.vocab_size
+        one_hot = nn.functional.one_hot(expected, self.config.vocab_size).float()
+        return SimpleNamespace(logits=(one_hot - 1) * self.surprise + self.anchor)
+
+
+class ScriptedSampler:
+    """A `Sampler` that returns completions from a table: prompt id -> token ids per completion."""
+
+    def __init__(self, script: Mapping[str, Sequence[Sequence[int]]]) -> None:
+        self.script = script
+
+    def sample(
+        self, requests: Iterable[SamplingRequest], params: SamplingParams
+    ) -> Iterator[SampledGroup]:
+        """Yield the scripted completions; completion i takes seed i."""
+        for request in requests:
+            rows = self.script[request.prompt_id][: len(request.seeds)]
+            yield SampledGroup(
+                request.prompt_id,
+                tuple(
+                    SampledTokens(
+                        tuple(ids),
+                        FinishReason.STOP
+                        if ids and ids[-1] in params.stop_ids
+                        else FinishReason.LENGTH,
+                        seed,
+                        0.0,
+                    )
+                    for ids, seed in zip(rows, request.seeds, strict=True)
+                ),
+            )
+
+
+class TableScorer:
+    """A `LogpScorer` that looks token log-probabilities up: (prompt id, ids) -> one per token."""
+
+    def __init__(self, table: Mapping[tuple[str, tuple[int, ...]], Sequence[float]]) -> None:
+        self.table = table
+
+    def score(self, requests: Iterable[ScoringRequest]) -> Iterator[ScoredGroup]:
+        """Yield the tabled values."""
+        for request in requests:
+            yield ScoredGroup(
+                request.prompt_id,
+                tuple(
+                    np.asarray(self.table[request.prompt_id, ids], dtype=np.float32)
+                    for ids in request.completions
+                ),
+            )

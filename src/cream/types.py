@@ -1,0 +1,213 @@
+"""The records that stages exchange. Frozen, without behaviour beyond their own invariants.
+
+Shapes use these letters: ``prompt`` (groups), ``completion`` (all completions of a table, flat),
+``member`` (position inside a padded group), ``pair``, ``token``. Log-probabilities are natural
+logarithms (nats) of completion tokens only, the end token included when it was sampled.
+
+Terms are defined once, in ``docs/glossary.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int32, Int64
+
+from cream.errors import TallyError
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    """``system``, ``user`` or ``assistant``."""
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the policy is given. Identified by content, so equal prompts have equal ids."""
+
+    prompt_id: str
+    messages: tuple[Message, ...]
+    task: str = "default"
+    """Name of the task or dataset it belongs to; accuracy is reported per task."""
+    answer: str | None = None
+    """Reference answer, if the prompt is verifiable. Read by verifiers and reports only."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that a verifier needs beside the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedExample:
+    """A prompt with the completion that supervised fine-tuning imitates."""
+
+    prompt: Prompt
+    completion: str
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended."""
+
+    STOP = "stop"
+    """The policy sampled an end token, which is the last of ``token_ids``."""
+    LENGTH = "length"
+    """The token limit cut it off; there is no end token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the policy (or a data set) produced after a prompt. Token ids are the truth."""
+
+    prompt_id: str
+    completion_id: str
+    token_ids: tuple[int, ...]
+    """Completion tokens, the sampled end token included. These ids are scored and trained."""
+    text: str
+    """``token_ids`` decoded without special tokens: for people and verifiers, never re-tokenised."""
+    finish_reason: FinishReason
+    seed: int
+    """Seed of this completion's own random stream."""
+    sampling_logp: float | None = None
+    """Log-probability under the *sampling* distribution (temperature and top-p applied), nats."""
+    origin: str = "policy"
+    """``policy`` if the policy of this iteration sampled it, else the name of its source."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingRequest:
+    """Ask for ``len(seeds)`` completions of one prompt, given as token ids."""
+
+    prompt_id: str
+    prompt_ids: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledTokens:
+    """One sampled completion, before it is decoded."""
+
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    seed: int
+    sampling_logp: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampledGroup:
+    """All completions of one request, in the order of its seeds."""
+
+    prompt_id: str
+    completions: tuple[SampledTokens, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringRequest:
+    """Given completions of one prompt, all as token ids, to be scored under a model."""
+
+    prompt_id: str
+    prompt_ids: tuple[int, ...]
+    completions: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """Token log-probabilities of a request's completions, in the order of the request."""
+
+    prompt_id: str
+    token_logps: tuple[np.ndarray, ...]
+    """One float32 array per completion; entry i is log p(token i | prompt, tokens before i)."""
+
+
+@dataclass(frozen=True)
+class ScoreMatrix:
+    """Completions x models: everything the method decides is a function of this table.
+
+    Rows are grouped by prompt: group g holds rows ``group_offsets[g]:group_offsets[g + 1]``.
+    """
+
+    prompt_ids: np.ndarray
+    """Unique prompt ids, one per group (object or str array, shape ``(prompt,)``)."""
+    group_offsets: Int64[np.ndarray, " prompt_plus_one"]
+    completion_ids: np.ndarray
+    num_tokens: Int32[np.ndarray, " completion"]
+    truncated: np.ndarray
+    """Boolean: the completion was cut off at the token limit."""
+    ids_hash: Int64[np.ndarray, " completion"]
+    """Hash of the token ids (end token included); equal hashes are duplicates."""
+    logps: Mapping[str, Float64[np.ndarray, " completion"]]
+    """Per model (``M0``, ``M1``, ...): token log-prob sums, nats. NaN where not scored."""
+    noise: Mapping[str, float]
+    """Per model: noise floor of scoring, nats per square root of a token (see `stages.score`)."""
+    scores: Mapping[str, Float64[np.ndarray, " completion"]] = field(default_factory=dict)
+    """Other columns (``verifier``, ``judge``, ...). NaN where absent; why is in the file."""
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """Preference pairs as columns; row i is one pair. Joined to completions by id."""
+
+    prompt_ids: np.ndarray
+    chosen_ids: np.ndarray
+    rejected_ids: np.ndarray
+    chosen_reward: Float64[np.ndarray, " pair"]
+    rejected_reward: Float64[np.ndarray, " pair"]
+    consistency: Float64[np.ndarray, " pair"]
+    """The C that enters the loss, in [0, 1], after averaging, shrinking and the floor."""
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many items a stage took and what became of each kind. Raises if it does not add up."""
+
+    total: int
+    parts: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if sum(self.parts.values()) != self.total or min(self.parts.values(), default=0) < 0:
+            raise TallyError(f"tally does not add up: total {self.total}, parts {dict(self.parts)}")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedExample:
+    """A prompt and one completion as token ids, for supervised fine-tuning."""
+
+    example_id: str
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedPair:
+    """A preference pair as token ids, with what its objective needs from the score matrix."""
+
+    pair_id: str
+    prompt_ids: tuple[int, ...]
+    chosen_ids: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+    reference_chosen_logps: float
+    """Token log-prob sum of the chosen completion under the loss reference, nats."""
+    reference_rejected_logps: float
+    consistency: float = 1.0
+    """C of this pair: 1 trusts the order fully, 0.5 not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's answer about one completion."""
+
+    correct: bool
+    partial_credit: float
+    """The task's own graded score in [0, 1]; reported apart and never counted as accuracy."""
+    extracted: str | None
+    """The answer found in the text, or None if none could be found (counted, never guessed)."""
+
+
