@@ -44,6 +44,14 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt with its token ids, the generation prompt (assistant header) included."""
+
+    prompt: Prompt
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SeedExample:
     """A prompt with the completion that supervised fine-tuning imitates."""
 

@@ -1,0 +1,1 @@
+"""Causal language models on disk and in memory: find, check, load, save, and speak their template."""

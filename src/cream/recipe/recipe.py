@@ -1,0 +1,81 @@
+"""A recipe: one file that says everything a run does. Complete once loaded, never edited after.
+
+Sections live in their own modules; this one holds what belongs to the run as a whole and the
+sampling, scoring and evaluation stages.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from cream.recipe.base import Section
+from cream.recipe.data import DataConfig
+from cream.recipe.methods import CreamMethod, MethodConfig
+from cream.recipe.model import ModelConfig
+from cream.recipe.training import SftConfig, TrainingConfig
+
+
+class SamplingConfig(Section):
+    """How the policy answers the prompts of an iteration."""
+
+    num_completions: int = Field(default=5, ge=2)
+    """Completions per prompt (N). The paper's code uses 5."""
+    temperature: float = Field(default=0.8, gt=0.0)
+    """Softmax temperature. The paper's code uses 0.8."""
+    top_p: float = Field(default=0.95, gt=0.0, le=1.0)
+    """Nucleus mass. The paper's code uses 0.95."""
+    max_completion_tokens: int = Field(default=768, ge=1)
+    """Tokens after which a completion is cut off. The paper's code uses 768."""
+    prompts_per_shard: int = Field(default=128, ge=1)
+    """Prompts sampled, scored and written together: what an interruption can lose."""
+
+
+class ScoringConfig(Section):
+    """How log-probabilities of completions are computed."""
+
+    token_budget: int = Field(default=8192, ge=64)
+    """Tokens in one forward pass, padding included."""
+
+
+class EvaluationConfig(Section):
+    """How each M_t is measured on the test prompts."""
+
+    max_completion_tokens: int = Field(default=768, ge=1)
+    """Tokens after which an answer is cut off."""
+    num_samples: int = Field(default=4, ge=0)
+    """Samples per test prompt for mean@k and pass@k, beside the greedy answer; 0 for none."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Temperature of those samples."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus mass of those samples."""
+
+
+class Recipe(Section):
+    """A whole run: data, model, method, and every setting of every stage."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; letters, digits, dot, dash and underscore."""
+    run_dir: str = ""
+    """Folder of the run, relative to where the command is given. Empty: ``runs/<name>``."""
+    seed: int = Field(default=0, ge=0)
+    """Every random choice derives from this number and the name of what it decides."""
+    iterations: int = Field(ge=1)
+    """T: how many times M_t -> M_{t+1} after supervised fine-tuning. May be raised later."""
+    method: MethodConfig = CreamMethod()
+    """How pairs are made and weighted: ``cream``, ``srlm`` or ``oracle``, by name or with options."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    sft: SftConfig = SftConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    keep_checkpoints: Literal["all", "last"] = "all"
+    """``all`` keeps every M_t; ``last`` removes an M_t once no later stage needs it."""
+
+    @property
+    def folder(self) -> str:
+        """Folder of the run as written in the recipe, or the default made from its name."""
+        return self.run_dir or f"runs/{self.name}"

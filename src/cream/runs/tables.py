@@ -1,0 +1,168 @@
+"""Records as Parquet tables and back: completions, log-probability columns, the score matrix.
+
+Rows of one prompt are contiguous everywhere. Columns are joined by completion id, never by place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cream.errors import RunError
+from cream.types import Completion, FinishReason, PairTable, ScoreMatrix
+
+COMPLETION_SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("completion_id", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("ids_hash", pa.int64()),
+        ("text", pa.string()),
+        ("finish_reason", pa.string()),
+        ("seed", pa.int64()),
+        ("sampling_logp", pa.float64()),
+        ("origin", pa.string()),
+    ]
+)
+LOGP_PREFIX = "logps_"
+NUM_TOKENS = "num_tokens"
+_METADATA = b"cream"
+
+
+def hash_ids(token_ids: Sequence[int]) -> int:
+    """Signed 64-bit hash of token ids; equal for equal sequences, end token included."""
+    raw = np.asarray(token_ids, dtype="<i8").tobytes()
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big", signed=True)
+
+
+def completions_to_table(completions: Iterable[Completion]) -> pa.Table:
+    """One row per completion."""
+    rows = list(completions)
+    return pa.table(
+        {
+            "prompt_id": [c.prompt_id for c in rows],
+            "completion_id": [c.completion_id for c in rows],
+            "token_ids": [list(c.token_ids) for c in rows],
+            "ids_hash": [hash_ids(c.token_ids) for c in rows],
+            "text": [c.text for c in rows],
+            "finish_reason": [str(c.finish_reason) for c in rows],
+            "seed": [c.seed for c in rows],
+            "sampling_logp": [c.sampling_logp for c in rows],
+            "origin": [c.origin for c in rows],
+        },
+        schema=COMPLETION_SCHEMA,
+    )
+
+
+def completions_from_table(table: pa.Table) -> list[Completion]:
+    """Inverse of `completions_to_table`."""
+    return [
+        Completion(
+            prompt_id=row["prompt_id"],
+            completion_id=row["completion_id"],
+            token_ids=tuple(row["token_ids"]),
+            text=row["text"],
+            finish_reason=FinishReason(row["finish_reason"]),
+            seed=row["seed"],
+            sampling_logp=row["sampling_logp"],
+            origin=row["origin"],
+        )
+        for row in table.to_pylist()
+    ]
+
+
+def join_by_id(table: pa.Table, column: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Append columns `names` of `column` to `table`, matched by ``completion_id``.
+
+    Raises:
+        RunError: The two do not hold the same completions.
+    """
+    left = table["completion_id"].to_pylist()
+    place = {key: i for i, key in enumerate(column["completion_id"].to_pylist())}
+    if len(place) != column.num_rows or set(left) != set(place):
+        raise RunError(
+            f"columns {', '.join(names)} hold {column.num_rows} completions that do not match the "
+            f"{len(left)} sampled ones by id; delete that score folder to make it again"
+        )
+    order = pa.array([place[key] for key in left])
+    for name in names:
+        table = table.append_column(name, column[name].take(order))
+    return table
+
+
+def with_metadata(table: pa.Table, values: Mapping[str, Any]) -> pa.Table:
+    """Attach JSON values (such as noise floors) to a table's schema."""
+    metadata = {**(table.schema.metadata or {}), _METADATA: json.dumps(dict(values)).encode()}
+    return table.replace_schema_metadata(metadata)
+
+
+def read_metadata(table: pa.Table) -> dict[str, Any]:
+    """The values attached by `with_metadata`, or an empty dict."""
+    return json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
+
+
+def matrix_from_tables(
+    tables: Sequence[pa.Table], logp_columns: Sequence[str], score_columns: Sequence[str]
+) -> ScoreMatrix:
+    """Build the score matrix from its Parquet parts, with the named columns only.
+
+    Args:
+        tables: Parts of a ``matrix`` stage, in order.
+        logp_columns: Models, e.g. ``M0``.
+        score_columns: Other columns, e.g. ``verifier``.
+    """
+    table = pa.concat_tables(tables).combine_chunks()
+    prompt_column = table["prompt_id"].combine_chunks().dictionary_encode()
+    codes = prompt_column.indices.to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    prompt_ids = np.asarray(prompt_column.dictionary.to_pylist(), dtype=object)
+    if len(starts) != len(prompt_ids):
+        raise RunError("rows of one prompt are not contiguous in the score matrix; it was edited")
+
+    def floats(name: str) -> np.ndarray:
+        return table[name].to_numpy(zero_copy_only=False).astype(np.float64)
+
+    return ScoreMatrix(
+        prompt_ids=prompt_ids,
+        group_offsets=np.append(starts, len(codes)).astype(np.int64),
+        completion_ids=np.asarray(table["completion_id"].to_pylist(), dtype=object),
+        num_tokens=table[NUM_TOKENS].to_numpy().astype(np.int32),
+        truncated=np.asarray(
+            pa.compute.equal(table["finish_reason"], str(FinishReason.LENGTH)), dtype=bool
+        ),
+        ids_hash=table["ids_hash"].to_numpy().astype(np.int64),
+        logps={name: floats(LOGP_PREFIX + name) for name in logp_columns},
+        noise={name: float(read_metadata(tables[0])["noise"][name]) for name in logp_columns},
+        scores={name: floats(name) for name in score_columns},
+    )
+
+
+def pairs_to_table(pairs: PairTable) -> pa.Table:
+    """One row per pair."""
+    return pa.table(
+        {
+            "prompt_id": pa.array(pairs.prompt_ids.tolist(), pa.string()),
+            "chosen_id": pa.array(pairs.chosen_ids.tolist(), pa.string()),
+            "rejected_id": pa.array(pairs.rejected_ids.tolist(), pa.string()),
+            "chosen_reward": pairs.chosen_reward,
+            "rejected_reward": pairs.rejected_reward,
+            "consistency": pairs.consistency,
+        }
+    )
+
+
+def pairs_from_table(table: pa.Table) -> PairTable:
+    """Inverse of `pairs_to_table`."""
+    return PairTable(
+        prompt_ids=np.asarray(table["prompt_id"].to_pylist(), dtype=object),
+        chosen_ids=np.asarray(table["chosen_id"].to_pylist(), dtype=object),
+        rejected_ids=np.asarray(table["rejected_id"].to_pylist(), dtype=object),
+        chosen_reward=table["chosen_reward"].to_numpy(),
+        rejected_reward=table["rejected_reward"].to_numpy(),
+        consistency=table["consistency"].to_numpy(),
+    )
