@@ -83,3 +83,24 @@ class Tracker(Protocol):
     def log(self, metrics: Mapping[str, float], *, step: int, stage: str) -> None:
         """Record metrics of one step of one stage."""
         ...
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Told what is happening, shows it. One stage at a time."""
+
+    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        """A stage of `total` units begins, `done` of which exist from an earlier attempt."""
+        ...
+
+    def advance(self, count: int, live: Mapping[str, float] | None = None) -> None:
+        """`count` more units are done; `live` holds figures worth showing."""
+        ...
+
+    def finish(self, result: str = "") -> None:
+        """The stage is done; `result` is its outcome in a few words."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        ...

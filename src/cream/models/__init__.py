@@ -1,1 +1,1 @@
-"""Causal language models on disk and in memory: find, check, load, save, and speak their template."""
+"""Causal language models: find, check, load and save them, and speak their chat template."""

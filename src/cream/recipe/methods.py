@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from cream.recipe.base import Section
 from cream.recipe.objectives import Cream as CreamObjective
 from cream.recipe.objectives import Dpo
-from cream.recipe.parts import BelowHalf, BestWorst, Statistic, Unit
+from cream.recipe.parts import BelowHalf, BestWorst, Compare, Statistic, Unit
 
 
 class CreamMethod(Section):
@@ -24,7 +24,7 @@ class CreamMethod(Section):
     """Quantity of M_t that picks the pairs. The paper uses ``implicit``."""
     level: Literal["set", "sample"] = "set"
     """``set``: one C per iteration (the paper's main method); ``sample``: one per prompt."""
-    compare: Literal["like_for_like", "reference_code"] = "like_for_like"
+    compare: Compare = "like_for_like"
     """Which rankings are compared. ``like_for_like``: mean log-likelihoods of M1 and M0 at t = 1
     (where M0's implicit reward is identically zero), later the pair-picking reward of M_t and
     M_{t-1}. ``reference_code``: at t = 1 the implicit reward of M1 against the mean

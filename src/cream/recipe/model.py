@@ -7,14 +7,14 @@ and networks. This file may not, so a recipe can be checked anywhere.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from cream.recipe.base import Section
 
 EMBEDDED_NAME = "smollm2-135m-instruct"
-"""Name of the model that Cream can fetch from the package registry (see `cream.models.embedded`)."""
+"""The model that Cream can fetch from the package registry (see `cream.models.embedded`)."""
 
 NonBlank = Annotated[str, StringConstraints(pattern=r"\S")]
 
@@ -37,17 +37,18 @@ class ModelConfig(Section):
     """Run Python code that comes with the model. It can do anything your user can."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
-    """Where the model runs: ``auto`` (a GPU if there is one), ``cpu``, ``mps``, ``cuda``, ``cuda:1``."""
+    """Where the model runs: ``auto`` (a GPU if there is one), ``cpu``, ``mps``, ``cuda`` or
+    ``cuda:N``."""
 
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of sampling and scoring. ``auto`` is bfloat16 where the hardware multiplies it
     natively, else float32. Weights on disk and in training stay float32."""
 
     @model_validator(mode="after")
-    def _revision_has_a_hub(self) -> Self:
+    def _revision_has_a_hub(self) -> ModelConfig:
         if self.revision is not None and self.name == EMBEDDED_NAME:
             raise ValueError(
-                f"revision {self.revision!r} is given, but the embedded model {EMBEDDED_NAME!r} has "
-                "one pinned revision. Remove `revision`, or name a hub model."
+                f"revision {self.revision!r} is given, but the embedded model {EMBEDDED_NAME!r} "
+                "has one pinned revision. Remove `revision`, or name a hub model."
             )
         return self

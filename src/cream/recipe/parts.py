@@ -21,6 +21,9 @@ Unit = Literal["implicit", "implicit_per_token", "likelihood", "mean_likelihood"
 Statistic = Literal["kendall", "spearman", "weighted_tau", "top_order"]
 """How two rankings of one group are compared; all in [-1, 1]. Kendall is the paper's choice."""
 
+Compare = Literal["like_for_like", "reference_code"]
+"""What C compares at t = 1, where M0's implicit reward is identically zero."""
+
 BelowHalf = Literal["floor", "allow", "drop"]
 """What happens to a C below 1/2, which is outside the theory (it would train on reversed pairs):
 raise it to 1/2, use it as it is, or drop the pairs it would apply to."""
@@ -89,6 +92,8 @@ class MethodParts(Section):
     """Orders completions whose rewards are equal (binary rewards)."""
     agreement: Agreement | None = None
     """None: C = 1 for every pair."""
+    reported: Agreement | None = None
+    """Compared for reports only, by methods that do not use C."""
     pairing: BestWorst
     objective: ObjectiveConfig
 
@@ -103,6 +108,14 @@ class MethodParts(Section):
     def logp_columns(self) -> tuple[str, ...]:
         """Models whose log-probabilities are needed, each once, in order of first use."""
         logps = [q for q in self.quantities if isinstance(q, LogpQuantity)]
+        return tuple(dict.fromkeys(column for q in logps for column in q.columns))
+
+    @property
+    def reported_columns(self) -> tuple[str, ...]:
+        """Models needed only for what is reported."""
+        if self.reported is None:
+            return ()
+        logps = [q for q in (self.reported.first, self.reported.second) if q.kind == "logp"]
         return tuple(dict.fromkeys(column for q in logps for column in q.columns))
 
     @property

@@ -37,6 +37,9 @@ class ScoringConfig(Section):
 
     token_budget: int = Field(default=8192, ge=64)
     """Tokens in one forward pass, padding included."""
+    report_consistency: bool = True
+    """Also score under M_{t-1} and report C for methods that do not use it (``srlm``,
+    ``oracle``), as the paper does for its baseline."""
 
 
 class EvaluationConfig(Section):
@@ -50,6 +53,8 @@ class EvaluationConfig(Section):
     """Temperature of those samples."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Nucleus mass of those samples."""
+    prompts_per_shard: int = Field(default=128, ge=1)
+    """Prompts answered and written together: what an interruption can lose."""
 
 
 class Recipe(Section):

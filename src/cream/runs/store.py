@@ -162,6 +162,22 @@ class Run:
         """Name a stage of this run; its folder is ``<run>/<name>``."""
         return Stage(self.root / name, {"stage": name, **inputs})
 
+    def finished(self, name: str) -> Stage:
+        """A stage that must be whole already, known by its own record.
+
+        Raises:
+            RunError: It is not finished, or a file it lists is gone.
+        """
+        done = self.root / name / DONE
+        if not done.exists():
+            raise RunError(
+                f"{self.root / name} is not finished; `cream status {self.root}` shows what is, "
+                "and `cream run` makes what is missing"
+            )
+        stage = Stage(self.root / name, read_json(done)["inputs"])
+        stage.finished()
+        return stage
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run directory against other processes.

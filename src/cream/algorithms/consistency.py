@@ -1,0 +1,199 @@
+"""The consistency rate C: from agreement per prompt to the number that enters the loss.
+
+C_j = (tau_j + 1) / 2 of one prompt; the *set level* is its mean over prompts, the *sample level* is
+C_j itself, the *shrunken* level lies between. Which two rankings are compared (reward and witness)
+is the caller's decision; the pair level is in `cream.algorithms.raters`.
+
+C below one half is outside the theory (it trains the reversed order). The policy for it acts on the
+C that enters the loss, after averaging or shrinking, never on C_j before the mean: a floor on C_j
+would turn unrelated rankings (C = 0.5 on average) into C = 0.65. What is reported is never floored.
+
+Source: Wang et al. 2024, arXiv:2410.12735, sec. 3.3; shrinking and policies are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from cream.algorithms.ranking import Agreement, Definedness
+from cream.algorithms.statistics import Absent, Interval, bootstrap_mean, wilson_interval
+from cream.errors import DataError
+from cream.types import Tally
+
+
+def consistency_rates(correlation: Agreement) -> Agreement:
+    """C_j = (tau_j + 1) / 2 per prompt, in [0, 1], from a correlation in [-1, 1].
+
+    For Kendall this is the probability that the two rankings order a random pair the same way. Not
+    for `top_order`, which is in [0, 1] already.
+
+    Source:
+        arXiv:2410.12735, sec. 3.3.
+    """
+    rates = (correlation.values + 1) / 2
+    return Agreement(rates, correlation.definedness, correlation.members)
+
+
+def set_level(rates: Agreement) -> float:
+    """C of the whole iteration: the mean over prompts where C_j is defined.
+
+    Raises:
+        DataError: C_j is defined for no prompt.
+
+    Source:
+        arXiv:2410.12735, sec. 3.3 (the paper's main method).
+
+    """
+    if not rates.defined.any():
+        raise DataError(
+            f"no prompt has a consistency rate ({dict(definedness_tally(rates).parts)}); compare "
+            "two different quantities, or sample more distinct completions."
+        )
+    return float(rates.values[rates.defined].mean())
+
+
+def sample_level(rates: Agreement) -> Float64[np.ndarray, " prompt"]:
+    """C_j per prompt; the set-level C where C_j is undefined (a group without evidence of its own).
+
+    Raises:
+        DataError: C_j is defined for no prompt.
+
+    """
+    return np.where(rates.defined, rates.values, set_level(rates))
+
+
+def shrunken_level(
+    rates: Agreement, sampling_variance: Float64[np.ndarray, " prompt"]
+) -> Float64[np.ndarray, " prompt"]:
+    """Between set and sample level: C + s^2 / (s^2 + v_j) * (C_j - C).
+
+    C_j from a handful of completions is mostly noise (n = 5: standard deviation 0.2 under no
+    relation). s^2 is the variance of the true C_j between prompts, by the method of moments:
+    variance of the C_j minus the mean v_j, at least 0. If all spread is noise (s^2 = 0), every
+    prompt gets the set-level C, as do prompts where C_j is undefined.
+
+    Args:
+        rates: C_j per prompt.
+        sampling_variance: v_j, the variance of C_j given the prompt (see `null_variance`).
+
+    Raises:
+        DataError: C_j is defined for no prompt.
+
+    Source:
+        James-Stein shrinkage with estimated variances (as DerSimonian and Laird 1986, unweighted).
+
+    """
+    mean = set_level(rates)
+    defined = rates.defined
+    values, noise = rates.values[defined], sampling_variance[defined]
+    observed = values.var(ddof=1) if len(values) > 1 else 0.0
+    between = max(0.0, float(observed - noise.mean()))
+    shrunken = np.full(len(defined), mean)
+    if between > 0:
+        shrunken[defined] += between / (between + noise) * (values - mean)
+    return shrunken
+
+
+def null_variance(members: Int64[np.ndarray, " prompt"]) -> Float64[np.ndarray, " prompt"]:
+    """Variance of C_j for n members if the rankings are unrelated: (2n + 5) / (18 n (n - 1)).
+
+    A quarter of Kendall's variance of tau, without ties. Related rankings vary less, so this errs
+    towards the set level. NaN where n < 2.
+
+    Source:
+        Kendall 1938: Var(tau) = 2 (2n + 5) / (9 n (n - 1)).
+    """
+    n = np.where(members >= 2, members, np.nan)
+    return (2 * n + 5) / (18 * n * (n - 1))
+
+
+class BelowHalf(StrEnum):
+    """What to do with a C below one half, which would train the reversed order."""
+
+    FLOOR = "floor"
+    """Use 1/2: at the start of training such a pair has no gradient."""
+    ALLOW = "allow"
+    """Use it as it is, like the reference code."""
+    DROP = "drop"
+    """Do not train on the pair."""
+
+
+@dataclass(frozen=True)
+class LossConsistency:
+    """The C that enters the loss, and which pairs are trained on at all."""
+
+    values: Float64[np.ndarray, " pair"]
+    kept: Bool[np.ndarray, " pair"]
+    num_below_half: int
+    """Pairs whose C was below one half before the policy acted."""
+
+
+def apply_below_half(
+    consistency: Float64[np.ndarray, " pair"], policy: BelowHalf
+) -> LossConsistency:
+    """Apply the policy to the C of each pair, averaged or shrunken already.
+
+    Raises:
+        DataError: a C is NaN or outside [0, 1].
+
+    """
+    if not ((consistency >= 0) & (consistency <= 1)).all():
+        raise DataError("consistency must be in [0, 1]; choose a level that is defined everywhere.")
+    below = consistency < 0.5
+    count = int(below.sum())
+    everything = np.ones(len(consistency), dtype=bool)
+    match policy:
+        case BelowHalf.FLOOR:
+            return LossConsistency(np.maximum(consistency, 0.5), everything, count)
+        case BelowHalf.ALLOW:
+            return LossConsistency(consistency, everything, count)
+        case BelowHalf.DROP:
+            return LossConsistency(consistency, ~below, count)
+
+
+@dataclass(frozen=True)
+class ConsistencySummary:
+    """What is reported about C in one iteration. Nothing is floored."""
+
+    rate: Interval | Absent
+    """Set-level C with its bootstrap interval over prompts."""
+    rate_std: float | Absent
+    """Standard deviation of C_j between prompts (ddof 1)."""
+    share_below_half: Interval | Absent
+    """Share of defined prompts with C_j < 1/2 (Wilson interval)."""
+    prompts: Tally
+    """Prompts with a defined C_j, and the others by reason."""
+
+    @property
+    def tau_mean(self) -> float | Absent:
+        """Mean tau, if the rates come from a correlation."""
+        return self.rate if isinstance(self.rate, Absent) else 2 * self.rate.estimate - 1
+
+    @property
+    def tau_std(self) -> float | Absent:
+        """Standard deviation of tau between prompts, if the rates come from a correlation."""
+        return self.rate_std if isinstance(self.rate_std, Absent) else 2 * self.rate_std
+
+
+def summarise(
+    rates: Agreement, generator: np.random.Generator, *, num_resamples: int = 1000
+) -> ConsistencySummary:
+    """Summarise C_j over prompts, with a 95 % bootstrap interval of the set-level C."""
+    values = rates.values[rates.defined]
+    return ConsistencySummary(
+        rate=bootstrap_mean(values, generator, num_resamples=num_resamples),
+        rate_std=float(values.std(ddof=1)) if len(values) > 1 else Absent.NO_ITEMS,
+        share_below_half=wilson_interval(int((values < 0.5).sum()), len(values)),
+        prompts=definedness_tally(rates),
+    )
+
+
+def definedness_tally(agreement: Agreement) -> Tally:
+    """Count prompts by whether their agreement is defined, and if not, why."""
+    counts = np.bincount(agreement.definedness, minlength=len(Definedness)).tolist()
+    names = {kind.name.lower(): counts[kind] for kind in Definedness}
+    return Tally(len(agreement.definedness), names)

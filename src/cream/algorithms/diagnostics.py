@@ -1,0 +1,237 @@
+"""What is reported beside C: whether it is right, and what became of the policy.
+
+A model that hardly moves has C near 1 for that reason alone, so consistency is never shown without
+accuracy against known answers, distance from the seed model, length, diversity and duplicates.
+These numbers decide nothing: they read labels, which training must not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int8, Int64, Integer
+
+from cream.algorithms.groups import Groups
+from cream.algorithms.raters import WitnessVerdict
+from cream.algorithms.statistics import (
+    Absent,
+    Interval,
+    ReliabilityBin,
+    auroc,
+    reliability_table,
+    wilson_interval,
+)
+from cream.errors import DataError
+from cream.types import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class PairAccuracy:
+    """How often the reward's order of a pair is the true one, on pairs where that can be told."""
+
+    share: Interval | Absent
+    """Share of decidable pairs (one right, one wrong) whose chosen is the right one (Wilson)."""
+    pairs: Tally
+    """All pairs: right, wrong (both decidable), both_right, both_wrong, unverified."""
+
+
+def pair_accuracy(
+    chosen_correct: Float64[np.ndarray, " pair"], rejected_correct: Float64[np.ndarray, " pair"]
+) -> PairAccuracy:
+    """Compare pairs with a verifier's labels.
+
+    Args:
+        chosen_correct: 1 right, 0 wrong, NaN not verified.
+        rejected_correct: The same of the rejected completion.
+
+    Raises:
+        DataError: a label is not 0, 1 or NaN.
+
+    """
+    right, wrong = _decided(chosen_correct, rejected_correct)
+    both_right = (chosen_correct == 1) & (rejected_correct == 1)
+    both_wrong = (chosen_correct == 0) & (rejected_correct == 0)
+    counts = {
+        "right": int(right.sum()),
+        "wrong": int(wrong.sum()),
+        "both_right": int(both_right.sum()),
+        "both_wrong": int(both_wrong.sum()),
+        "unverified": int(np.isnan(chosen_correct + rejected_correct).sum()),
+    }
+    share = wilson_interval(counts["right"], counts["right"] + counts["wrong"])
+    return PairAccuracy(share, Tally(len(chosen_correct), counts))
+
+
+def witness_accuracy(
+    verdicts: Int8[np.ndarray, " pair"],
+    chosen_correct: Float64[np.ndarray, " pair"],
+    rejected_correct: Float64[np.ndarray, " pair"],
+) -> Mapping[WitnessVerdict, PairAccuracy]:
+    """Accuracy of the pairs on which a witness agrees, disagrees, is tied, or is silent.
+
+    A witness is worth listening to if pairs are right clearly more often where it agrees.
+    """
+    return {
+        verdict: pair_accuracy(
+            chosen_correct[verdicts == verdict], rejected_correct[verdicts == verdict]
+        )
+        for verdict in WitnessVerdict
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyValidity:
+    """Whether C tells right pairs from wrong ones."""
+
+    auroc: float | Absent
+    """Of C for "the chosen is the right one", on decidable pairs; 1/2 is no information."""
+    reliability: tuple[ReliabilityBin, ...]
+    """C as a predicted probability against the share of right pairs."""
+    num_decidable: int
+
+
+def consistency_validity(
+    consistency: Float64[np.ndarray, " pair"],
+    chosen_correct: Float64[np.ndarray, " pair"],
+    rejected_correct: Float64[np.ndarray, " pair"],
+    *,
+    num_bins: int = 10,
+) -> ConsistencyValidity:
+    """Test C (of any level, unfloored) as a predictor of correctness, on decidable pairs.
+
+    Raises:
+        DataError: a label is not 0, 1 or NaN, or the C of a decidable pair is not in [0, 1].
+
+    """
+    right, wrong = _decided(chosen_correct, rejected_correct)
+    decidable = right | wrong
+    predicted, correct = consistency[decidable], right[decidable]
+    return ConsistencyValidity(
+        auroc=auroc(predicted, correct),
+        reliability=reliability_table(predicted, correct, num_bins=num_bins),
+        num_decidable=int(decidable.sum()),
+    )
+
+
+def _decided(
+    chosen_correct: Float64[np.ndarray, " pair"], rejected_correct: Float64[np.ndarray, " pair"]
+) -> tuple[Bool[np.ndarray, " pair"], Bool[np.ndarray, " pair"]]:
+    for labels in (chosen_correct, rejected_correct):
+        if not ((labels == 0) | (labels == 1) | np.isnan(labels)).all():
+            raise DataError("verifier labels must be 0, 1 or NaN (not verified), not a grade.")
+    right = (chosen_correct == 1) & (rejected_correct == 0)
+    wrong = (chosen_correct == 0) & (rejected_correct == 1)
+    return right, wrong
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionProfile:
+    """What the sampled completions look like."""
+
+    duplicates: Interval | Absent
+    """Share of completions that copy an earlier one of their group."""
+    truncated: Interval | Absent
+    """Share of completions cut off at the token limit."""
+    mean_tokens: float | Absent
+    num_completions: int
+
+
+def completion_profile(
+    groups: Groups,
+    num_tokens: Int64[np.ndarray, "prompt member"],
+    truncated: Bool[np.ndarray, "prompt member"],
+) -> CompletionProfile:
+    """Summarise all completions, duplicates included."""
+    present = groups.present
+    total = int(present.sum())
+    return CompletionProfile(
+        duplicates=wilson_interval(total - int(groups.distinct.sum()), total),
+        truncated=wilson_interval(int((truncated & present).sum()), total),
+        mean_tokens=float(num_tokens[present].mean()) if total else Absent.NO_ITEMS,
+        num_completions=total,
+    )
+
+
+def distinct_ngrams(
+    token_ids: Integer[np.ndarray, " token"],
+    offsets: Int64[np.ndarray, " completion_plus_one"],
+    *,
+    n: int,
+) -> float | Absent:
+    """Distinct-n: different n-grams over all n-grams of all completions, in (0, 1].
+
+    Falls with the amount of text, so compare equal numbers of completions only.
+
+    Args:
+        token_ids: All completions' ids, one after the other.
+        offsets: Completion i holds ``token_ids[offsets[i]:offsets[i + 1]]``.
+        n: Length of an n-gram, >= 1. No n-gram reaches over two completions.
+
+    Source:
+        Li et al. 2016, arXiv:1510.03055.
+
+    """
+    completion = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    num_starts = max(0, len(token_ids) - n + 1)
+    whole = completion[:num_starts] == completion[n - 1 :][:num_starts]
+    starts = np.flatnonzero(whole)
+    if len(starts) == 0:
+        return Absent.NO_ITEMS
+    vocabulary, codes = np.unique(token_ids, return_inverse=True)
+    grams = codes[starts]
+    for place in range(1, n):
+        # Number the (n-1)-grams densely first, so that the product stays within int64.
+        grams = np.unique(grams, return_inverse=True)[1]
+        grams = grams * len(vocabulary) + codes[starts + place]
+    return len(np.unique(grams)) / len(starts)
+
+
+@dataclass(frozen=True, slots=True)
+class KLEstimate:
+    """Monte-Carlo estimate of KL(policy || seed model) on the policy's own completions."""
+
+    per_token: float
+    """Sum of log-ratios over sum of tokens, nats."""
+    per_completion: float
+    """Mean log-ratio, nats; its standard error is ``standard_error``."""
+    standard_error: float | Absent
+    num_completions: int
+    estimator: Literal["k1"] = "k1"
+
+
+def kl_from_seed(
+    policy_logps: Float64[np.ndarray, " completion"],
+    seed_logps: Float64[np.ndarray, " completion"],
+    num_tokens: Integer[np.ndarray, " completion"],
+) -> KLEstimate | Absent:
+    """Estimate KL(policy || seed) by k1, the mean of log pi(y|x) - log pi_0(y|x).
+
+    Unbiased only if the completions are the policy's own at temperature 1 and top-p 1, duplicates
+    included; under other sampling it is a mean log-ratio and may be negative. Completions that one
+    of the models did not score are left out.
+
+    Source:
+        Estimator k1 of Schulman, "Approximating KL Divergence" (2020).
+    """
+    scored = ~np.isnan(policy_logps - seed_logps)
+    ratios, tokens = (policy_logps - seed_logps)[scored], int(num_tokens[scored].sum())
+    if tokens == 0:
+        return Absent.NO_ITEMS
+    several = len(ratios) > 1
+    error = float(ratios.std(ddof=1) / len(ratios) ** 0.5) if several else Absent.NO_ITEMS
+    return KLEstimate(float(ratios.sum() / tokens), float(ratios.mean()), error, len(ratios))
+
+
+def margin_fixed_point(
+    consistency: Float64[np.ndarray, "*shape"],
+) -> Float64[np.ndarray, "*shape"]:
+    """Margin at which a pair's gradient vanishes: logit(C), in units of beta * log-ratio gap.
+
+    The CREAM loss softplus(-x) + (1 - C) x has derivative sigmoid(x) - C, so training drives the
+    margin to logit(C): 0 at C = 1/2, unbounded at C = 1 (plain DPO).
+    """
+    with np.errstate(divide="ignore"):  # C = 0 and 1 are legitimate: the margin has no bound
+        return np.log(consistency) - np.log1p(-consistency)

@@ -1,0 +1,24 @@
+"""``cream init``: a commented recipe to start from."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cream.errors import RecipeError
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Write a commented recipe to start from."""
+    if path.exists() and not force:
+        raise RecipeError(f"{path} exists; choose another name or give --force")
+    text = resources.files("cream.recipe").joinpath("template.yaml").read_text(encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    typer.echo(f"wrote {path}; run it with: cream run {path}")

@@ -1,0 +1,61 @@
+"""What several commands need: where things are on this machine, opening a run, options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from cream.cli.progress import ConsoleProgress
+from cream.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from cream.loop.context import Context
+
+RecipePath = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="Recipe file (`cream init` writes one).")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override one setting; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+
+
+def cache_dir() -> Path:
+    """Where the embedded model lives: ``CREAM_CACHE``, or the user's cache directory."""
+    from cream.models.embedded import default_cache_dir
+
+    given = os.environ.get("CREAM_CACHE")
+    return Path(given).expanduser() if given else default_cache_dir()
+
+
+@contextmanager
+def opened(recipe_path: Path, overrides: Sequence[str] | None, *, quiet: bool) -> Iterator[Context]:
+    """Open the run of a recipe: everything checked, nothing loaded, the directory held."""
+    recipe = load_recipe(recipe_path, overrides or ())
+    with opened_recipe(recipe, base_dir=recipe_path.parent, quiet=quiet) as context:
+        yield context
+
+
+@contextmanager
+def opened_recipe(recipe: Recipe, *, base_dir: Path, quiet: bool) -> Iterator[Context]:
+    """See `opened`; for a recipe already loaded."""
+    from cream.loop.opening import open_context
+    from cream.runs.store import Run
+
+    progress = ConsoleProgress(Console(stderr=True, quiet=quiet))
+    run = Run(Path(recipe.folder))
+    try:
+        with run.locked():
+            yield open_context(
+                recipe, run, progress, base_dir=base_dir, cache_dir=cache_dir()
+            )
+    finally:
+        progress.close()

@@ -1,0 +1,98 @@
+"""Finding the answer in a completion. Pure text in, text or None out; nothing is ever guessed.
+
+None means that no answer was found by these rules; it is counted as unparsed and is never correct.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_NUMBER = re.compile(
+    r"(?<![\w.])"  # not inside a word (M2) or a version (1.2.3)
+    r"(?P<sign>(?<![\w)\]}])[-+])?"  # a hyphen after a word or digit is not a sign (5-3)
+    r"\$?"
+    r"(?P<digits>(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?P<denominator>/\d+)?"
+    r"(?!\.\d)"
+)
+_LETTER = r"(?:\\text\{|\\boxed\{|[\s*_(\[{\"'`$])*"
+_STATEMENT = re.compile(
+    r"(?:answer|choice|option)(?:\s+(?:is|would\s+be|must\s+be))?\s*[:=]?" + _LETTER
+    + r"(?<![A-Za-z])(?P<letter>[A-Za-z])(?P<after>[\s\S]{0,12})",
+    re.IGNORECASE,
+)
+_BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{\s*)?\(?(?P<letter>[A-Za-z])\)?\s*\}")
+_ALONE = re.compile(r"[\s*_(\[\"'`$]*(?P<letter>[A-Za-z])[\s*_)\]\"'`$.,:]*")
+_LEADING = re.compile(r"[\s*_]*(?:\((?P<round>[A-Za-z])\)|(?P<plain>[A-Z])[).:])(?=[\s*_]|$)")
+_DELIMITED = re.compile(r"[*_)\]}\"'`$.,:;!]+(?:\s|$|[*_)\]}])|\s*$|\s*\n|[*_)\]}.,:;!]+$")
+_EXPLAINED = re.compile(r"\s+(?:because|since|as|for|due)\b|\s*[-–—(]")
+
+
+def whole_completion(text: str) -> str | None:
+    """Return the whole text without surrounding white space: for tasks with short answers."""
+    return text.strip() or None
+
+
+def tagged(text: str, tag: str) -> str | None:
+    """Return the inside of the last ``<tag>...</tag>``, stripped; None if there is none."""
+    found = re.findall(rf"<{re.escape(tag)}>(.*?)</{re.escape(tag)}>", text, re.DOTALL)
+    return (found[-1].strip() or None) if found else None
+
+
+def last_number(text: str) -> str | None:
+    """Return the last number that stands on its own, as it is written.
+
+    Understands signs, thousands separators (``1,234``), decimals, ``$`` and simple fractions. Not
+    numbers: digits inside words (``M2``) and versions (``1.2.3``).
+    """
+    matches = list(_NUMBER.finditer(text.replace("−", "-")))
+    return matches[-1].group().strip() if matches else None
+
+
+def number_value(text: str) -> Fraction | None:
+    """Exact value of the last number in a text; None without one (or with denominator 0)."""
+    matches = list(_NUMBER.finditer(text.replace("−", "-")))
+    if not matches:
+        return None
+    match = matches[-1]
+    value = Fraction(match["digits"].replace(",", ""))
+    if match["denominator"]:
+        denominator = int(match["denominator"][1:])
+        if denominator == 0:
+            return None
+        value /= denominator
+    return -value if match["sign"] == "-" else value
+
+
+def choice_letter(text: str, letters: str) -> str | None:
+    r"""Return the chosen letter of a multiple-choice question in upper case, or None.
+
+    Three places are looked at, in this order: the last explicit statement (``the answer is (B)``,
+    ``Answer: B``, ``\boxed{B}``), a last line that is nothing but a letter, and a letter that opens
+    the text as a list mark (``B) because ...``). A letter inside or at the start of a sentence
+    (``a dog``, ``The answer is a dog``, ``I think``) is no choice. There is no further fallback:
+    the reference code of CREAM takes the last stand-alone letter, which reads ``a dog`` as A.
+    """
+    stated = [(m.start(), m["letter"]) for m in _BOXED.finditer(text)]
+    for match in _STATEMENT.finditer(text):
+        if _is_choice(match["letter"], match["after"]):
+            stated.append((match.start(), match["letter"]))
+    if stated:
+        return _allowed(max(stated)[1], letters)
+    lines = text.strip().splitlines()
+    if lines and (alone := _ALONE.fullmatch(lines[-1])):
+        return _allowed(alone["letter"], letters)
+    if leading := _LEADING.match(text):
+        return _allowed(leading["round"] or leading["plain"], letters)
+    return None
+
+
+def _is_choice(letter: str, after: str) -> bool:
+    if _DELIMITED.match(after):
+        return True
+    return letter.isupper() and _EXPLAINED.match(after) is not None
+
+
+def _allowed(letter: str, letters: str) -> str | None:
+    return letter.upper() if letter.upper() in letters else None

@@ -1,0 +1,158 @@
+"""A causal language model seen as three things: tokens to hidden states, attention, and a head.
+
+The engines feed a packed stream of tokens without padding and supply the attention themselves, so
+the layers of any Hugging Face model that calls an exchangeable attention function run unchanged on
+exactly the tokens that matter. This module holds that seam and decides whether a model fits it; it
+knows nothing of sampling or scoring. What does not fit goes to `cream.engines.plain`.
+
+Seam: transformers' `AttentionInterface` (keyword arguments of the model's forward reach the
+attention function; an attention name without a mask function makes the model build no mask).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from transformers import AttentionInterface
+
+from cream.errors import ModelError
+
+_ATTENTION_NAME = "cream_packed"
+_FORMULA_ARGUMENTS = ("softcap", "s_aux", "position_bias", "head_mask")
+"""Arguments of an attention function that change its formula; none of them is implemented here."""
+_LOGIT_ATTRIBUTES = {
+    "final_logit_softcapping": None,
+    "attn_logit_softcapping": None,
+    "logit_scale": 1.0,
+    "logits_scaling": 1.0,
+    "logits_soft_cap": None,
+    "lm_head_multiplier": 1.0,
+}
+"""Config attributes that put something between head and logits, with the value that does nothing."""
+
+
+class Attention(Protocol):
+    """Attention over a packed stream: knows which token may see which."""
+
+    def attend(
+        self,
+        layer: int,
+        query: Float[Tensor, "1 head token dim"],
+        key: Float[Tensor, "1 kv_head token dim"],
+        value: Float[Tensor, "1 kv_head token dim"],
+        scale: float,
+    ) -> Float[Tensor, "token head dim"]:
+        """Return what every token gathers from the tokens it may see."""
+        ...
+
+
+class Backbone:
+    """Runs a model's layers on a packed stream of tokens under a given `Attention`."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.device: torch.device = model.get_input_embeddings().weight.device
+        self.num_layers: int = model.config.get_text_config().num_hidden_layers
+        self.head: Any = model.get_output_embeddings()
+
+    def hidden(
+        self,
+        token_ids: Int64[Tensor, " token"],
+        positions: Int64[Tensor, " token"],
+        attention: Attention,
+    ) -> Float[Tensor, "token hidden"]:
+        """Final hidden states of a packed stream."""
+        with _own_attention(self.model.config):
+            output = self.model.base_model(
+                input_ids=token_ids[None],
+                position_ids=positions[None],
+                use_cache=False,
+                cream_attention=attention,
+            )
+        return output.last_hidden_state[0]
+
+    def logits(self, hidden: Float[Tensor, "row hidden"]) -> Float[Tensor, "row vocab"]:
+        """Logits in the model's own dtype."""
+        return self.head(hidden)
+
+
+def require_inference_model(model: Any) -> None:
+    """Raise `ModelError` if the model is in training mode (dropout would change its numbers)."""
+    if model.training:
+        raise ModelError("The model is in training mode; call model.eval() before using an engine.")
+
+
+def context_length(model: Any) -> int | None:
+    """Longest sequence that the model has positions for, or None if it states no limit."""
+    return getattr(_text_config(model), "max_position_embeddings", None)
+
+
+def fast_length(model: Any) -> tuple[int | None, str]:
+    """Longest sequence that a `Backbone` computes exactly as the model would.
+
+    Returns:
+        ``(None, "")`` if there is no limit; otherwise the limit in tokens and why there is one:
+        0 for an architecture that does not fit at all, the window for sliding-window attention
+        (inside its window it is ordinary attention).
+    """
+    if not getattr(model, "_supports_attention_backend", False):
+        return 0, "its attention function cannot be exchanged"
+    config = _text_config(model)
+    if getattr(config, "is_encoder_decoder", False):
+        return 0, "it is an encoder-decoder"
+    for name, neutral in _LOGIT_ATTRIBUTES.items():
+        if getattr(config, name, neutral) not in (None, neutral):
+            return 0, f"its config sets {name}, which the packed path does not compute"
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds - {"full_attention", "sliding_attention"}:
+        return 0, f"it has layers of kind {', '.join(sorted(kinds))}"
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True):
+        return int(window), "its sliding window is shorter than the sequence"
+    return None, ""
+
+
+def _text_config(model: Any) -> Any:
+    config = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+@contextmanager
+def _own_attention(config: Any) -> Iterator[None]:
+    """Select our attention function for one forward, so that other users of the model keep theirs."""
+    text = config.get_text_config()
+    before = text._attn_implementation
+    text._attn_implementation = _ATTENTION_NAME
+    try:
+        yield
+    finally:
+        text._attn_implementation = before
+
+
+def _attention_function(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **extra: Any,
+) -> tuple[Tensor, None]:
+    """Attention function in the signature that transformers calls; hands over to an `Attention`."""
+    changed = [name for name in _FORMULA_ARGUMENTS if extra.get(name) is not None]
+    if changed or attention_mask is not None:
+        raise ModelError(
+            f"{type(module).__name__} asks for attention with {', '.join(changed) or 'a mask'}, "
+            "which the packed engine does not compute. Please report this architecture."
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    attention: Attention = extra["cream_attention"]
+    return attention.attend(module.layer_idx, query, key, value, scale)[None], None
+
+
+AttentionInterface.register(_ATTENTION_NAME, _attention_function)

@@ -1,0 +1,228 @@
+"""Log-probabilities of given completions: each prompt once, the head only where a token is judged.
+
+A batch is one packed stream of prompts and their distinct completions (without last tokens, which
+predict nothing); hidden states become logits a tile of rows at a time, so memory never holds
+``(batch, token, vocab)``. Inference only: the differentiable head is in `cream.algorithms.logps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from cream.engines.attention import PackedAttention
+from cream.engines.backbone import Backbone, context_length, fast_length, require_inference_model
+from cream.engines.batching import check_length, windows
+from cream.engines.plain import score_plainly
+from cream.types import ScoredGroup, ScoringRequest
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """A prompt and as many of its distinct completions as go into one batch together."""
+
+    request: ScoringRequest
+    completions: tuple[tuple[int, ...], ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the stream."""
+        return len(self.request.prompt_ids) + sum(len(c) - 1 for c in self.completions)
+
+
+class TorchScorer:
+    """A `LogpScorer` on a Hugging Face causal language model.
+
+    Args:
+        model: Causal language model in eval mode, float32 or bfloat16, on one device.
+        token_budget: Tokens per forward; a single longer sequence is its own batch.
+        tile_rows: Rows of logits that exist at a time.
+        window_rows: Completions that are sorted by length at a time.
+
+    Raises:
+        ModelError: The model is in training mode.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        token_budget: int = 4096,
+        tile_rows: int = 256,
+        window_rows: int = 8192,
+    ) -> None:
+        require_inference_model(model)
+        self._model = model
+        self._token_budget = token_budget
+        self._tile_rows = tile_rows
+        self._window_rows = window_rows
+        self._context_length = context_length(model)
+        self._fast_length, self.plain_reason = fast_length(model)
+        """Why (some) sequences take the slow path; empty if none do."""
+
+    def score(self, requests: Iterable[ScoringRequest]) -> Iterator[ScoredGroup]:
+        """Yield the token log-probabilities of each request, window by window.
+
+        Raises:
+            ValueError: A prompt or completion without tokens.
+            ModelError: A sequence that the model has no positions for.
+        """
+        for window in windows(requests, self._window_rows):
+            for request in window:
+                self._check(request)
+            fast = [r for r in window if self._fits(r)]
+            yield from self._score_packed(fast)
+            for request in window:
+                if not self._fits(request):
+                    yield self._score_plainly(request)
+
+    def _check(self, request: ScoringRequest) -> None:
+        if any(not completion for completion in request.completions):
+            raise ValueError(f"prompt {request.prompt_id}: a completion has no tokens to score")
+        check_length(request.prompt_id, _longest(request), self._context_length)
+
+    def _fits(self, request: ScoringRequest) -> bool:
+        return self._fast_length is None or _longest(request) <= self._fast_length
+
+    def _score_plainly(self, request: ScoringRequest) -> ScoredGroup:
+        with torch.inference_mode():
+            scored = score_plainly(self._model, request, self._tile_rows)
+        return ScoredGroup(request.prompt_id, tuple(logps.cpu().numpy() for logps in scored))
+
+    def _score_packed(self, requests: list[ScoringRequest]) -> Iterator[ScoredGroup]:
+        """Score batch by batch; a request is yielded once all its units are in."""
+        units = [unit for request in requests for unit in _units(request, self._token_budget)]
+        units.sort(key=lambda unit: (len(unit.request.prompt_ids), unit.tokens), reverse=True)
+        known: dict[int, dict[tuple[int, ...], np.ndarray]] = {id(r): {} for r in requests}
+        missing = {id(r): len(set(r.completions)) for r in requests}
+        backbone = Backbone(self._model) if units else None
+        for batch in _batches(units, self._token_budget):
+            assert backbone is not None
+            with torch.inference_mode():
+                scored = _score_batch(backbone, batch, self._tile_rows)
+            for unit, arrays in zip(batch, scored, strict=True):
+                key = id(unit.request)
+                known[key].update(zip(unit.completions, arrays, strict=True))
+                missing[key] -= len(unit.completions)
+                if missing[key] == 0:
+                    by_ids = known.pop(key)
+                    logps = tuple(by_ids[ids] for ids in unit.request.completions)
+                    yield ScoredGroup(unit.request.prompt_id, logps)
+        for request in requests:
+            if not request.completions:
+                yield ScoredGroup(request.prompt_id, ())
+
+
+def _longest(request: ScoringRequest) -> int:
+    return len(request.prompt_ids) + max(map(len, request.completions), default=0)
+
+
+def _units(request: ScoringRequest, token_budget: int) -> Iterator[_Unit]:
+    """Split a request that is larger than a batch; duplicates are scored once."""
+    taken: list[tuple[int, ...]] = []
+    tokens = len(request.prompt_ids)
+    for completion in sorted(set(request.completions), key=len):
+        if taken and tokens + len(completion) - 1 > token_budget:
+            yield _Unit(request, tuple(taken))
+            taken, tokens = [], len(request.prompt_ids)
+        taken.append(completion)
+        tokens += len(completion) - 1
+    if taken:
+        yield _Unit(request, tuple(taken))
+
+
+def _batches(units: list[_Unit], token_budget: int) -> Iterator[list[_Unit]]:
+    """Cut a sorted list of units into batches of at most ``token_budget`` tokens."""
+    batch: list[_Unit] = []
+    tokens = 0
+    for unit in units:
+        if batch and tokens + unit.tokens > token_budget:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(unit)
+        tokens += unit.tokens
+    if batch:
+        yield batch
+
+
+def _score_batch(
+    backbone: Backbone, batch: list[_Unit], tile_rows: int
+) -> list[list[Float32[np.ndarray, " token"]]]:
+    """Token log-probabilities per unit and completion."""
+    prompts = [unit.request.prompt_ids for unit in batch]
+    completions = [unit.completions for unit in batch]
+    fed = [[c[:-1] for c in group if len(c) > 1] for group in completions]
+    ids = [token for prompt in prompts for token in prompt]
+    positions = [i for prompt in prompts for i in range(len(prompt))]
+    for prompt, group in zip(prompts, fed, strict=True):
+        for tokens in group:
+            ids.extend(tokens)
+            positions.extend(range(len(prompt), len(prompt) + len(tokens)))
+    lengths = [[len(tokens) for tokens in group] for group in fed]
+    attention = PackedAttention([len(p) for p in prompts], lengths, backbone.device)
+    stream = torch.tensor([ids, positions], dtype=torch.int64, device=backbone.device)
+    hidden = backbone.hidden(stream[0], stream[1], attention)
+    logps = _head_logps(backbone, hidden, batch, tile_rows).cpu().numpy()
+    return _split(logps, completions)
+
+
+def _head_logps(
+    backbone: Backbone,
+    hidden: Float[Tensor, "token hidden"],
+    batch: list[_Unit],
+    tile_rows: int,
+) -> Float32[Tensor, " judged"]:
+    """Log-probabilities of all first tokens, then of all later tokens, in the order of the batch.
+
+    The last prompt token predicts the first token of all its completions: one row of logits,
+    several targets. Every later row has one.
+    """
+    device = hidden.device
+    ends = torch.tensor([len(unit.request.prompt_ids) for unit in batch], device=device).cumsum(0)
+    rows = torch.cat([hidden[ends - 1], hidden[int(ends[-1]) :]])
+    completions = [(g, c) for g, unit in enumerate(batch) for c in unit.completions]
+    first = [g for g, _ in completions]
+    source = torch.tensor(first + list(range(len(batch), len(rows))), device=device)
+    targets = [c[0] for _, c in completions] + [token for _, c in completions for token in c[1:]]
+    target = torch.tensor(targets, dtype=torch.int64, device=device)
+    parts = []
+    for start in range(0, len(rows), tile_rows):
+        logits = backbone.logits(rows[start : start + tile_rows])
+        edges = torch.tensor([start, start + len(logits)], device=device)
+        low, high = torch.searchsorted(source, edges).tolist()
+        parts.append(_tile_logps(logits, source[low:high] - start, target[low:high]))
+    return torch.cat(parts)
+
+
+def _tile_logps(
+    logits: Float[Tensor, "row vocab"],
+    source: Int64[Tensor, " judged"],
+    target: Int64[Tensor, " judged"],
+) -> Float32[Tensor, " judged"]:
+    """Float32 log-probabilities of the targets, each read in its source row."""
+    wide = logits.float()
+    return wide[source, target] - wide.logsumexp(-1)[source]
+
+
+def _split(
+    logps: Float32[np.ndarray, " judged"], completions: list[tuple[tuple[int, ...], ...]]
+) -> list[list[Float32[np.ndarray, " token"]]]:
+    """Undo the order of `_head_logps`: one array per completion."""
+    later = sum(map(len, completions))
+    first = 0
+    result = []
+    for group in completions:
+        arrays = []
+        for completion in group:
+            rest = logps[later : later + len(completion) - 1]
+            arrays.append(np.concatenate([logps[first : first + 1], rest]))
+            first += 1
+            later += len(rest)
+        result.append(arrays)
+    return result

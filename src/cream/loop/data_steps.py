@@ -1,0 +1,38 @@
+"""Freezing the data of a run: what was read or generated is kept, and must not change later."""
+
+from __future__ import annotations
+
+from cream.data.dataset import prompts_to_table, seed_to_table
+from cream.data.verifiers import constant_baseline
+from cream.loop.context import Context
+from cream.runs.store import fingerprint
+
+
+def freeze_data(context: Context) -> None:
+    """Write seed, prompts of each iteration and test as Parquet, with their fingerprints.
+
+    Raises:
+        RunError: The data differs from what this run was begun with.
+    """
+    data = context.data
+    prompts = {f"prompts-{t}": data.prompts_for(t) for t in range(1, context.recipe.iterations + 1)}
+    for name, items in {**prompts, "test": data.test}.items():
+        stage = context.stage(f"data/{name}", {"content": context.prompts_fingerprint(items)})
+        if stage.finished() is None:
+            stage.begin()
+            stage.write_part(0, prompts_to_table(items), 0.0)
+            summary: dict[str, object] = {"prompts": len(items)}
+            if name == "test":
+                summary["constant_baseline"] = {
+                    task: {"answer": answer, "accuracy": accuracy, "n": n}
+                    for task, (answer, accuracy, n) in constant_baseline(
+                        items, context.verifiers["test"]
+                    ).items()
+                }
+            stage.finish(summary, 0.0)
+    content = [[e.prompt.prompt_id, e.completion] for e in data.seed_examples]
+    stage = context.stage("data/seed", {"content": fingerprint(content)})
+    if stage.finished() is None:
+        stage.begin()
+        stage.write_part(0, seed_to_table(data.seed_examples), 0.0)
+        stage.finish({"examples": len(data.seed_examples)}, 0.0)

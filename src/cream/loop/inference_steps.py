@@ -1,0 +1,312 @@
+"""Steps that run a model forward: sample, score, verify, evaluate, and the matrix of all scores.
+
+Each step names its artifact, says what determines it, and makes it if missing. What is computed is the stages' business
+(`cream.stages`), how it is kept the store's (`cream.runs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from cream.engines.torch_engine import TorchSampler, TorchScorer
+from cream.loop.context import Context
+from cream.loop.shards import batched, run_shards
+from cream.protocols import SamplingParams
+from cream.runs.files import read_table
+from cream.runs.seeds import derive_seed
+from cream.runs.store import Stage, StageRecord
+from cream.runs.tables import (
+    LOGP_PREFIX,
+    NUM_TOKENS,
+    completions_from_table,
+    completions_to_table,
+    join_by_id,
+    read_metadata,
+    with_metadata,
+)
+from cream.stages.evaluate import evaluate
+from cream.stages.sample import sample
+from cream.stages.score import measure_noise, score, verify
+from cream.types import Completion
+
+NOISE_GROUPS = 8
+"""Prompts whose completions are scored twice to measure the noise floor of a scorer."""
+
+
+def sample_step(context: Context, t: int) -> StageRecord:
+    """Completions of M_t for the prompts of iteration t."""
+    settings = context.recipe.sampling
+    prompts = context.data.prompts_for(t)
+    stage = context.stage(
+        f"iteration-{t}/sample",
+        {
+            "model": context.model_fingerprint(t),
+            "prompts": context.prompts_fingerprint(context.data.prompts_for(t)),
+            "template": context.template_fingerprint,
+            "compute_dtype": str(context.shelf.compute_dtype),
+            "settings": settings.model_dump(mode="json"),
+        },
+    )
+    params = SamplingParams(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_completion_tokens=settings.max_completion_tokens,
+        stop_ids=context.encoder.stop_ids,
+    )
+
+    def work(shard: Sequence[Any]) -> pa.Table:
+        groups = sample(
+            context.encode(shard, settings.max_completion_tokens),
+            TorchSampler(context.shelf.for_inference(f"M{t}")),
+            params,
+            num_completions=settings.num_completions,
+            seed_of=lambda key, k: derive_seed(context.recipe.seed, "sample", t, key, k),
+            decode=context.encoder.decode,
+        )
+        return completions_to_table(c for group in groups for c in group)
+
+    return run_shards(
+        stage,
+        context.progress,
+        label=f"iteration {t}: sample from M{t}",
+        unit="prompts",
+        shards=batched(prompts, settings.prompts_per_shard),
+        work=work,
+        summarise=_summarise_samples,
+    )
+
+
+def _summarise_samples(stage: Stage) -> tuple[dict[str, Any], str]:
+    completions = tokens = truncated = distinct = 0
+    for table in stage.tables(["prompt_id", "ids_hash", "token_ids", "finish_reason"]):
+        completions += table.num_rows
+        tokens += pa.compute.sum(pa.compute.list_value_length(table["token_ids"])).as_py() or 0
+        truncated += pa.compute.sum(pa.compute.equal(table["finish_reason"], "length")).as_py() or 0
+        distinct += table.group_by(["prompt_id", "ids_hash"]).aggregate([]).num_rows
+    summary = {
+        "completions": completions,
+        "tokens": tokens,
+        "truncated": truncated,
+        "distinct": distinct,
+    }
+    return summary, f"{completions} completions, {distinct} distinct, {truncated} truncated"
+
+
+def score_step(context: Context, t: int, model: str) -> StageRecord:
+    """Log-probabilities of iteration t's completions under one model."""
+    sampled = context.run.finished(f"iteration-{t}/sample")
+    stage = context.stage(
+        f"iteration-{t}/score/{model}",
+        {
+            "completions": sampled.fingerprint,
+            "model": context.model_fingerprint(int(model[1:])),
+            "compute_dtype": str(context.shelf.compute_dtype),
+            "settings": {"token_budget": context.recipe.scoring.token_budget},
+        },
+    )
+    prompt_ids = {
+        p.prompt.prompt_id: p.token_ids for p in context.encode(context.data.prompts_for(t), 0)
+    }
+
+    def work(shard: Sequence[Any]) -> pa.Table:
+        (path,) = shard
+        groups = _groups(completions_from_table(read_table(path)))
+        scorer = TorchScorer(
+            context.shelf.for_inference(model), token_budget=context.recipe.scoring.token_budget
+        )
+        rows = score(groups, prompt_ids, scorer)
+        table = pa.table(
+            {
+                "prompt_id": [row.prompt_id for row in rows],
+                "completion_id": [row.completion_id for row in rows],
+                LOGP_PREFIX + model: pa.array([row.logps for row in rows], pa.float64()),
+                NUM_TOKENS: pa.array([row.num_tokens for row in rows], pa.int32()),
+            }
+        )
+        if path == sampled.parts()[0]:
+            noise = measure_noise(groups[:NOISE_GROUPS], prompt_ids, scorer)
+            table = with_metadata(table, {"noise": noise})
+        return table
+
+    def summarise(stage: Stage) -> tuple[dict[str, Any], str]:
+        noise = read_metadata(next(stage.tables()))["noise"]
+        return {"noise": noise}, f"noise floor {noise:.2g} nats per sqrt(token)"
+
+    return run_shards(
+        stage,
+        context.progress,
+        label=f"iteration {t}: score under {model}",
+        unit="shards",
+        shards=[[path] for path in sampled.parts()],
+        work=work,
+        summarise=summarise,
+    )
+
+
+def verify_step(context: Context, t: int) -> StageRecord:
+    """Verdicts on iteration t's completions, where prompts have answers.
+
+    Read by the `oracle` method and by reports; no other method may.
+    """
+    sampled = context.run.finished(f"iteration-{t}/sample")
+    stage = context.stage(
+        f"iteration-{t}/score/verifier",
+        {
+            "completions": sampled.fingerprint,
+            "prompts": context.prompts_fingerprint(context.data.prompts_for(t)),
+        },
+    )
+    prompts = {p.prompt_id: p for p in context.data.prompts_for(t)}
+
+    def work(shard: Sequence[Any]) -> pa.Table:
+        (path,) = shard
+        completions = completions_from_table(read_table(path))
+        rows = verify(completions, prompts, context.verifiers["prompts"])
+        schema = pa.schema(
+            [
+                ("prompt_id", pa.string()),
+                ("completion_id", pa.string()),
+                ("verifier", pa.float64()),
+                ("partial_credit", pa.float64()),
+                ("extracted", pa.string()),
+            ]
+        )
+        return pa.Table.from_pylist(
+            [
+                {
+                    "prompt_id": row.prompt_id,
+                    "completion_id": row.completion_id,
+                    "verifier": row.correct,
+                    "partial_credit": row.partial_credit,
+                    "extracted": row.extracted,
+                }
+                for row in rows
+            ],
+            schema=schema,
+        )
+
+    return run_shards(
+        stage,
+        context.progress,
+        label=f"iteration {t}: verify",
+        unit="shards",
+        shards=[[path] for path in sampled.parts()],
+        work=work,
+        summarise=_summarise_verdicts,
+    )
+
+
+def _summarise_verdicts(stage: Stage) -> tuple[dict[str, Any], str]:
+    table = pa.concat_tables(stage.tables(["verifier", "extracted"]))
+    verified = table.num_rows - table["verifier"].null_count
+    right = int(pa.compute.sum(table["verifier"]).as_py() or 0)
+    summary = {
+        "verified": verified,
+        "right": right,
+        "unverifiable": table["verifier"].null_count,
+        "unparsed": verified - (table.num_rows - table["extracted"].null_count),
+    }
+    return summary, f"{right} of {verified} right" if verified else "no reference answers"
+
+
+def matrix_step(context: Context, t: int) -> StageRecord:
+    """The score matrix of iteration t: completions with every column, joined by id."""
+    sampled = context.run.finished(f"iteration-{t}/sample")
+    models = context.columns(t)
+    columns = {name: context.run.finished(f"iteration-{t}/score/{name}") for name in models}
+    verdicts = context.run.finished(f"iteration-{t}/score/verifier")
+    stage = context.stage(
+        f"iteration-{t}/matrix",
+        {
+            "completions": sampled.fingerprint,
+            "columns": {name: column.fingerprint for name, column in columns.items()},
+            "verifier": verdicts.fingerprint,
+        },
+    )
+
+    def work(shard: Sequence[Any]) -> pa.Table:
+        (index,) = shard
+        table = read_table(sampled.part(index))
+        for place, (name, column) in enumerate(columns.items()):
+            names = [LOGP_PREFIX + name] if place else [NUM_TOKENS, LOGP_PREFIX + name]
+            table = join_by_id(table, read_table(column.part(index)), names)
+        names = ["verifier", "partial_credit", "extracted"]
+        table = join_by_id(table, read_table(verdicts.part(index)), names)
+        noise = {
+            name: read_metadata(read_table(column.part(0), ["completion_id"]))["noise"]
+            for name, column in columns.items()
+        }
+        return with_metadata(table, {"noise": noise})
+
+    return run_shards(
+        stage,
+        context.progress,
+        label=f"iteration {t}: score matrix",
+        unit="shards",
+        shards=[[index] for index in range(len(sampled.parts()))],
+        work=work,
+        summarise=lambda stage: ({"columns": list(models)}, ", ".join(models)),
+    )
+
+
+def evaluate_step(context: Context, m: int) -> StageRecord:
+    """Results of M_m on the test prompts."""
+    settings = context.recipe.evaluation
+    folder = {0: "seed-model", 1: "sft"}.get(m, f"iteration-{m - 1}")
+    stage = context.stage(
+        f"{folder}/evaluate",
+        {
+            "model": context.model_fingerprint(m),
+            "test": context.prompts_fingerprint(context.data.test),
+            "template": context.template_fingerprint,
+            "compute_dtype": str(context.shelf.compute_dtype),
+            "settings": settings.model_dump(mode="json"),
+        },
+    )
+    params = SamplingParams(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_completion_tokens=settings.max_completion_tokens,
+        stop_ids=context.encoder.stop_ids,
+    )
+
+    def work(shard: Sequence[Any]) -> pa.Table:
+        rows = evaluate(
+            context.encode(shard, settings.max_completion_tokens),
+            TorchSampler(context.shelf.for_inference(f"M{m}")),
+            context.verifiers["test"],
+            params,
+            num_samples=settings.num_samples,
+            seed_of=lambda key, k: derive_seed(context.recipe.seed, "evaluate", key, k),
+            decode=context.encoder.decode,
+        )
+        return pa.Table.from_pylist([asdict(row) for row in rows])
+
+    return run_shards(
+        stage,
+        context.progress,
+        label=f"evaluate M{m}",
+        unit="prompts",
+        shards=batched(context.data.test, settings.prompts_per_shard),
+        work=work,
+        summarise=_summarise_evaluation,
+    )
+
+
+def _summarise_evaluation(stage: Stage) -> tuple[dict[str, Any], str]:
+    table = pa.concat_tables(stage.tables(["index", "correct"]))
+    greedy = table.filter(pa.compute.equal(table["index"], -1))
+    right = int(pa.compute.sum(greedy["correct"]).as_py() or 0)
+    summary = {"greedy_right": right, "greedy_total": greedy.num_rows, "answers": table.num_rows}
+    return summary, f"greedy accuracy {100 * right / greedy.num_rows:.1f} % of {greedy.num_rows}"
+
+
+def _groups(completions: Sequence[Completion]) -> list[list[Completion]]:
+    groups: dict[str, list[Completion]] = {}
+    for completion in completions:
+        groups.setdefault(completion.prompt_id, []).append(completion)
+    return list(groups.values())

@@ -1,0 +1,49 @@
+"""The loop itself: M0 -> M1 by fine-tuning, then T iterations of M_t -> M_{t+1}.
+
+Paper numbering: M0 is the seed model, M1 the model after supervised fine-tuning, and iteration t
+turns M_t into M_{t+1}. This file only orders the steps; each step names its artifact in the run
+directory and is skipped when that exists.
+"""
+
+from __future__ import annotations
+
+from cream.loop.context import Context
+from cream.loop.data_steps import freeze_data
+from cream.loop.inference_steps import (
+    evaluate_step,
+    matrix_step,
+    sample_step,
+    score_step,
+    verify_step,
+)
+from cream.loop.pair_step import pair_step
+from cream.loop.training_steps import remove_unneeded, sft_step, train_step
+from cream.runs.store import StageRecord
+
+
+def run_recipe(context: Context) -> None:
+    """Run everything the recipe asks for that the run directory does not hold yet."""
+    freeze_data(context)
+    evaluate_step(context, 0)
+    sft_step(context)
+    evaluate_step(context, 1)
+    for t in range(1, context.recipe.iterations + 1):
+        run_iteration(context, t)
+
+
+def run_iteration(context: Context, t: int) -> None:
+    """Iteration t: sample from M_t, score, pair, train M_{t+1}, evaluate it."""
+    sample_step(context, t)
+    score_iteration(context, t)
+    pair_step(context, t)
+    train_step(context, t)
+    evaluate_step(context, t + 1)
+    remove_unneeded(context, t)
+
+
+def score_iteration(context: Context, t: int) -> StageRecord:
+    """Fill the score matrix of iteration t: every model's column, the verdicts, then the join."""
+    for model in context.columns(t):
+        score_step(context, t, model)
+    verify_step(context, t)
+    return matrix_step(context, t)

@@ -1,0 +1,240 @@
+"""Conversations to token ids, by the model's own chat template and in one way only.
+
+The same ids are sampled from, scored and trained on. So the encoder checks what is usually assumed:
+that the template writes the prompt of a conversation the same way with and without the answer (else
+the ids trained on are not those sampled after), that it ends an answer with a stop token (else the
+model unlearns to stop), that it writes no second begin token, and that it keeps what was said.
+Masks are no business of this module: where the completion begins is known by length, never by id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from cream.errors import ModelError
+from cream.types import Message
+
+PROBE = "cream-probe"
+"""What the made-up assistant says when a template is examined."""
+
+
+def read_chat_template(value: str | None) -> str | None:
+    """Return the template of a recipe's ``model.chat_template``: the text itself, or a file's.
+
+    Text is told from a path by a Jinja tag (``{{`` or ``{%``).
+
+    Raises:
+        ModelError: It is a path and cannot be read.
+    """
+    if value is None or "{{" in value or "{%" in value:
+        return value
+    path = Path(value).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"model.chat_template: {value!r} has no Jinja tag, so it is a path, and it cannot be "
+            f"read ({error}). Give the path of a text file, or the template itself."
+        ) from error
+
+
+class ChatEncoder:
+    """Turns conversations into token ids and ids into text, for one tokenizer and one template.
+
+    Attributes:
+        tokenizer: The tokenizer given.
+        template: The Jinja text in force.
+        end_of_turn_id: The token with which the template ends an assistant turn.
+        stop_ids: Ids that end a completion: `end_of_turn_id`, then the other end tokens of the
+            tokenizer and the generation config in ascending order.
+        notes: Properties of the template that are legal but worth telling, as sentences.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, chat_template: str | None = None, *, eos_ids: Sequence[int] = ()
+    ) -> None:
+        """Examine the template.
+
+        Args:
+            tokenizer: The model's tokenizer.
+            chat_template: Jinja text that replaces the tokenizer's own template.
+            eos_ids: The generation config's end tokens (`cream.models.loading.generation_eos_ids`).
+
+        Raises:
+            ModelError: There is no template, or it cannot be trained on (see the module).
+        """
+        self.tokenizer = tokenizer
+        self.template = _template(tokenizer, chat_template)
+        own: Any = tokenizer.eos_token_id
+        self._eos_ids: set[int] = {*eos_ids} | ({own} if own is not None else set())
+        self.end_of_turn_id = self._find_end_of_turn()
+        self.stop_ids = (self.end_of_turn_id, *sorted(self._eos_ids - {self.end_of_turn_id}))
+        self.notes = tuple(self._find_notes())
+        self.encode_completion([Message("user", PROBE)], PROBE)
+
+    def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Encode a conversation up to where the assistant begins to speak (generation prompt).
+
+        Raises:
+            ModelError: The template refuses the conversation, or writes the begin token twice.
+        """
+        ids = self._encode(self._render(messages, generation_prompt=True))
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and ids[:2] == (bos, bos):
+            raise ModelError(
+                f"the chat template writes the begin token {self.tokenizer.bos_token!r} twice. "
+                "Give a template that writes it once as model.chat_template."
+            )
+        return ids
+
+    def encode_completion(self, messages: Sequence[Message], text: str) -> tuple[int, ...]:
+        """Encode an answer as the ids the policy would have had to sample after the prompt.
+
+        That is the template applied to prompt and answer, without the ids of `encode_prompt`, cut
+        right after the end-of-turn token: what a template writes after it (a newline) is never
+        sampled. Templates that trim an answer are followed: ids are the truth.
+
+        Returns:
+            At least one id; the last one is `end_of_turn_id`, and no other is a stop id.
+
+        Raises:
+            ModelError: The template does not preserve the prompt or the answer, or the answer
+                contains a stop token or merges with the end of the prompt.
+        """
+        prompt_ids = self.encode_prompt(messages)
+        answer = self._render_answer(messages, text)
+        full = self._render(messages, generation_prompt=True) + answer
+        ids = self._encode(full)
+        if ids[: len(prompt_ids)] != prompt_ids:
+            raise ModelError(
+                f"the completion {_short(text)} merges with the end of the prompt into other "
+                "tokens, so the policy could never have sampled it. Strip white space at its start."
+            )
+        ids = ids[len(prompt_ids) :]
+        if self.end_of_turn_id not in ids:
+            raise ModelError(
+                f"the chat template does not end the completion {_short(text)} with "
+                f"{self._token(self.end_of_turn_id)}, as it does others. Give another "
+                "model.chat_template."
+            )
+        last = len(ids) - 1 - ids[::-1].index(self.end_of_turn_id)
+        ids = ids[: last + 1]
+        early = next((i for i in ids[:-1] if i in self.stop_ids), None)
+        if early is not None:
+            raise ModelError(
+                f"the completion {_short(text)} contains the stop token {self._token(early)} "
+                "before its end; the policy could never have sampled it. Take it out of the data."
+            )
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn ids into text without special tokens: for people and verifiers, not for training."""
+        text = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text if isinstance(text, str) else "".join(text)
+
+    def _render(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
+        if not messages:
+            raise ModelError("a conversation without messages cannot be encoded. Give a prompt.")
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                turns,
+                chat_template=self.template,
+                add_generation_prompt=generation_prompt,
+                tokenize=False,
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            roles = ", ".join(message.role for message in messages)
+            raise ModelError(
+                f"the chat template refuses a conversation of roles ({roles}): {error}. "
+                "Change the prompts, or give another model.chat_template."
+            ) from error
+        return str(text)
+
+    def _render_answer(self, messages: Sequence[Message], text: str) -> str:
+        """Return what the template writes after the prompt for this answer, checked."""
+        prompt = self._render(messages, generation_prompt=True)
+        full = self._render([*messages, Message("assistant", text)], generation_prompt=False)
+        if not full.startswith(prompt):
+            raise ModelError(
+                "the chat template is not prefix preserving: with an answer it writes the prompt "
+                "differently than it does to ask for one (templates of reasoning models do), so "
+                "what is trained is not what is sampled. Give a plain template as "
+                "model.chat_template."
+            )
+        answer = full[len(prompt) :]
+        if text.strip() not in answer:
+            raise ModelError(
+                f"the chat template drops or changes a part of the completion {_short(text)} "
+                "(templates of reasoning models drop what was thought). Give a plain template as "
+                "model.chat_template."
+            )
+        header_counted = prompt == self._render(messages, generation_prompt=False)
+        if header_counted and not answer.lstrip().startswith(text.strip()):
+            raise ModelError(
+                "the chat template ignores add_generation_prompt, so the header of the assistant's "
+                "turn would count as completion. Give one that honours it as model.chat_template."
+            )
+        return answer
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        # The template has written every special token that belongs there, begin token included.
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _find_end_of_turn(self) -> int:
+        answer = self._render_answer([Message("user", PROBE)], PROBE)
+        tail = answer[answer.index(PROBE) + len(PROBE) :]
+        added = self.tokenizer.added_tokens_decoder
+        ends = {i for i, token in added.items() if token.special} | self._eos_ids
+        for token_id in self._encode(tail):
+            if token_id in ends:
+                return token_id
+        raise ModelError(
+            f"the chat template ends an assistant turn with {tail!r}, which holds no stop token, "
+            "so a model trained on it would not learn to stop. Give a template that writes "
+            "{{ eos_token }} after the assistant's content as model.chat_template."
+        )
+
+    def _find_notes(self) -> list[str]:
+        notes = []
+        prompt = self.encode_prompt([Message("user", PROBE)])
+        bos = self.tokenizer.bos_token_id
+        plain = tuple(self.tokenizer(PROBE)["input_ids"])
+        if bos is not None and plain[:1] == (bos,) and prompt[:1] != (bos,):
+            notes.append(
+                f"The tokenizer begins plain text with {self.tokenizer.bos_token!r}, the chat "
+                "template does not; if the model was trained with it, give a template that writes "
+                "{{ bos_token }} first."
+            )
+        if "strftime_now" in self.template:
+            notes.append(
+                "The chat template writes today's date, so prompts differ from day to day; give "
+                "one with a fixed date for a repeatable run."
+            )
+        return notes
+
+    def _token(self, token_id: int) -> str:
+        return repr(self.tokenizer.convert_ids_to_tokens(token_id))
+
+
+def _template(tokenizer: Tokenizer, chat_template: str | None) -> str:
+    if chat_template is None and not tokenizer.chat_template:
+        raise ModelError(
+            "the tokenizer has no chat template and the recipe gives none. Set model.chat_template "
+            "to a Jinja template or a file with one."
+        )
+    try:
+        return tokenizer.get_chat_template(chat_template)
+    except ValueError as error:
+        raise ModelError(f"the tokenizer's chat template cannot be used: {error}") from error
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "...")

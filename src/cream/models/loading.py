@@ -1,0 +1,187 @@
+"""Loading causal language models and tokenizers from checked folders.
+
+Stricter than the library underneath: safetensors only, no weight may be missing (the library would
+fill it with random numbers and say so in a log line), no token id may lie outside the embedding.
+Adapters are merged into their base, so that everything after this sees one ordinary model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import PretrainedConfig as ModelShape
+from transformers import PreTrainedModel as Model
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from cream.errors import ModelError
+from cream.models.folders import (
+    ADAPTER_WEIGHTS,
+    adapter_base,
+    check_model_folder,
+    is_adapter,
+    read_json,
+)
+
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+"""Names under which architectures store the longest sequence they were built for."""
+
+
+def load_config(folder: Path, *, trust_remote_code: bool = False) -> ModelShape:
+    """Load the configuration of a model, or of an adapter's base, without its weights.
+
+    Raises:
+        ModelError: The folder is not a usable model or its architecture is unknown.
+    """
+    check_model_folder(folder)
+    source = adapter_base(folder) if is_adapter(folder) else folder
+    with _explained(source, "configuration"):
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+
+
+def load_tokenizer(
+    folder: Path, *, chat_template: str | None = None, trust_remote_code: bool = False
+) -> Tokenizer:
+    """Load the tokenizer of a model; an adapter without one uses its base's.
+
+    Args:
+        folder: A folder that `cream.models.folders.resolve_model` returned.
+        chat_template: Jinja text that replaces the tokenizer's template, so that checkpoints saved
+            with this tokenizer carry it. See `cream.models.chat.read_chat_template`.
+        trust_remote_code: Allow a tokenizer that comes as Python code.
+
+    Raises:
+        ModelError: No tokenizer, or one with more ids than the model has embeddings.
+    """
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    own = any(folder.glob("tokenizer*"))
+    source = folder if own or not is_adapter(folder) else adapter_base(folder)
+    with _explained(source, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest < 0:
+        raise ModelError(f"{source} has no tokenizer files. Copy those of its base model there.")
+    if rows is not None and highest >= rows:
+        raise ModelError(
+            f"{source}: the tokenizer has token id {highest}, but the model embeds only {rows} "
+            "tokens. Tokenizer and weights do not belong together."
+        )
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def load_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+) -> Model:
+    """Load a causal language model in evaluation mode; an adapter is merged into its base.
+
+    Args:
+        folder: A folder that `cream.models.folders.resolve_model` returned.
+        dtype: Type of the weights in memory, whatever they are on disk. Adapters are merged in
+            float32 and cast afterwards.
+        device: Where the weights go.
+        trust_remote_code: Allow a model that comes as Python code.
+
+    Raises:
+        ModelError: The folder is not a usable model, not a causal language model, its weights are
+            damaged or incomplete, or they do not fit into memory.
+    """
+    check_model_folder(folder)
+    # nn.Module: the stubs of PreTrainedModel.to lose its arguments.
+    model: torch.nn.Module = (
+        _merged(folder, trust_remote_code)
+        if is_adapter(folder)
+        else _whole(folder, dtype, trust_remote_code)
+    )
+    with _explained(folder, "model"):
+        model = model.to(device=device, dtype=dtype)
+    model.eval()
+    return cast(Model, model)
+
+
+def generation_eos_ids(folder: Path) -> tuple[int, ...]:
+    """Read the token ids that end generation, as the model's publisher set them; often several."""
+    source = adapter_base(folder) if is_adapter(folder) else folder
+    for name in ("generation_config.json", "config.json"):
+        if (source / name).is_file():
+            ids = read_json(source / name).get("eos_token_id")
+            if ids is not None:
+                return tuple(ids) if isinstance(ids, list) else (ids,)
+    return ()
+
+
+def context_length(config: ModelShape) -> int | None:
+    """Return the longest sequence (prompt and completion, in tokens) the model was built for.
+
+    None means that the configuration states no limit (recurrent models).
+    """
+    shape = config.get_text_config()
+    for key in CONTEXT_KEYS:
+        value = getattr(shape, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Count the parameters in memory; tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _whole(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Model:
+    with _explained(folder, "model"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    model, info = loaded
+    absent = sorted([*map(str, info["missing_keys"]), *map(str, info["mismatched_keys"])])
+    if absent:
+        raise ModelError(
+            f"{folder} lacks {len(absent)} of the model's weights (first: {absent[0]}), or they "
+            "have another shape. It is incomplete, or not the causal language model it claims to be."
+        )
+    return model
+
+
+def _merged(folder: Path, trust_remote_code: bool) -> Model:
+    base = _whole(adapter_base(folder), torch.float32, trust_remote_code)
+    with _explained(folder, "adapter"):
+        adapted = PeftModel.from_pretrained(base, folder)
+        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as tensors:
+            absent = sorted(set(get_peft_model_state_dict(adapted)) - set(tensors.keys()))
+    if absent:
+        raise ModelError(
+            f"adapter {folder} lacks {len(absent)} of its weights (first: {absent[0]}). "
+            "It is incomplete, or belongs to another base model."
+        )
+    merged: Any = adapted.merge_and_unload(safe_merge=True)
+    return merged
+
+
+@contextmanager
+def _explained(folder: Path, what: str) -> Iterator[None]:
+    """Turn what the libraries raise over an unusable folder into one sentence that names it."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        lines = str(error).strip().splitlines() or ["no details"]
+        raise ModelError(
+            f"the {what} in {folder} could not be loaded ({type(error).__name__}: {lines[0]}). "
+            "Check that it is a complete causal language model of a kind that transformers knows."
+        ) from error

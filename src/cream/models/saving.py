@@ -1,0 +1,75 @@
+"""Saving a model as an ordinary Hugging Face folder, whole or not at all.
+
+The folder loads with ``AutoModelForCausalLM.from_pretrained`` and needs nothing of Cream. Tied
+weights are written once. Optimizer and other training state are no part of it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel as Model
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from cream.errors import ModelError
+from cream.runs.files import replacing_folder
+
+CARD = "README.md"
+
+
+def save_model(
+    model: Model,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    card: str | None = None,
+) -> None:
+    """Write weights (safetensors), configuration, generation settings and tokenizer to `folder`.
+
+    Args:
+        model: The model; left as it is. An adapted one must be merged first.
+        tokenizer: Its tokenizer, chat template included.
+        folder: A path that does not exist yet. It appears only once everything is written.
+        dtype: Type of floating-point weights on disk: float32, or bfloat16 at half the size for
+            publishing (rounding away small updates, so not for checkpoints to train on from).
+        card: Text of the model card (``README.md``); none is written without it.
+
+    Raises:
+        ModelError: `folder` exists, or the library refuses to write the model.
+    """
+    if folder.exists():
+        raise ModelError(f"{folder} exists already. Remove it or choose another folder.")
+    with replacing_folder(folder) as temporary:
+        try:
+            model.save_pretrained(temporary, state_dict=_cast(model.state_dict(), dtype))
+        except ValueError as error:
+            raise ModelError(f"the model cannot be written to {folder}: {error}") from error
+        for weights in temporary.glob("*.safetensors"):
+            weights.chmod(0o644)  # the library writes them for the owner alone
+        _state_dtype(temporary / "config.json", dtype)
+        tokenizer.save_pretrained(temporary)
+        if card is not None:
+            (temporary / CARD).write_text(card, encoding="utf-8")
+
+
+def _cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Cast floating-point tensors; those that share memory (tied weights) still share it after."""
+    done: dict[tuple[int, torch.Size, tuple[int, ...]], Tensor] = {}
+    cast = {}
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and tensor.dtype != dtype:
+            place = (tensor.data_ptr(), tensor.shape, tensor.stride())
+            tensor = done.setdefault(place, tensor.to(dtype))
+        cast[name] = tensor
+    return cast
+
+
+def _state_dtype(config_file: Path, dtype: torch.dtype) -> None:
+    # The library records the type in memory, which need not be the one just written.
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

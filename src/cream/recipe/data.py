@@ -1,0 +1,246 @@
+"""The data of a recipe: seed examples, unlabelled prompts, verifiable test prompts.
+
+Three roles, each a list of sources. A source is a file, a hub dataset, or procedurally generated
+tasks. How many prompts a generated source makes is written where it is decided: ``count`` for seed
+and test, ``per_iteration`` for prompts. Reading and checking the data is `cream.data`.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
+
+from cream.recipe.base import Section
+
+VerifierName = Literal["exact_match", "last_number", "choice_letter", "reasoning_gym"]
+"""How completions of a prompt are checked; see `cream.data.verifiers`."""
+
+TABLE_SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".csv")
+"""File names that `FileSource` understands."""
+
+
+class ColumnMapping(Section):
+    """Which column holds what, where the names differ from the usual ones.
+
+    Without a mapping these shapes are recognised: ``messages``; ``prompt`` (+ ``completion``), each
+    a string or a list of messages; ``instruction`` / ``input`` / ``output`` (Alpaca);
+    ``conversations`` with ``from`` / ``value`` (ShareGPT).
+    """
+
+    prompt: str | None = None
+    """The prompt: a string (one user turn) or a list of messages."""
+    completion: str | None = None
+    """What the assistant answered: a string or a list with one assistant message."""
+    messages: str | None = None
+    """A whole conversation; a final assistant turn is its completion. Excludes ``prompt``."""
+    answer: str | None = None
+    """The reference answer that a verifier reads. Default: ``answer`` where it exists."""
+    id: str | None = None
+    """The data set's own id, kept in the prompt's metadata. Default: ``id`` where it exists."""
+    task: str | None = None
+    """Name under which accuracy is reported. Default: ``task`` where it exists."""
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> Self:
+        if self.messages is not None and (self.prompt is not None or self.completion is not None):
+            raise ValueError(
+                "`messages` is a whole conversation: map either `messages`, or `prompt` and "
+                "`completion`"
+            )
+        return self
+
+
+def _task_by_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class TaskConfig(Section):
+    """One task of reasoning-gym. A plain name is short for a task with its default config."""
+
+    name: str = Field(min_length=1)
+    """Name in reasoning-gym, for example ``gcd``."""
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of the task's generator, for example ``{max_value: 60}``; checked against it."""
+    count: int | None = Field(default=None, ge=1)
+    """Distinct prompts of this task. Either every task has a count, or the source has one."""
+
+    @model_validator(mode="after")
+    def _no_seed_or_size(self) -> Self:
+        for key in ("seed", "size"):
+            if key in self.config:
+                raise ValueError(
+                    f"`{key}` of task {self.name} is decided by the run (its seed and the counts); "
+                    "remove it from `config`"
+                )
+        return self
+
+
+Task = Annotated[
+    TaskConfig,
+    BeforeValidator(_task_by_name, json_schema_input_type=str | dict[str, JsonValue]),
+]
+
+
+class ReasoningGymSource(Section):
+    """Prompts made by generators of reasoning-gym 0.1.25, checked by its verifiers."""
+
+    source: Literal["reasoning_gym"]
+    tasks: list[Task] = Field(min_length=1)
+    """Tasks by name, or with generator options and a count."""
+    count: int | None = Field(default=None, ge=1)
+    """Distinct prompts in all, spread evenly: each task gets ``count // tasks`` and the first
+    ``count % tasks`` tasks of the list one more."""
+    system_prompt: str | None = Field(default=None, min_length=1)
+    """System message put before every question."""
+    answer_tag: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    """Tag that holds the answer (``answer`` for ``<answer>..</answer>``). Without it the whole
+    completion is the answer."""
+
+
+class TableSource(Section):
+    """What file and hub sources have in common: how rows become prompts."""
+
+    columns: ColumnMapping = ColumnMapping()
+    """Where the columns are, if they do not have the usual names."""
+    limit: int | None = Field(default=None, ge=1)
+    """Read at most this many rows, from the start. Default: all."""
+    system_prompt: str | None = Field(default=None, min_length=1)
+    """System message put first where a row has none."""
+    task: str = Field(default="default", min_length=1)
+    """Task name of rows without a task column."""
+    verifier: VerifierName | None = None
+    """How completions are checked against ``answer``. Required for test data. ``reasoning_gym``
+    needs a ``metadata`` column with the entry's metadata."""
+
+
+class FileSource(TableSource):
+    """Rows of a JSONL, Parquet or CSV file."""
+
+    source: Literal["file"]
+    path: str
+    """Path, relative to the recipe's folder. The format follows the suffix."""
+
+    @model_validator(mode="after")
+    def _known_suffix(self) -> Self:
+        if PurePath(self.path).suffix.lower() not in TABLE_SUFFIXES:
+            raise ValueError(
+                f"cannot tell the format of {self.path!r}: expected one of "
+                f"{', '.join(TABLE_SUFFIXES)}"
+            )
+        return self
+
+
+class HubSource(TableSource):
+    """Rows of one split of a dataset, read with ``datasets.load_dataset``.
+
+    The dataset's own loading code is never run: ``datasets`` 4 and later have no such feature.
+    """
+
+    source: Literal["hub"]
+    dataset: str = Field(min_length=1)
+    """Hub id, or a local folder (starting with ``.`` or ``/``, relative to the recipe's folder)."""
+    config_name: str | None = None
+    """Configuration (subset) of the dataset, for example ``main``."""
+    split: str = Field(min_length=1)
+    """Split, slices allowed: ``train``, ``test[:500]``."""
+    revision: str | None = None
+    """Branch, tag or commit; a commit makes the run repeatable."""
+
+
+Source = Annotated[ReasoningGymSource | FileSource | HubSource, Field(discriminator="source")]
+
+
+class Role(Section):
+    """What seed, prompts and test have in common."""
+
+    sources: list[Source] = Field(min_length=1)
+    """Where the data comes from; sources are put together in this order."""
+    duplicates: Literal["refuse", "drop"] = "refuse"
+    """What to do with rows of files or datasets that occur twice: refuse the data, or keep the
+    first and count the rest. Generated prompts are always distinct."""
+
+
+class SeedData(Role):
+    """Prompts with completions, imitated by supervised fine-tuning (the paper's D_S)."""
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        _require_counts(self.sources)
+        return self
+
+
+class PromptData(Role):
+    """Unlabelled prompts (the paper's D_U), a different slice for every iteration.
+
+    Reference answers that a source happens to have are kept for reports and the oracle.
+    """
+
+    per_iteration: int = Field(ge=1)
+    """Prompts of one iteration. Generated sources spread it evenly over all their tasks: each gets
+    ``per_iteration // tasks`` and the first ``per_iteration % tasks`` one more."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        generated = [s for s in self.sources if isinstance(s, ReasoningGymSource)]
+        if generated and len(generated) < len(self.sources):
+            raise ValueError(
+                "`prompts` mixes generated tasks with files or datasets, so `per_iteration` does "
+                "not say how many of each; write the generated prompts to a file first"
+            )
+        for source in generated:
+            if source.count is not None or any(task.count is not None for task in source.tasks):
+                raise ValueError("`per_iteration` decides how many prompts are made; remove `count`")
+        tasks = sum(len(source.tasks) for source in generated)
+        if tasks > self.per_iteration:
+            raise ValueError(
+                f"`per_iteration` is {self.per_iteration}, less than one for each of {tasks} tasks"
+            )
+        return self
+
+
+class TestData(Role):
+    """Prompts with verifiable answers, never trained on."""
+
+    __test__ = False  # pytest would take the name for a test class
+
+    @model_validator(mode="after")
+    def _counts_and_verifiers(self) -> Self:
+        _require_counts(self.sources)
+        for source in self.sources:
+            if not isinstance(source, ReasoningGymSource) and source.verifier is None:
+                raise ValueError(
+                    f"a `{source.source}` source of test data needs a `verifier`: exact_match, "
+                    "last_number, choice_letter or reasoning_gym"
+                )
+        return self
+
+
+class DataConfig(Section):
+    """All data of a run."""
+
+    seed: SeedData | None = None
+    """Examples for supervised fine-tuning."""
+    prompts: PromptData
+    """Prompts that the policy answers and learns from."""
+    test: TestData | None = None
+    """Prompts on which every M_t is measured. No test prompt may be a seed or training prompt."""
+
+
+def _require_counts(sources: list[Source]) -> None:
+    for source in sources:
+        if not isinstance(source, ReasoningGymSource):
+            continue
+        own = [task.count is not None for task in source.tasks]
+        if source.count is not None and any(own):
+            raise ValueError("give `count` either to the source or to its tasks, not to both")
+        if source.count is None and not all(own):
+            raise ValueError(
+                "a `reasoning_gym` source needs `count` (spread over its tasks), or one in every "
+                "task"
+            )
+        if source.count is not None and source.count < len(source.tasks):
+            raise ValueError(
+                f"`count` is {source.count}, less than one for each of {len(source.tasks)} tasks"
+            )

@@ -1,0 +1,147 @@
+"""A run directory to one summary: accuracy per model, consistency and pairs per iteration, time.
+
+Every figure is computed from stored records and carries its n; intervals are 95 %.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cream.algorithms.statistics import Interval, mean_at_k, paired_difference, pass_at_k, wilson_interval
+from cream.errors import RunError
+from cream.runs.files import read_json, read_table, read_yaml
+from cream.runs.store import DONE, RECIPE
+
+
+def summarise_run(root: Path) -> dict[str, Any]:
+    """Everything worth telling about a run, as JSON values; unfinished stages are left out.
+
+    Raises:
+        RunError: `root` holds no run.
+    """
+    if not (root / RECIPE).exists():
+        raise RunError(f"{root} holds no run (no {RECIPE})")
+    recipe = read_yaml(root / RECIPE)
+    evaluated = {
+        f"M{m}": _evaluation(root / folder / "evaluate")
+        for m, folder in enumerate(model_folders(recipe["iterations"]))
+        if (root / folder / "evaluate" / DONE).exists()
+    }
+    return {
+        "name": recipe["name"],
+        "method": recipe["method"]["name"],
+        "seed": recipe["seed"],
+        "iterations_planned": recipe["iterations"],
+        "models": [
+            {
+                "model": name,
+                **summarise_evaluation(table),
+                "gain": _gain(table, evaluated.get("M1")) if name not in ("M0", "M1") else None,
+            }
+            for name, table in evaluated.items()
+        ],
+        "baseline": _baseline(root),
+        "iterations": [
+            {"iteration": t, **read_json(root / f"iteration-{t}" / "pair" / DONE)["summary"]}
+            for t in range(1, recipe["iterations"] + 1)
+            if (root / f"iteration-{t}" / "pair" / DONE).exists()
+        ],
+        "seconds": stage_seconds(root),
+    }
+
+
+def model_folders(iterations: int) -> list[str]:
+    """Folder of the stage that made each model, M0 first."""
+    return ["seed-model", "sft", *(f"iteration-{t}" for t in range(1, iterations + 1))]
+
+
+def stage_seconds(root: Path) -> dict[str, float]:
+    """Seconds each finished stage took, over all attempts, in running order."""
+    order = ["data", *model_folders(10_000)]
+    found = sorted(root.rglob(DONE), key=lambda path: path.stat().st_mtime_ns)
+    names = [str(path.parent.relative_to(root)) for path in found]
+    ranked = sorted(zip(names, found, strict=True), key=lambda x: order.index(x[0].split("/")[0]))
+    return {name: read_json(path)["seconds"] for name, path in ranked}
+
+
+def summarise_evaluation(table: pa.Table) -> dict[str, Any]:
+    """Accuracy of one model per task and overall, from its evaluation records.
+
+    Greedy accuracy has a Wilson interval; mean@k and pass@k are over the k samples per prompt
+    (pass@k unbiased, Chen et al. 2021, arXiv 2107.03374).
+    """
+    tasks = sorted(set(table["task"].to_pylist()))
+    per_task = {
+        task: _accuracy(table.filter(pa.compute.equal(table["task"], task))) for task in tasks
+    }
+    return {"overall": _accuracy(table), "tasks": per_task}
+
+
+def _evaluation(folder: Path) -> pa.Table:
+    return pa.concat_tables(read_table(path) for path in sorted(folder.glob("part-*.parquet")))
+
+
+def _greedy(table: pa.Table) -> pa.Table:
+    return table.filter(pa.compute.equal(table["index"], -1))
+
+
+def _gain(table: pa.Table, baseline: pa.Table | None) -> dict[str, float] | None:
+    """Paired difference of greedy accuracy against M1 on the same prompts, joined by id."""
+    if baseline is None:
+        return None
+    before = dict(
+        zip(
+            _greedy(baseline)["prompt_id"].to_pylist(),
+            _greedy(baseline)["correct"].to_pylist(),
+            strict=True,
+        )
+    )
+    after = _greedy(table)
+    treatment = np.asarray(after["correct"].to_pylist(), dtype=np.float64)
+    control = np.asarray([before[key] for key in after["prompt_id"].to_pylist()], dtype=np.float64)
+    interval = paired_difference(treatment, control, np.random.default_rng(0))
+    assert isinstance(interval, Interval)
+    return {"difference": interval.estimate, "low": interval.low, "high": interval.high}
+
+
+def _accuracy(table: pa.Table) -> dict[str, Any]:
+    greedy = _greedy(table)
+    right = int(np.sum(greedy["correct"].to_numpy(zero_copy_only=False)))
+    interval = wilson_interval(right, greedy.num_rows)
+    assert isinstance(interval, Interval)  # a stored evaluation has answers
+    result: dict[str, Any] = {
+        "right": right,
+        "n": greedy.num_rows,
+        "accuracy": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+        "partial_credit": float(np.mean(greedy["partial_credit"].to_numpy())),
+        "mean_tokens": float(np.mean(greedy["num_tokens"].to_numpy())),
+    }
+    samples = table.filter(pa.compute.greater_equal(table["index"], 0))
+    if samples.num_rows:
+        counts = samples.group_by("prompt_id").aggregate([("correct", "sum"), ("correct", "count")])
+        correct = counts["correct_sum"].to_numpy().astype(np.int64)
+        k = int(counts["correct_count"][0].as_py())
+        totals = counts["correct_count"].to_numpy().astype(np.int64)
+        result["k"] = k
+        result["mean_at_k"] = float(np.mean(mean_at_k(correct, totals)))
+        result["pass_at_k"] = float(np.mean(pass_at_k(correct, totals, k=k)))
+    return result
+
+
+def _baseline(root: Path) -> dict[str, Any]:
+    done = root / "data" / "test" / DONE
+    return read_json(done)["summary"].get("constant_baseline", {}) if done.exists() else {}
+
+
+def overall_baseline(baseline: dict[str, Any]) -> tuple[float, int] | None:
+    """Accuracy of the best constant answer per task, over all tasks, and its n."""
+    if not baseline:
+        return None
+    total = sum(entry["n"] for entry in baseline.values())
+    return sum(entry["accuracy"] * entry["n"] for entry in baseline.values()) / total, total

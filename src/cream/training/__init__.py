@@ -1,0 +1,1 @@
+"""Optimisation of a causal language model on examples and on preference pairs."""

@@ -1,0 +1,212 @@
+"""The optimisation loop: steps, micro-batches, clipping, schedule, resume. It knows no loss.
+
+A task says what a micro-batch contributes to the loss of its step, already divided by the number
+of items of the *whole* step, so cutting a step differently changes nothing but rounding. Metrics
+are summed over micro-batches the same way.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cream.errors import TrainingError
+from cream.recipe.training import ComputeConfig, OptimiserConfig
+from cream.runs.seeds import derive_seed
+from cream.training.forward import inference_behaviour
+from cream.training.optimiser import (
+    Weights,
+    adamw,
+    clip_gradients,
+    learning_rate_factor,
+    plain_attention,
+)
+from cream.training.state import Progress, load_state, save_state
+
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+"""Called after each step with its number (1 is the first), the number of steps, its metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What one micro-batch adds to its step."""
+
+    loss: Tensor
+    """Scalar with gradient: sum over the micro-batch, divided by the items of the step."""
+    metrics: Mapping[str, Tensor]
+    """Scalars without gradient, divided likewise."""
+    real_tokens: int
+    """Tokens run through the model, padding excluded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is optimised: steps as lists of micro-batches of item indices, and their loss."""
+
+    steps: Sequence[Sequence[Sequence[int]]]
+    contribute: Callable[[Any, Sequence[int], Sequence[Sequence[int]]], Contribution]
+    """(model, indices of the micro-batch, micro-batches of its step) -> contribution."""
+    longest_row: int
+    fingerprint: str
+    """Names data and options; a saved state of another fingerprint is refused."""
+    auxiliary: Mapping[str, nn.Parameter]
+    """Parameters of the objective itself: trained and saved beside the model's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Optimised:
+    """What the loop did."""
+
+    metrics: tuple[Mapping[str, float], ...]
+    """One mapping per step; ``loss``, ``grad_norm``, ``learning_rate`` and the task's own."""
+    real_tokens: int
+    """Tokens run through the model by this call, padding excluded."""
+    seconds: float
+    """Wall-clock of this call; steps restored from a saved state cost nothing."""
+
+
+def optimise(
+    model: Any,
+    task: Task,
+    optimiser_config: OptimiserConfig,
+    compute: ComputeConfig,
+    *,
+    dtype: torch.dtype,
+    learning_rate_scale: float = 1.0,
+    seed: int = 0,
+    state_dir: Path | None = None,
+    on_step: OnStep | None = None,
+) -> Optimised:
+    """Train a float32 model in place.
+
+    Args:
+        model: Float32 causal language model; parameters that require no gradient stay as they are.
+        task: What to optimise.
+        optimiser_config: Learning rate, schedule, decay, clipping.
+        compute: Checkpointing and how often to save.
+        dtype: Dtype of forward and backward.
+        learning_rate_scale: Factor on the learning rate, >= 0.
+        seed: Seed of adapter dropout, the only randomness in here.
+        state_dir: Folder for saved states, or None to save none. An existing state is continued.
+        on_step: Called after every step, restored ones excluded.
+
+    Raises:
+        TrainingError: A loss or gradient is not finite, or the saved state is of another training.
+    """
+    weights = Weights(model, dtype)
+    masters = {**weights.masters, **{f"objective.{n}": p for n, p in task.auxiliary.items()}}
+    optimiser = adamw(masters, optimiser_config)
+    progress = Progress(0, ())
+    if state_dir is not None:
+        restored = load_state(
+            state_dir, fingerprint=task.fingerprint, masters=masters, optimiser=optimiser
+        )
+        progress = restored or progress
+        weights.publish()
+    metrics, tokens, started = list(progress.metrics), 0, time.monotonic()
+    saved = started
+    computing = weights.computing
+    with (
+        inference_behaviour(computing, gradient_checkpointing=compute.gradient_checkpointing),
+        plain_attention(computing, longest_row=task.longest_row),
+        _adapter_dropout(computing) as has_dropout,
+    ):
+        for step in range(progress.steps_done, len(task.steps)):
+            rate = _set_learning_rate(
+                optimiser, optimiser_config, step, len(task.steps), learning_rate_scale
+            )
+            with _seeded(derive_seed(seed, "dropout", step) if has_dropout else None):
+                values, step_tokens = _accumulate(computing, task, step)
+            values["grad_norm"] = clip_gradients(
+                list(masters.values()), optimiser_config.max_grad_norm
+            )
+            values["learning_rate"] = rate
+            _require_finite(values, step)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            weights.publish()
+            metrics.append(values)
+            tokens += step_tokens
+            if on_step is not None:
+                on_step(step + 1, len(task.steps), values)
+            due = time.monotonic() - saved >= 60 * compute.save_state_every_minutes
+            if state_dir is not None and due and step + 1 < len(task.steps):
+                save_state(
+                    state_dir,
+                    fingerprint=task.fingerprint,
+                    progress=Progress(step + 1, tuple(metrics)),
+                    masters=masters,
+                    optimiser=optimiser,
+                )
+                saved = time.monotonic()
+    return Optimised(tuple(metrics), tokens, time.monotonic() - started)
+
+
+def _accumulate(model: Any, task: Task, step: int) -> tuple[dict[str, float], int]:
+    values: dict[str, float] = {"loss": 0.0}
+    tokens = 0
+    for micro_batch in task.steps[step]:
+        part = task.contribute(model, micro_batch, task.steps[step])
+        part.loss.backward()
+        values["loss"] += part.loss.item()
+        for name, value in part.metrics.items():
+            values[name] = values.get(name, 0.0) + value.item()
+        tokens += part.real_tokens
+    return values, tokens
+
+
+def _set_learning_rate(
+    optimiser: torch.optim.AdamW, config: OptimiserConfig, step: int, total: int, scale: float
+) -> float:
+    factor = learning_rate_factor(
+        step, total, warmup_ratio=config.warmup_ratio, schedule=config.schedule
+    )
+    rate = config.learning_rate * scale * factor
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def _require_finite(values: Mapping[str, float], step: int) -> None:
+    bad = {name: value for name, value in values.items() if not math.isfinite(value)}
+    if bad:
+        raise TrainingError(
+            f"training step {step + 1}: {', '.join(f'{n} is {v}' for n, v in bad.items())}. "
+            "Lower the learning rate or beta, or train in float32 (compute.precision)."
+        )
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Draw from a named seed inside, and leave the global stream as it was."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _adapter_dropout(model: nn.Module) -> Iterator[bool]:
+    """Switch on the dropout of LoRA adapters alone; yields whether there is any."""
+    found = [
+        module
+        for name, module in model.named_modules()
+        if ".lora_dropout." in f".{name}." and isinstance(module, nn.Dropout)
+    ]
+    for module in found:
+        module.train()
+    try:
+        yield bool(found)
+    finally:
+        for module in found:
+            module.eval()

@@ -1,0 +1,293 @@
+"""The preference stage: train a policy on pairs under an objective (M_t to M_{t+1}).
+
+Reference log-probabilities arrive with the pairs, from the score matrix; no reference model runs.
+The loss of a step is the mean over its pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cream.algorithms.objectives import PairLogps, preference_metrics
+from cream.errors import DataError, TrainingError
+from cream.models.devices import pick_compute_dtype
+from cream.recipe.objectives import Cream, ObjectiveConfig
+from cream.recipe.training import TrainingConfig
+from cream.training.batches import (
+    PairBatch,
+    micro_batches,
+    separate_length,
+    separate_pair_batch,
+    shared_length,
+    shared_pair_batch,
+    steps_of,
+)
+from cream.training.forward import Route, choose_route, inference_behaviour
+from cream.training.loop import Contribution, OnStep, Optimised, Task, optimise
+from cream.training.lora import adapters
+from cream.training.objective import Objective, ObjectiveInputs, TokenLogps, build_objective
+from cream.training.summary import TrainingSummary, fingerprint_of
+from cream.types import Tally, TokenisedPair
+
+CHOSEN_FALL_NATS = 1.0
+"""Mean fall of log p(chosen) against the loss reference, late in training, that is warned about."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetConsistency:
+    """The C of a whole set of pairs, with its interval."""
+
+    rate: float
+    low: float
+    high: float
+    level: Literal["set", "prompt", "pair"]
+    """Which level the pairs carry; only ``set`` can decide about the stage as a whole."""
+
+
+def train_pairs(
+    model: Any,
+    pairs: Sequence[TokenisedPair],
+    objective: ObjectiveConfig,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    consistency: SetConsistency | None = None,
+    state_dir: Path | None = None,
+    on_step: OnStep | None = None,
+) -> TrainingSummary:
+    """Train a float32 model in place.
+
+    Args:
+        model: Float32 transformers causal language model; float32 on return as well.
+        pairs: Token ids, reference log-probabilities and C of each pair.
+        objective: Which loss.
+        config: Optimiser, epochs, adapters, memory and speed.
+        seed: Seed of the order (and of adapters); the order depends on ids, not on positions.
+        consistency: C of the set; needed if ``set_level_action`` is not ``train``.
+        state_dir: Folder from which an interrupted training goes on, or None.
+        on_step: Called after every step.
+
+    Returns:
+        What was trained and how. Metrics of a step: ``loss``, ``rewards/*``, ``logps/*``,
+        ``grad_norm``, ``learning_rate``.
+
+    Raises:
+        DataError: No pair is left, or two have one id.
+        TrainingError: A loss is not finite, `state_dir` belongs to another training, or the
+            objective's set-level action lacks a set-level C.
+    """
+    kept = [p for p in pairs if _longest(p) <= config.max_length]
+    kept = [p for p in kept if p.chosen_ids and p.rejected_ids]
+    too_long = sum(_longest(p) > config.max_length for p in pairs)
+    parts = {"too_long": too_long, "empty": len(pairs) - too_long - len(kept)}
+    if not kept:
+        raise DataError(
+            f"none of {len(pairs)} pairs has two completions and at most {config.max_length} "
+            "tokens. Raise max_length, or look at the tally of the pairing stage."
+        )
+    scale, skipped = set_level_scale(objective, consistency)
+    device = model.get_input_embeddings().weight.device
+    dtype = pick_compute_dtype(device, config.compute.precision).dtype
+    with inference_behaviour(model, gradient_checkpointing=False):
+        route = choose_route(
+            model,
+            layout=config.compute.pair_layout,
+            longest_row=max(map(shared_length, kept)),
+        )
+    if skipped is None:
+        work = _PairTask(model, kept, build_objective(objective), route, device)
+        fingerprint = fingerprint_of(kept, objective, config, seed=seed, dtype=dtype)
+        task = work.task(config, seed=seed, fingerprint=fingerprint)
+        with adapters(model, config.lora, seed=seed):
+            done = optimise(
+                model,
+                task,
+                config.optimiser,
+                config.compute,
+                dtype=dtype,
+                learning_rate_scale=scale,
+                seed=seed,
+                state_dir=state_dir,
+                on_step=on_step,
+            )
+    else:
+        done = Optimised((), 0, 0.0)
+    return TrainingSummary(
+        steps=len(done.metrics),
+        tally=Tally(
+            len(pairs),
+            {
+                "trained": len(kept) if skipped is None else 0,
+                "skipped": 0 if skipped is None else len(kept),
+                **parts,
+            },
+        ),
+        metrics=done.metrics,
+        real_tokens=done.real_tokens,
+        seconds=done.seconds,
+        precision=str(dtype).removeprefix("torch."),
+        head=route.head,
+        layout=route.layout,
+        learning_rate_scale=scale,
+        skipped=skipped,
+        warnings=_warnings(done, objective.beta),
+    )
+
+
+def set_level_scale(
+    objective: ObjectiveConfig, consistency: SetConsistency | None
+) -> tuple[float, str | None]:
+    """Return the factor on the learning rate and, if the stage is skipped, the reason.
+
+    Adam's step does not depend on the scale of the gradient, so a set-level C near 1/2 would be
+    trained at full step size on noise. Only `Cream` has the option.
+
+    Raises:
+        TrainingError: The action needs one C of the whole set and there is none.
+    """
+    if not isinstance(objective, Cream) or objective.set_level_action == "train":
+        return 1.0, None
+    if consistency is None or consistency.level != "set":
+        raise TrainingError(
+            f"objective.set_level_action: {objective.set_level_action!r} needs one C for the whole "
+            "set of pairs, and these pairs carry C per prompt or pair. Set it to train."
+        )
+    match objective.set_level_action:
+        case "scale_lr":
+            scale = max(0.0, 2 * consistency.rate - 1)
+            reason = f"C = {consistency.rate:.3f} scales the learning rate to 0"
+            return scale, None if scale > 0 else reason
+        case "skip":
+            if consistency.low > 0.5:
+                return 1.0, None
+            interval = f"[{consistency.low:.3f}, {consistency.high:.3f}]"
+            return 0.0, f"the interval of C, {interval}, reaches down to 1/2"
+
+
+class _PairTask:
+    """The pairs of one stage as a `Task` of the loop."""
+
+    def __init__(
+        self,
+        model: Any,
+        pairs: Sequence[TokenisedPair],
+        objective: Objective,
+        route: Route,
+        device: torch.device,
+    ) -> None:
+        self.pairs = pairs
+        self.objective = objective
+        self.route = route
+        self.device = device
+        self.start: dict[str, tuple[Tensor, Tensor]] = {}
+        if objective.needs_start_logps:
+            self._score_start(model)
+
+    def task(self, config: TrainingConfig, *, seed: int, fingerprint: str) -> Task:
+        shared = self.route.layout == "shared"
+        length = shared_length if shared else separate_length
+        steps = []
+        for step in steps_of(
+            [p.pair_id for p in self.pairs],
+            batch_size=config.optimiser.batch_size,
+            epochs=config.epochs,
+            seed=seed,
+        ):
+            cut = micro_batches(
+                [length(self.pairs[i]) for i in step],
+                token_budget=config.compute.micro_batch_tokens,
+            )
+            steps.append([[step[j] for j in part] for part in cut])
+        longest = max(map(shared_length if shared else _longest, self.pairs))
+        return Task(steps, self.contribute, longest, fingerprint, self.objective.auxiliary)
+
+    def contribute(
+        self, model: Any, indices: Sequence[int], step: Sequence[Sequence[int]]
+    ) -> Contribution:
+        pairs = [self.pairs[i] for i in indices]
+        step_pairs = sum(len(part) for part in step)
+        inputs = self._inputs(model, pairs)
+        losses = self.objective(inputs)
+        metrics = preference_metrics(inputs.policy, inputs.reference, beta=self.objective.beta)
+        tokens = [shared_length(p) for p in pairs]
+        if self.route.layout == "separate":
+            tokens = [n + len(p.prompt_ids) for n, p in zip(tokens, pairs, strict=True)]
+        return Contribution(
+            losses.sum() / step_pairs,
+            {name: value.sum() / step_pairs for name, value in metrics.items()},
+            sum(tokens),
+        )
+
+    def _inputs(self, model: Any, pairs: Sequence[TokenisedPair]) -> ObjectiveInputs:
+        chosen, rejected = self._token_logps(model, pairs)
+        start_chosen = start_rejected = None
+        if self.start:
+            start_chosen = _padded([self.start[p.pair_id][0] for p in pairs], chosen)
+            start_rejected = _padded([self.start[p.pair_id][1] for p in pairs], rejected)
+        return ObjectiveInputs(
+            chosen,
+            rejected,
+            PairLogps(
+                self._column([p.reference_chosen_logps for p in pairs]),
+                self._column([p.reference_rejected_logps for p in pairs]),
+            ),
+            self._column([p.consistency for p in pairs]),
+            start_chosen,
+            start_rejected,
+        )
+
+    def _token_logps(
+        self, model: Any, pairs: Sequence[TokenisedPair]
+    ) -> tuple[TokenLogps, TokenLogps]:
+        batch = self._batch(pairs)
+        table = batch.tokens.table(self.route.token_logps(model, batch.tokens))
+        mask = batch.tokens.mask()
+        return (
+            TokenLogps(table[batch.chosen], mask[batch.chosen]),
+            TokenLogps(table[batch.rejected], mask[batch.rejected]),
+        )
+
+    def _batch(self, pairs: Sequence[TokenisedPair]) -> PairBatch:
+        build = shared_pair_batch if self.route.layout == "shared" else separate_pair_batch
+        return build(pairs).to(self.device)
+
+    def _column(self, values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self.device)
+
+    def _score_start(self, model: Any) -> None:
+        """Keep token log-probabilities of the policy as it is now, before any step or restore."""
+        with torch.no_grad(), inference_behaviour(model, gradient_checkpointing=False):
+            for pair in self.pairs:
+                chosen, rejected = self._token_logps(model, [pair])
+                self.start[pair.pair_id] = (
+                    chosen.values[0][chosen.mask[0]],
+                    rejected.values[0][rejected.mask[0]],
+                )
+
+
+def _padded(rows: Sequence[Tensor], like: TokenLogps) -> TokenLogps:
+    values = torch.zeros_like(like.values)
+    return TokenLogps(values.masked_scatter(like.mask, torch.cat(list(rows))), like.mask)
+
+
+def _longest(pair: TokenisedPair) -> int:
+    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+
+
+def _warnings(done: Optimised, beta: float) -> tuple[str, ...]:
+    last = done.metrics[-max(1, len(done.metrics) // 3) :]
+    if not last:
+        return ()
+    change = sum(m["rewards/chosen"] for m in last) / len(last) / beta
+    if change > -CHOSEN_FALL_NATS:
+        return ()
+    return (
+        f"log p(chosen) fell by {-change:.1f} nats against the loss reference: the objective lowers "
+        "both completions. Lower the learning rate, or add an NLL term.",
+    )

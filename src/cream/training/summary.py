@@ -1,0 +1,53 @@
+"""What a training reports: counts, metrics per step, the route taken, and what to worry about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from cream.recipe.base import Section
+from cream.types import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSummary:
+    """The outcome of one stage of training."""
+
+    steps: int
+    """Optimiser steps of the whole training, restored ones included."""
+    tally: Tally
+    """What became of the items given."""
+    metrics: tuple[Mapping[str, float], ...]
+    """Metrics of each step, in order."""
+    real_tokens: int
+    """Tokens run through the model by this call, padding excluded."""
+    seconds: float
+    """Wall-clock of the steps of this call."""
+    precision: str
+    """Dtype of forward and backward."""
+    head: Literal["hidden", "logits"]
+    """Whether the head ran on completion tokens alone, or the model gave all logits."""
+    layout: Literal["shared", "separate"]
+    """Whether chosen and rejected shared a row."""
+    learning_rate_scale: float = 1.0
+    """Factor on the learning rate; 0 if the stage was skipped."""
+    skipped: str | None = None
+    """Why nothing was trained, or None."""
+    warnings: tuple[str, ...] = ()
+    """Observations a user should see, each one sentence."""
+
+
+def fingerprint_of(items: Sequence[Any], *configs: Section, seed: int, dtype: torch.dtype) -> str:
+    """Hash everything that the steps depend on: items with their ids, options, seed, dtype."""
+    digest = hashlib.blake2b(digest_size=16)
+    for item in items:
+        digest.update(json.dumps(asdict(item)).encode())
+    for config in configs:
+        digest.update(config.model_dump_json().encode())
+    digest.update(f"{seed} {dtype}".encode())
+    return digest.hexdigest()
