@@ -2,7 +2,7 @@
 
 Nothing here is a stand-in for a part of Cream: `tiny_model_folder` writes a real (random) Hugging
 Face model with a real tokenizer, `CountingModel` is a causal language model whose log-probabilities
-are known by hand, and `ScriptedSampler` / `TableScorer` implement the public protocols from a table.
+are known by hand, `ScriptedSampler` and `TableScorer` implement the public protocols from a table.
 """
 
 from __future__ import annotations

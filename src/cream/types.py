@@ -77,7 +77,7 @@ class Completion:
     token_ids: tuple[int, ...]
     """Completion tokens, the sampled end token included. These ids are scored and trained."""
     text: str
-    """``token_ids`` decoded without special tokens: for people and verifiers, never re-tokenised."""
+    """``token_ids`` decoded without special tokens: for people and verifiers; never tokenised."""
     finish_reason: FinishReason
     seed: int
     """Seed of this completion's own random stream."""
@@ -217,5 +217,3 @@ class Verdict:
     """The task's own graded score in [0, 1]; reported apart and never counted as accuracy."""
     extracted: str | None
     """The answer found in the text, or None if none could be found (counted, never guessed)."""
-
-

@@ -21,8 +21,10 @@ def models(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the embedded model, and fetch it with --fetch. Any other causal LM works by hub id or
-    local folder, named in the recipe."""
+    """List the embedded model, and fetch it with --fetch.
+
+    Any other causal LM works by hub id or local folder, named in the recipe.
+    """
     from cream.models.embedded import embedded_folder, embedded_model, is_cached
 
     cache = cache_dir()

@@ -54,8 +54,6 @@ def opened_recipe(recipe: Recipe, *, base_dir: Path, quiet: bool) -> Iterator[Co
     run = Run(Path(recipe.folder))
     try:
         with run.locked():
-            yield open_context(
-                recipe, run, progress, base_dir=base_dir, cache_dir=cache_dir()
-            )
+            yield open_context(recipe, run, progress, base_dir=base_dir, cache_dir=cache_dir())
     finally:
         progress.close()

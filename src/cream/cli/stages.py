@@ -57,8 +57,11 @@ def pair(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make the pairs of iteration t; with --from, again from a finished run under other settings
-    (`--set method=srlm`, `--set method.level=sample`), reading only the columns needed."""
+    """Make the pairs of iteration t.
+
+    With --from, again from the score matrix of a finished run under other settings (--set
+    method=srlm, --set method.level=sample): no model is loaded, only the columns needed are read.
+    """
     if (recipe is None) == (source is None):
         raise RunError("give either a RECIPE, or --from RUN to recompute pairs of a finished run")
     if source is not None:
@@ -82,7 +85,8 @@ def pair(
 def train(
     recipe: RecipePath,
     t: Annotated[
-        int, typer.Option("--iteration", "-t", min=0, help="Iteration t; 0 is fine-tuning M0 -> M1.")
+        int,
+        typer.Option("--iteration", "-t", min=0, help="Iteration t; 0 is fine-tuning M0 -> M1."),
     ] = 1,
     overrides: Overrides = None,
     quiet: Quiet = False,

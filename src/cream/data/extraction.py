@@ -10,23 +10,31 @@ from fractions import Fraction
 
 _NUMBER = re.compile(
     r"(?<![\w.])"  # not inside a word (M2) or a version (1.2.3)
-    r"(?P<sign>(?<![\w)\]}])[-+])?"  # a hyphen after a word or digit is not a sign (5-3)
+    r"(?P<sign>(?<![)\]}])[-+])?"  # a hyphen after a word, digit or bracket is not a sign (5-3)
     r"\$?"
-    r"(?P<digits>(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?P<digits>(?:(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?:[eE][-+]?\d{1,2})?)"
     r"(?P<denominator>/\d+)?"
-    r"(?!\.\d)"
+    r"(?!\d|\.\d|[eE]\d)"
 )
-_LETTER = r"(?:\\text\{|\\boxed\{|[\s*_(\[{\"'`$])*"
+_MAX_DIGITS = 1000
+"""Longer runs of digits are noise; Python refuses to convert beyond 4300."""
+
+_OPENING = r"(?:\\boxed\{|\\text\{|[\s*_(\[\"'`$])*"
 _STATEMENT = re.compile(
-    r"(?:answer|choice|option)(?:\s+(?:is|would\s+be|must\s+be))?\s*[:=]?" + _LETTER
-    + r"(?<![A-Za-z])(?P<letter>[A-Za-z])(?P<after>[\s\S]{0,12})",
+    r"(?:\banswer(?:\s+to\s+(?:the|this)\s+question)?[\s*_]*(?:\bis\b|\bwould\s+be\b|[:=])"
+    r"|\bcorrect\s+(?:option|choice)[\s*_]*(?:\bis\b|[:=])"
+    r"|\bchoose\b)"
+    r"[\s*_]*:?[\s*_]*(?:(?:option|choice)\b)?"
+    + _OPENING
+    + r"(?<![A-Za-z])(?P<letter>[A-Za-z])(?![A-Za-z])(?=(?P<after>[\s\S]{0,12}))",
     re.IGNORECASE,
 )
 _BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{\s*)?\(?(?P<letter>[A-Za-z])\)?\s*\}")
 _ALONE = re.compile(r"[\s*_(\[\"'`$]*(?P<letter>[A-Za-z])[\s*_)\]\"'`$.,:]*")
 _LEADING = re.compile(r"[\s*_]*(?:\((?P<round>[A-Za-z])\)|(?P<plain>[A-Z])[).:])(?=[\s*_]|$)")
-_DELIMITED = re.compile(r"[*_)\]}\"'`$.,:;!]+(?:\s|$|[*_)\]}])|\s*$|\s*\n|[*_)\]}.,:;!]+$")
-_EXPLAINED = re.compile(r"\s+(?:because|since|as|for|due)\b|\s*[-–—(]")
+_CLOSED = re.compile(r"[*_)\]}\"'`$.:;!]+(?:\s|$)|\s*$|[^\S\n]*\n")
+_EXPLAINED = re.compile(r",?\s+(?:because|since|as|for|due)\b|,\s+[A-Za-z]{2}|\s*[-–—(]")
 
 
 def whole_completion(text: str) -> str | None:
@@ -53,7 +61,7 @@ def last_number(text: str) -> str | None:
 def number_value(text: str) -> Fraction | None:
     """Exact value of the last number in a text; None without one (or with denominator 0)."""
     matches = list(_NUMBER.finditer(text.replace("−", "-")))
-    if not matches:
+    if not matches or len(matches[-1].group()) > _MAX_DIGITS:
         return None
     match = matches[-1]
     value = Fraction(match["digits"].replace(",", ""))
@@ -89,7 +97,7 @@ def choice_letter(text: str, letters: str) -> str | None:
 
 
 def _is_choice(letter: str, after: str) -> bool:
-    if _DELIMITED.match(after):
+    if _CLOSED.match(after):
         return True
     return letter.isupper() and _EXPLAINED.match(after) is not None
 

@@ -23,7 +23,9 @@ def model_card(name: str, recipe: Recipe, seed_model: str, summary: Mapping[str,
         else f"preference training of M{int(name[1:]) - 1} on pairs it sampled and ranked itself"
     )
     figures = "\n".join(
-        f"- {key}: {value}" for key, value in summary.items() if isinstance(value, (int, float, str))
+        f"- {key}: {value}"
+        for key, value in summary.items()
+        if isinstance(value, (int, float, str))
     )
     return f"""---
 library_name: transformers

@@ -66,7 +66,7 @@ class Context:
         for item in encoded:
             if limit is not None and len(item.token_ids) + max_completion_tokens > limit:
                 raise DataError(
-                    f"prompt {item.prompt.prompt_id} ({item.prompt.messages[-1].content[:60]!r}) has "
+                    f"prompt {item.prompt.prompt_id} ({item.prompt.messages[-1].content[:50]!r}) has "
                     f"{len(item.token_ids)} tokens; with max_completion_tokens "
                     f"{max_completion_tokens} it exceeds the model's context of {limit}"
                 )

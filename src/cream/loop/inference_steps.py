@@ -1,7 +1,7 @@
 """Steps that run a model forward: sample, score, verify, evaluate, and the matrix of all scores.
 
-Each step names its artifact, says what determines it, and makes it if missing. What is computed is the stages' business
-(`cream.stages`), how it is kept the store's (`cream.runs`).
+Each step names its artifact, says what determines it, and makes it if missing. What is
+computed is the stages' business (`cream.stages`), how it is kept the store's (`cream.runs`).
 """
 
 from __future__ import annotations

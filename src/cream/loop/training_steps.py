@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from cream.loop.card import model_card
 from cream.loop.context import Context
 from cream.loop.shards import stopwatch
-from cream.loop.card import model_card
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage, StageRecord, fingerprint
-from cream.runs.tables import LOGP_PREFIX, completions_from_table, pairs_from_table
+from cream.runs.tables import LOGP_PREFIX, pairs_from_table
 from cream.runs.tracking import JsonlTracker
 from cream.stages.train import tokenise_examples, tokenise_pairs
 from cream.training import train_pairs, train_sft
@@ -40,7 +40,9 @@ def sft_step(context: Context) -> StageRecord:
     def train(model: Any, on_step: Callable[..., None]) -> dict[str, Any]:
         summary = train_sft(
             model,
-            tokenise_examples(examples, context.encoder.encode_prompt, context.encoder.encode_completion),
+            tokenise_examples(
+                examples, context.encoder.encode_prompt, context.encoder.encode_completion
+            ),
             context.recipe.sft,
             seed=derive_seed(context.recipe.seed, "sft"),
             state_dir=stage.folder / STATE,
@@ -75,7 +77,10 @@ def train_step(context: Context, t: int) -> StageRecord:
         pairs = tokenise_pairs(
             pairs_from_table(read_table(paired.folder / "pairs.parquet")),
             pa.concat_tables(matrix.tables(wanted)),
-            {p.prompt.prompt_id: p.token_ids for p in context.encode(context.data.prompts_for(t), 0)},
+            {
+                p.prompt.prompt_id: p.token_ids
+                for p in context.encode(context.data.prompts_for(t), 0)
+            },
             reference_column=LOGP_PREFIX + reference,
         )
         summary = train_pairs(

@@ -106,7 +106,7 @@ def _assign(node: Any, keys: list[str], value: Any, override: str) -> None:
                 node = node.setdefault(key, {})
                 if not isinstance(node, (dict, list)):
                     raise RecipeError(
-                        f"--set {override!r}: {'.'.join(keys[: depth + 1])} is a value, not a section"
+                        f"--set {override!r}: {'.'.join(keys[: depth + 1])} is no section"
                     )
 
 

@@ -16,8 +16,7 @@ from cream.recipe.parts import BelowHalf, BestWorst, Compare, Statistic, Unit
 
 
 class CreamMethod(Section):
-    """CREAM (arXiv 2410.12735): self-rewarding with the pairs' order trusted as far as rankings
-    of successive models agree."""
+    """CREAM (arXiv 2410.12735): pairs are trusted as far as rankings of successive models agree."""
 
     name: Literal["cream"] = "cream"
     reward: Unit = "implicit"

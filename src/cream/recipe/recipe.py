@@ -69,7 +69,7 @@ class Recipe(Section):
     iterations: int = Field(ge=1)
     """T: how many times M_t -> M_{t+1} after supervised fine-tuning. May be raised later."""
     method: MethodConfig = CreamMethod()
-    """How pairs are made and weighted: ``cream``, ``srlm`` or ``oracle``, by name or with options."""
+    """How pairs are made and weighted: a method by name, or with its options."""
     model: ModelConfig = ModelConfig()
     data: DataConfig
     sft: SftConfig = SftConfig()

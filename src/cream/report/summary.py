@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cream.algorithms.statistics import Interval, mean_at_k, paired_difference, pass_at_k, wilson_interval
+from cream.algorithms.statistics import (
+    Interval,
+    mean_at_k,
+    paired_difference,
+    pass_at_k,
+    wilson_interval,
+)
 from cream.errors import RunError
 from cream.runs.files import read_json, read_table, read_yaml
 from cream.runs.store import DONE, RECIPE

@@ -52,7 +52,8 @@ def _accuracy_table(summary: Mapping[str, Any]) -> Table:
         overall, gain = row["overall"], row["gain"]
         cells = [
             row["model"],
-            f"{_percent(overall['accuracy'])} [{_percent(overall['low'])}, {_percent(overall['high'])}]",
+            f"{_percent(overall['accuracy'])} "
+            f"[{_percent(overall['low'])}, {_percent(overall['high'])}]",
             f"{100 * gain['difference']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
             if gain
             else "",
@@ -73,7 +74,9 @@ def _task_table(summary: Mapping[str, Any]) -> Table:
     table = Table(title="greedy accuracy per task, %", title_justify="left")
     table.add_column("model")
     for task in tasks:
-        table.add_column(Text(f"{task} ({summary['models'][0]['tasks'][task]['n']})"), justify="right")
+        table.add_column(
+            Text(f"{task} ({summary['models'][0]['tasks'][task]['n']})"), justify="right"
+        )
     for row in summary["models"]:
         cells = [f"{100 * row['tasks'][task]['accuracy']:.0f}" for task in tasks]
         table.add_row(row["model"], *cells)
@@ -107,7 +110,9 @@ def _iteration_table(summary: Mapping[str, Any]) -> Table:
             f"{c['tau_mean']:+.2f} ± {c['tau_std']:.2f}" if c else "",
             f"{row['consistency_in_loss']:.3f}" if row["consistency_in_loss"] is not None else "",
             f"{row['tally']['parts'].get('paired', 0)} of {row['tally']['total']}",
-            f"{_percent(accuracy['accuracy'])} of {accuracy['n']}" if accuracy["n"] else "none decidable",
+            f"{_percent(accuracy['accuracy'])} of {accuracy['n']}"
+            if accuracy["n"]
+            else "none decidable",
         )
     return table
 

@@ -1,0 +1,1 @@
+"""What a run keeps: stages under fingerprints, Parquet tables, seeds, manifest, metrics."""

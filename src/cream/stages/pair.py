@@ -163,9 +163,7 @@ def _rates(spec: AgreementSpec, correlation: Agreement) -> Agreement:
     return correlation if spec.statistic == "top_order" else consistency_rates(correlation)
 
 
-def _select(
-    layout: _Layout, reward: Reward, spec: BestWorst, tie_break: Reward | None
-) -> Pairs:
+def _select(layout: _Layout, reward: Reward, spec: BestWorst, tie_break: Reward | None) -> Pairs:
     candidates: Candidates = (
         drop_truncated(layout.groups, reward, layout.truncated)
         if spec.truncated == "drop"

@@ -76,9 +76,7 @@ def score(
                     f"scorer gave {len(logps)} log-probs (sum {total}) for the "
                     f"{len(completion.token_ids)} tokens of {completion.completion_id}"
                 )
-            rows.append(
-                LogpRow(completion.prompt_id, completion.completion_id, total, len(logps))
-            )
+            rows.append(LogpRow(completion.prompt_id, completion.completion_id, total, len(logps)))
     return rows
 
 

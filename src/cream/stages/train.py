@@ -13,7 +13,9 @@ EncodeCompletion = Callable[[Sequence[Message], str], tuple[int, ...]]
 
 
 def tokenise_examples(
-    examples: Sequence[SeedExample], encode_prompt: EncodePrompt, encode_completion: EncodeCompletion
+    examples: Sequence[SeedExample],
+    encode_prompt: EncodePrompt,
+    encode_completion: EncodeCompletion,
 ) -> list[TokenisedExample]:
     """Seed examples as the ids the policy would have had to sample, end token included."""
     return [
