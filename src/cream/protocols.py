@@ -97,6 +97,10 @@ class Progress(Protocol):
         """`count` more units are done; `live` holds figures worth showing."""
         ...
 
+    def advance_to(self, done: int, total: int, live: Mapping[str, float] | None = None) -> None:
+        """`done` of `total` units are done, where the total is known only once work has begun."""
+        ...
+
     def finish(self, result: str = "") -> None:
         """The stage is done; `result` is its outcome in a few words."""
         ...

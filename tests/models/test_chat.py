@@ -138,7 +138,7 @@ def test_template_that_writes_bos_gets_no_second_one_from_the_tokenizer():
 
 
 def test_template_that_writes_bos_twice_is_refused():
-    with pytest.raises(ModelError, match="begin token '<|im_start|>' twice"):
+    with pytest.raises(ModelError, match=r"begin token '<\|im_start\|>' twice"):
         ChatEncoder(tiny_tokenizer(), "{{ bos_token }}" + WITH_BOS)
 
 

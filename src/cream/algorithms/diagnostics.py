@@ -174,18 +174,22 @@ def distinct_ngrams(
         Li et al. 2016, arXiv:1510.03055.
 
     """
-    completion = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    num_starts = max(0, len(token_ids) - n + 1)
-    whole = completion[:num_starts] == completion[n - 1 :][:num_starts]
+    lengths = np.diff(offsets)
+    whole = np.ones(len(token_ids), dtype=bool)
+    for place in range(1, n):
+        whole[(offsets[1:] - place)[lengths >= place]] = False  # too close to the end
     starts = np.flatnonzero(whole)
     if len(starts) == 0:
         return Absent.NO_ITEMS
-    vocabulary, codes = np.unique(token_ids, return_inverse=True)
-    grams = codes[starts]
+    base = int(token_ids.max()) + 1
+    grams = token_ids[starts].astype(np.int64)
+    num_codes = base
     for place in range(1, n):
-        # Number the (n-1)-grams densely first, so that the product stays within int64.
-        grams = np.unique(grams, return_inverse=True)[1]
-        grams = grams * len(vocabulary) + codes[starts + place]
+        if num_codes * base >= 2**63:  # number the grams found so far densely, to stay in int64
+            found, grams = np.unique(grams, return_inverse=True)
+            num_codes = len(found)
+        grams = grams * base + token_ids[starts + place]
+        num_codes *= base
     return len(np.unique(grams)) / len(starts)
 
 

@@ -167,6 +167,6 @@ class _HeadLogps(torch.autograd.Function):
             d_hidden,
             d_weight.to(weight.dtype) if wants_weight else None,
             None,
-            d_bias.to(bias.dtype) if wants_bias and d_bias is not None else None,
+            d_bias.to(hidden.dtype) if wants_bias and d_bias is not None else None,
             None,
         )

@@ -53,14 +53,22 @@ class ConsoleProgress:
                 transient=True,
             )
             self._live.start()
-            self._task = self._live.add_task(stage, total=total, completed=done, unit=unit, live="")
+            self._task = self._live.add_task(
+                stage, total=total or None, completed=done, unit=unit, live=""
+            )
 
     def advance(self, count: int, live: Mapping[str, float] | None = None) -> None:
         """Show that `count` more units are done."""
-        self._done += count
+        self.advance_to(self._done + count, self._total, live)
+
+    def advance_to(self, done: int, total: int, live: Mapping[str, float] | None = None) -> None:
+        """Show that `done` of `total` units are done."""
+        if self._total == 0:  # the first report of a stage whose total was unknown
+            self._already = done - 1
+        self._done, self._total = done, total
         shown = " ".join(f"{key} {live[key]:.3g}" for key in SHOWN if live and key in live)
         if self._live is not None:
-            self._live.update(self._task, advance=count, live=shown)
+            self._live.update(self._task, completed=done, total=total, live=shown)
             return
         now = time.monotonic()
         if now - self._spoken >= LINE_EVERY_SECONDS:

@@ -44,23 +44,17 @@ def parse_row(row: Row, columns: ColumnMapping) -> Conversation:
         DataError: No known column, two shapes at once, an empty or wrongly typed value, or roles
             out of order. Always with the place of the row.
     """
-    match _shape_column(row, columns), columns:
-        case "conversation", ColumnMapping(messages=name):
-            return _split(_messages(row, name or "messages"), row)
-        case "sharegpt", _:
+    match _shape(row, columns):
+        case "conversation":
+            return _split(_messages(row, columns.messages or "messages"), row)
+        case "sharegpt":
             return _split(_sharegpt_messages(row), row)
-        case "alpaca", _:
-            text = _text(row, "instruction")
-            context = row.values.get("input")
-            if context is not None and not isinstance(context, str):
-                raise DataError(f"{row.where}: column `input` must be text")
-            whole = f"{text}\n\n{context}" if context and context.strip() else text
-            return Conversation(
-                (Message("user", whole),), _completion(row, columns.completion, "output")
-            )
+        case "alpaca":
+            prompt = (Message("user", _alpaca_text(row)),)
+            return Conversation(prompt, _completion(row, columns.completion, "output"))
         case _:
-            messages = _prompt(row, columns.prompt or "prompt")
-            return Conversation(messages, _completion(row, columns.completion, "completion"))
+            prompt = _prompt(row, columns.prompt or "prompt")
+            return Conversation(prompt, _completion(row, columns.completion, "completion"))
 
 
 def optional_text(row: Row, mapped: str | None, default: str) -> str | None:
@@ -95,7 +89,7 @@ def column(row: Row, name: str) -> Any:
     return row.values[name]
 
 
-def _shape_column(row: Row, columns: ColumnMapping) -> str:
+def _shape(row: Row, columns: ColumnMapping) -> str:
     if columns.messages is not None:
         return "conversation"
     if columns.prompt is not None:
@@ -167,6 +161,13 @@ def _sharegpt_messages(row: Row) -> tuple[Message, ...]:
     return _parse_messages(renamed, row, "conversations")
 
 
+def _alpaca_text(row: Row) -> str:
+    instruction, context = _text(row, "instruction"), row.values.get("input")
+    if context is not None and not isinstance(context, str):
+        raise DataError(f"{row.where}: column `input` must be text")
+    return f"{instruction}\n\n{context}" if context and context.strip() else instruction
+
+
 def _as_list(value: Any, row: Row, name: str) -> list[Any]:
     if isinstance(value, str):  # CSV cells have no other way to hold a list
         try:
@@ -175,8 +176,7 @@ def _as_list(value: Any, row: Row, name: str) -> list[Any]:
             raise DataError(f"{row.where}: column `{name}` is not a JSON list of turns") from error
     if not isinstance(value, list):
         raise DataError(
-            f"{row.where}: column `{name}` must be a list of turns, it holds "
-            f"{type(value).__name__}"
+            f"{row.where}: column `{name}` must be a list of turns, it holds {type(value).__name__}"
         )
     return value
 

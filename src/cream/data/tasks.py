@@ -76,7 +76,9 @@ def import_reasoning_gym() -> ModuleType:
     try:
         version = importlib.metadata.version("reasoning-gym")
     except importlib.metadata.PackageNotFoundError:
-        raise DependencyError(f"generated tasks need reasoning-gym; install it by {_INSTALL}") from None
+        raise DependencyError(
+            f"generated tasks need reasoning-gym; install it by {_INSTALL}"
+        ) from None
     if version != VERSION:
         raise DependencyError(
             f"reasoning-gym {version} is installed, but its prompts differ between versions and "
@@ -122,9 +124,7 @@ def _generator(name: str, config_json: str, seed: int) -> Any:
         raise RecipeError(f"task `{name}` cannot be made with options {config}: {error}") from error
 
 
-def task_scorer(
-    name: str, config: Mapping[str, Any]
-) -> Callable[[str, dict[str, Any]], float]:
+def task_scorer(name: str, config: Mapping[str, Any]) -> Callable[[str, dict[str, Any]], float]:
     """Return the task's graded scorer: (answer, entry) -> [0, 1], 0 for text it cannot parse."""
     generator = _generator(name, _canonical(config), 0)
 
@@ -155,9 +155,9 @@ class TaskStream:
     ) -> None:
         self.num_generated = 0
         self.num_repeated = 0
-        """Generated again by this stream."""
+        """Draws of a question that this stream had generated before."""
         self.num_taken = 0
-        """Generated, but already in use by another role, task or source."""
+        """Questions left out because another role, task or source uses them."""
         self._task = task
         self._source = source
         self._role = role
@@ -177,19 +177,21 @@ class TaskStream:
         prompts: list[Prompt] = []
         streak = 0
         while len(prompts) < count:
-            if streak > _PATIENCE + 10 * (len(self._seen) + len(self._taken)):
+            if streak > _PATIENCE + 10 * len(self._seen):
                 self._refuse(count, len(prompts))
             prompt = self._prompt(self._entry(self.num_generated))
             self.num_generated += 1
             key = question_key(prompt.messages)
-            streak = 0 if key not in self._seen and key not in self._taken else streak + 1
             if key in self._seen:
                 self.num_repeated += 1
-            elif key in self._taken:
+                streak += 1
+                continue
+            self._seen.add(key)
+            streak = 0
+            if key in self._taken:
                 self.num_taken += 1
             else:
                 self._check_answer(prompt)
-                self._seen.add(key)
                 self._taken.add(key)
                 prompts.append(prompt)
         self._num_drawn += count
@@ -245,7 +247,7 @@ class TaskStream:
         raise DataError(
             f"task `{self._task.name}` ran out of distinct questions: {self._num_drawn + count} "
             f"wanted for {self._role}, {total} found in {self.num_generated} draws "
-            f"({self.num_taken} draws hit questions of other roles). Widen the ranges in its "
+            f"({self.num_taken} more are used by other roles). Widen the ranges in its "
             f"`config` (now {self._config}), or ask for fewer."
         )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -36,6 +36,7 @@ _LOGIT_ATTRIBUTES = {
 """Config attributes that put something between head and logits, with the value that does nothing."""
 
 
+@runtime_checkable
 class Attention(Protocol):
     """Attention over a packed stream: knows which token may see which."""
 

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from cream.recipe import Recipe
 
 
-def model_card(name: str, recipe: Recipe, seed_model: str, summary: Mapping[str, Any]) -> str:
+def model_card(name: str, recipe: Recipe, seed_model: str) -> str:
     """Markdown that says what this model is, from what it was made, and how.
 
     Args:
         name: M1, M2, ...
         recipe: The run's recipe.
         seed_model: Where M0 came from.
-        summary: Figures of the training stage.
     """
     how = (
         f"supervised fine-tuning of M0 ({seed_model}) on seed examples"
         if name == "M1"
         else f"preference training of M{int(name[1:]) - 1} on pairs it sampled and ranked itself"
-    )
-    figures = "\n".join(
-        f"- {key}: {value}"
-        for key, value in summary.items()
-        if isinstance(value, (int, float, str))
     )
     return f"""---
 library_name: transformers
@@ -39,8 +30,4 @@ Made by Cream by {how}.
 - Seed model (M0): {seed_model}. Its licence and its limits apply to this model too.
 - Method: {recipe.method.name}; run seed {recipe.seed}; data, settings and results stand in the
   run's `recipe.yaml` and `summary.json`.
-
-## Training stage
-
-{figures}
 """

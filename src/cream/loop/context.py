@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,8 +30,8 @@ class Context:
     shelf: ModelShelf
     progress: Progress
     seed_model_fingerprint: str
-    verifiers: Mapping[str, Verifier]
-    """Per role of the data (``prompts``, ``test``)."""
+    verifier: Verifier
+    """Checks a completion the way its prompt says."""
 
     @cached_property
     def template_fingerprint(self) -> str:
@@ -65,10 +65,11 @@ class Context:
         limit = self.shelf.context_length
         for item in encoded:
             if limit is not None and len(item.token_ids) + max_completion_tokens > limit:
+                start = item.prompt.messages[-1].content[:50]
                 raise DataError(
-                    f"prompt {item.prompt.prompt_id} ({item.prompt.messages[-1].content[:50]!r}) has "
-                    f"{len(item.token_ids)} tokens; with max_completion_tokens "
-                    f"{max_completion_tokens} it exceeds the model's context of {limit}"
+                    f"prompt {item.prompt.prompt_id} ({start!r}) has {len(item.token_ids)} tokens; "
+                    f"with max_completion_tokens {max_completion_tokens} it exceeds the model's "
+                    f"context of {limit}"
                 )
         return encoded
 
@@ -85,4 +86,4 @@ class Context:
 
     def prompts_fingerprint(self, prompts: Sequence[Prompt]) -> str:
         """Fingerprint of prompts, their answers included."""
-        return fingerprint([[p.prompt_id, p.task, p.answer] for p in prompts])
+        return fingerprint([[p.prompt_id, p.task, p.answer, dict(p.metadata)] for p in prompts])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cream.data.dataset import prompts_to_table, seed_to_table
+from cream.data.frozen import prompts_to_table, seed_to_table
 from cream.data.verifiers import constant_baseline
 from cream.loop.context import Context
 from cream.runs.store import fingerprint
@@ -22,12 +22,14 @@ def freeze_data(context: Context) -> None:
             stage.begin()
             stage.write_part(0, prompts_to_table(items), 0.0)
             summary: dict[str, object] = {"prompts": len(items)}
+            role = name.split("-")[0]
+            if role in data.tallies:
+                tally = data.tallies[role]
+                summary["tally"] = {"total": tally.total, "parts": dict(tally.parts)}
             if name == "test":
                 summary["constant_baseline"] = {
-                    task: {"answer": answer, "accuracy": accuracy, "n": n}
-                    for task, (answer, accuracy, n) in constant_baseline(
-                        items, context.verifiers["test"]
-                    ).items()
+                    task: {"answer": c.answer, "accuracy": c.accuracy, "n": c.num_prompts}
+                    for task, c in constant_baseline(items, context.verifier).items()
                 }
             stage.finish(summary, 0.0)
     content = [[e.prompt.prompt_id, e.completion] for e in data.seed_examples]

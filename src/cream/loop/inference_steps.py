@@ -12,7 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cream.engines.torch_engine import TorchSampler, TorchScorer
+from cream.engines.sampler import TorchSampler
+from cream.engines.scorer import TorchScorer
 from cream.loop.context import Context
 from cream.loop.shards import batched, run_shards
 from cream.protocols import SamplingParams
@@ -165,7 +166,7 @@ def verify_step(context: Context, t: int) -> StageRecord:
     def work(shard: Sequence[Any]) -> pa.Table:
         (path,) = shard
         completions = completions_from_table(read_table(path))
-        rows = verify(completions, prompts, context.verifiers["prompts"])
+        rows = verify(completions, prompts, context.verifier)
         schema = pa.schema(
             [
                 ("prompt_id", pa.string()),
@@ -253,8 +254,10 @@ def matrix_step(context: Context, t: int) -> StageRecord:
     )
 
 
-def evaluate_step(context: Context, m: int) -> StageRecord:
-    """Results of M_m on the test prompts."""
+def evaluate_step(context: Context, m: int) -> StageRecord | None:
+    """Results of M_m on the test prompts; None if the recipe has none."""
+    if not context.data.test:
+        return None
     settings = context.recipe.evaluation
     folder = {0: "seed-model", 1: "sft"}.get(m, f"iteration-{m - 1}")
     stage = context.stage(
@@ -278,7 +281,7 @@ def evaluate_step(context: Context, m: int) -> StageRecord:
         rows = evaluate(
             context.encode(shard, settings.max_completion_tokens),
             TorchSampler(context.shelf.for_inference(f"M{m}")),
-            context.verifiers["test"],
+            context.verifier,
             params,
             num_samples=settings.num_samples,
             seed_of=lambda key, k: derive_seed(context.recipe.seed, "evaluate", key, k),

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from cream.data.dataset import load_data
+from cream.data.verifiers import PromptVerifier
 from cream.errors import RunError
 from cream.loop.context import Context
 from cream.loop.shelf import ModelShelf
@@ -47,9 +48,9 @@ def open_context(
     """
     resolved = recipe.model_dump(mode="json")
     run.claim(resolved, may_change=may_change)
-    data = load_data(recipe.data, seed=recipe.seed, base_dir=base_dir)
-    for t in range(1, recipe.iterations + 1):
-        data.prompts_for(t)
+    data = load_data(
+        recipe.data, seed=recipe.seed, iterations=recipe.iterations, base_dir=base_dir
+    )
     shelf, encoder = open_models(recipe.model, run.root / "models", cache_dir)
     for text in encoder.notes:
         progress.note(text)
@@ -61,7 +62,7 @@ def open_context(
         shelf=shelf,
         progress=progress,
         seed_model_fingerprint=model_fingerprint(shelf.seed_folder),
-        verifiers=data.verifiers,
+        verifier=PromptVerifier(),
     )
     _check_lengths(context)
     _check_disk(context)

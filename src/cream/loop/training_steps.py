@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -18,10 +17,17 @@ from cream.runs.store import Stage, StageRecord, fingerprint
 from cream.runs.tables import LOGP_PREFIX, pairs_from_table
 from cream.runs.tracking import JsonlTracker
 from cream.stages.train import tokenise_examples, tokenise_pairs
-from cream.training import train_pairs, train_sft
+from cream.training.loop import OnStep
+from cream.training.preference import SetConsistency, train_pairs
+from cream.training.sft import train_sft
+from cream.training.summary import TrainingSummary
+from cream.types import TokenisedPair
 
 STATE = "state"
 """Folder of the resumable training state, removed when the stage is finished."""
+
+Train = Callable[[Any, OnStep], TrainingSummary]
+"""Trains a model in place, telling about each step."""
 
 
 def sft_step(context: Context) -> StageRecord:
@@ -37,108 +43,125 @@ def sft_step(context: Context) -> StageRecord:
         },
     )
 
-    def train(model: Any, on_step: Callable[..., None]) -> dict[str, Any]:
-        summary = train_sft(
+    def train(model: Any, on_step: OnStep) -> TrainingSummary:
+        encoder = context.encoder
+        return train_sft(
             model,
-            tokenise_examples(
-                examples, context.encoder.encode_prompt, context.encoder.encode_completion
-            ),
+            tokenise_examples(examples, encoder.encode_prompt, encoder.encode_completion),
             context.recipe.sft,
             seed=derive_seed(context.recipe.seed, "sft"),
             state_dir=stage.folder / STATE,
             on_step=on_step,
         )
-        return asdict(summary)
 
-    return _train(context, stage, start="M0", result="M1", label="fine-tune M0 -> M1", train=train)
+    return _train(context, stage, "M0", "M1", "fine-tune M0 -> M1", train)
 
 
 def train_step(context: Context, t: int) -> StageRecord:
     """M_{t+1}: M_t trained on the pairs of iteration t."""
     paired = context.run.finished(f"iteration-{t}/pair")
     parts = context.parts(t)
-    reference = context.loss_reference(t)
     stage = context.stage(
         f"iteration-{t}/train",
         {
             "model": context.model_fingerprint(t),
             "pairs": paired.fingerprint,
-            "reference": reference,
+            "reference": context.loss_reference(t),
             "objective": parts.objective.model_dump(mode="json"),
             "settings": context.recipe.training.model_dump(mode="json"),
         },
     )
-    outcome = paired.finished()
-    assert outcome is not None
 
-    def train(model: Any, on_step: Callable[..., None]) -> dict[str, Any]:
-        matrix = context.run.finished(f"iteration-{t}/matrix")
-        wanted = ["prompt_id", "completion_id", "token_ids", LOGP_PREFIX + reference]
-        pairs = tokenise_pairs(
-            pairs_from_table(read_table(paired.folder / "pairs.parquet")),
-            pa.concat_tables(matrix.tables(wanted)),
-            {
-                p.prompt.prompt_id: p.token_ids
-                for p in context.encode(context.data.prompts_for(t), 0)
-            },
-            reference_column=LOGP_PREFIX + reference,
-        )
-        summary = train_pairs(
+    def train(model: Any, on_step: OnStep) -> TrainingSummary:
+        return train_pairs(
             model,
-            pairs,
+            _training_pairs(context, t, paired),
             parts.objective,
             context.recipe.training,
             seed=derive_seed(context.recipe.seed, "train", t),
+            consistency=_set_consistency(context, t, paired),
             state_dir=stage.folder / STATE,
             on_step=on_step,
         )
-        return asdict(summary)
 
-    return _train(
-        context,
-        stage,
-        start=f"M{t}",
-        result=f"M{t + 1}",
-        label=f"iteration {t}: train M{t} -> M{t + 1}",
-        train=train,
+    label = f"iteration {t}: train M{t} -> M{t + 1}"
+    return _train(context, stage, f"M{t}", f"M{t + 1}", label, train)
+
+
+def _training_pairs(context: Context, t: int, paired: Stage) -> list[TokenisedPair]:
+    reference = LOGP_PREFIX + context.loss_reference(t)
+    matrix = context.run.finished(f"iteration-{t}/matrix")
+    wanted = ["prompt_id", "completion_id", "token_ids", reference]
+    prompts = context.encode(context.data.prompts_for(t), 0)
+    return tokenise_pairs(
+        pairs_from_table(read_table(paired.folder / "pairs.parquet")),
+        pa.concat_tables(matrix.tables(wanted)),
+        {p.prompt.prompt_id: p.token_ids for p in prompts},
+        reference_column=reference,
+    )
+
+
+def _set_consistency(context: Context, t: int, paired: Stage) -> SetConsistency | None:
+    """The C of the whole set, for objectives that act on it."""
+    agreement = context.parts(t).agreement
+    record = paired.finished()
+    measured = record.summary["consistency"] if record else None
+    if agreement is None or measured is None:
+        return None
+    return SetConsistency(
+        rate=measured["rate"],
+        low=measured["low"],
+        high=measured["high"],
+        level="set" if agreement.level == "set" else "prompt",
     )
 
 
 def _train(
-    context: Context,
-    stage: Stage,
-    *,
-    start: str,
-    result: str,
-    label: str,
-    train: Callable[[Any, Callable[..., None]], dict[str, Any]],
+    context: Context, stage: Stage, start: str, result: str, label: str, train: Train
 ) -> StageRecord:
-    """Load `start`, train it, save it as `result`, and finish the stage."""
+    """Load model `start`, train it, save it as `result`, and finish the stage."""
     done = stage.finished()
     if done is not None:
         return done
     stage.begin()
     log = JsonlTracker(stage.folder / "metrics.jsonl")
-    last = -1
+    log.clear()  # lines of an interrupted attempt; the whole course is written at the end
+    context.progress.start(label, 0, "steps")
+    name = str(stage.inputs["stage"])
 
     def on_step(step: int, total: int, metrics: Mapping[str, float]) -> None:
-        nonlocal last
-        if last < 0:
-            log.rewind(step)
-            context.progress.start(label, total, "steps", done=step - 1)
-        log.log(metrics, step=step, stage=str(stage.inputs["stage"]))
-        context.progress.advance(1, metrics)
-        last = step
+        log.log(metrics, step=step, stage=name)
+        context.progress.advance_to(step, total, metrics)
 
     with stopwatch() as seconds:
         model = context.shelf.for_training(start)
         summary = train(model, on_step)
-        card = model_card(result, context.recipe, context.shelf.seed_name, summary)
-        context.shelf.save(model, result, card)
+        context.shelf.save(
+            model, result, model_card(result, context.recipe, context.shelf.seed_name)
+        )
+    log.clear()
+    for step, metrics in enumerate(summary.metrics, start=1):
+        log.log(metrics, step=step, stage=name)
     shutil.rmtree(stage.folder / STATE, ignore_errors=True)
-    record = stage.finish(summary, seconds())
-    context.progress.finish(f"saved {context.shelf.path(result)}")
+    record = stage.finish(_figures(summary), seconds())
+    context.progress.finish(f"{summary.steps} steps, saved {context.shelf.path(result)}")
+    for warning in summary.warnings:
+        context.progress.note(warning)
     return record
+
+
+def _figures(summary: TrainingSummary) -> dict[str, Any]:
+    last = summary.metrics[-1] if summary.metrics else {}
+    return {
+        "steps": summary.steps,
+        "tally": {"total": summary.tally.total, "parts": dict(summary.tally.parts)},
+        "precision": summary.precision,
+        "layout": summary.layout,
+        "learning_rate_scale": summary.learning_rate_scale,
+        "skipped": summary.skipped,
+        "warnings": list(summary.warnings),
+        "last_step": dict(last),
+    }
 
 
 def remove_unneeded(context: Context, t: int) -> None:

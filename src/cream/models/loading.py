@@ -7,10 +7,11 @@ Adapters are merged into their base, so that everything after this sees one ordi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -99,16 +100,13 @@ def load_model(
             damaged or incomplete, or they do not fit into memory.
     """
     check_model_folder(folder)
-    # nn.Module: the stubs of PreTrainedModel.to lose its arguments.
-    model: torch.nn.Module = (
-        _merged(folder, trust_remote_code)
-        if is_adapter(folder)
-        else _whole(folder, dtype, trust_remote_code)
-    )
+    if is_adapter(folder):
+        model: Any = _merged(folder, trust_remote_code)
+    else:
+        model = _whole(folder, dtype, trust_remote_code)
     with _explained(folder, "model"):
         model = model.to(device=device, dtype=dtype)
-    model.eval()
-    return cast(Model, model)
+    return model.eval()
 
 
 def generation_eos_ids(folder: Path) -> tuple[int, ...]:
@@ -154,14 +152,16 @@ def _whole(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Model:
     if absent:
         raise ModelError(
             f"{folder} lacks {len(absent)} of the model's weights (first: {absent[0]}), or they "
-            "have another shape. It is incomplete, or not the causal language model it claims to be."
+            "have another shape. It is incomplete, or not the causal language model that it says."
         )
     return model
 
 
 def _merged(folder: Path, trust_remote_code: bool) -> Model:
     base = _whole(adapter_base(folder), torch.float32, trust_remote_code)
-    with _explained(folder, "adapter"):
+    with _explained(folder, "adapter"), warnings.catch_warnings():
+        # Only a warning there, an error below.
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")
         adapted = PeftModel.from_pretrained(base, folder)
         with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as tensors:
             absent = sorted(set(get_peft_model_state_dict(adapted)) - set(tensors.keys()))

@@ -7,10 +7,13 @@ weights are written once. Optimizer and other training state are no part of it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 from transformers import PreTrainedModel as Model
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -39,21 +42,35 @@ def save_model(
         card: Text of the model card (``README.md``); none is written without it.
 
     Raises:
-        ModelError: `folder` exists, or the library refuses to write the model.
+        ModelError: `folder` exists.
     """
     if folder.exists():
         raise ModelError(f"{folder} exists already. Remove it or choose another folder.")
     with replacing_folder(folder) as temporary:
-        try:
+        with _without_generation_config(model) as generation:
             model.save_pretrained(temporary, state_dict=_cast(model.state_dict(), dtype))
-        except ValueError as error:
-            raise ModelError(f"the model cannot be written to {folder}: {error}") from error
+        generation.to_json_file(temporary / "generation_config.json")
         for weights in temporary.glob("*.safetensors"):
             weights.chmod(0o644)  # the library writes them for the owner alone
         _state_dtype(temporary / "config.json", dtype)
         tokenizer.save_pretrained(temporary)
         if card is not None:
             (temporary / CARD).write_text(card, encoding="utf-8")
+
+
+@contextmanager
+def _without_generation_config(model: Model) -> Iterator[GenerationConfig]:
+    """Take a model's generation settings away while the library saves it; give them to the caller.
+
+    The library reads contradictory settings (a temperature without sampling, as several published
+    models have) but refuses to write them, which would lose a trained model. They are kept as is.
+    """
+    generation = model.generation_config or GenerationConfig()
+    model.generation_config = GenerationConfig()
+    try:
+        yield generation
+    finally:
+        model.generation_config = generation
 
 
 def _cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -191,7 +191,9 @@ class PromptData(Role):
             )
         for source in generated:
             if source.count is not None or any(task.count is not None for task in source.tasks):
-                raise ValueError("`per_iteration` decides how many prompts are made; remove `count`")
+                raise ValueError(
+                    "`per_iteration` decides how many prompts are made; remove `count`"
+                )
         tasks = sum(len(source.tasks) for source in generated)
         if tasks > self.per_iteration:
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -72,7 +72,7 @@ def validate_recipe(values: Mapping[str, Any], *, source: str) -> Recipe:
 
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return a copy of `values` with each ``a.b=c`` applied, in order."""
-    result: Any = yaml.safe_load(yaml.safe_dump(dict(values)))
+    result: Any = _unshared(values)
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path.strip():
@@ -110,47 +110,62 @@ def _assign(node: Any, keys: list[str], value: Any, override: str) -> None:
                     )
 
 
+def _unshared(value: Any) -> Any:
+    """Copy so that YAML anchors no longer share: an override changes one place only."""
+    if isinstance(value, Mapping):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
+
+
 def _explain(problem: Any) -> str:
-    location = ".".join(str(part) for part in problem["loc"])
+    path, sections = _walk(problem["loc"][:-1])
+    last = problem["loc"][-1]
+    place = ".".join([*path, *([] if _is_tag(last, sections) else [str(last)])])
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        listing = f" Known keys here: {', '.join(sorted(known))}." if known else ""
-        return f"{location}: unknown key{hint}{listing}"
+        known = sorted({key for section in sections for key in section.model_fields})
+        near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        listing = f" Known keys here: {', '.join(known)}." if known else ""
+        return f"{place}: unknown key{hint}{listing}"
     given = problem.get("input")
     shown = f" (got {given!r})" if not isinstance(given, (dict, list)) else ""
-    return f"{location}: {problem['msg']}{shown}"
+    return f"{place}: {problem['msg']}{shown}"
 
 
-def _known_keys(location: Sequence[str | int]) -> list[str]:
-    """Keys of the section at a pydantic error location, which includes union tags."""
-    models: list[type[BaseModel]] = [Recipe]
+def _walk(location: Sequence[str | int]) -> tuple[list[str], list[type[BaseModel]]]:
+    """Follow an error location to the sections there; it names union tags, which a file does not.
+
+    Returns:
+        The location as written in a recipe, and the classes the section there may have.
+    """
+    path: list[str] = []
+    sections: list[type[BaseModel]] = [Recipe]
     for part in location:
-        if isinstance(part, int):
+        if _is_tag(part, sections):
+            sections = [section for section in sections if _tag(section) == part]
             continue
-        tagged = [m for m in models if _tag(m) == part]
-        if tagged:
-            models = tagged
-            continue
-        models = [
-            inner
-            for model in models
-            if part in model.model_fields
-            for inner in _sections_in(model.model_fields[part].annotation)
-        ]
-    return sorted({key for model in models for key in model.model_fields})
+        path.append(str(part))
+        if isinstance(part, str):
+            fields = [s.model_fields[part] for s in sections if part in s.model_fields]
+            sections = [inner for field in fields for inner in _sections_in(field.annotation)]
+    return path, sections
+
+
+def _is_tag(part: str | int, sections: Sequence[type[BaseModel]]) -> bool:
+    return any(_tag(section) == part for section in sections)
 
 
 def _tag(model: type[BaseModel]) -> str | None:
-    for name in ("name", "source", "kind", "rule"):
-        field = model.model_fields.get(name)
-        if field is not None and isinstance(field.default, str):
-            return field.default
+    """The value by which a union of sections tells this one apart, such as ``name: cream``."""
+    for field in model.model_fields.values():
+        if get_origin(field.annotation) is Literal:
+            values = get_args(field.annotation)
+            if len(values) == 1:
+                return values[0]
     return None
 
 
 def _sections_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for arg in getattr(annotation, "__args__", ()) for found in _sections_in(arg)]
+    return [found for arg in get_args(annotation) for found in _sections_in(arg)]

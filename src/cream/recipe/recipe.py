@@ -6,9 +6,9 @@ sampling, scoring and evaluation stages.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cream.recipe.base import Section
 from cream.recipe.data import DataConfig
@@ -79,6 +79,12 @@ class Recipe(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     keep_checkpoints: Literal["all", "last"] = "all"
     """``all`` keeps every M_t; ``last`` removes an M_t once no later stage needs it."""
+
+    @model_validator(mode="after")
+    def _seed_makes_m1(self) -> Self:
+        if self.data.seed is None:
+            raise ValueError("data.seed is needed: M1 is M0 fine-tuned on it")
+        return self
 
     @property
     def folder(self) -> str:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
-from cream.runs.files import replacing_file
-
 
 @final
 class JsonlTracker:
@@ -26,17 +24,6 @@ class JsonlTracker:
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Forget lines of `step` and later, written by an attempt that was interrupted."""
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) < step]
-            with replacing_file(self.path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:  # the last line of a killed process may be cut
-        return math.inf
+    def clear(self) -> None:
+        """Forget everything logged so far."""
+        self.path.unlink(missing_ok=True)

@@ -11,27 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from cream.algorithms.objectives import PairLogps, preference_metrics
 from cream.errors import DataError, TrainingError
 from cream.models.devices import pick_compute_dtype
 from cream.recipe.objectives import Cream, ObjectiveConfig
 from cream.recipe.training import TrainingConfig
-from cream.training.batches import (
-    PairBatch,
-    micro_batches,
-    separate_length,
-    separate_pair_batch,
-    shared_length,
-    shared_pair_batch,
-    steps_of,
-)
-from cream.training.forward import Route, choose_route, inference_behaviour
-from cream.training.loop import Contribution, OnStep, Optimised, Task, optimise
+from cream.training.batches import shared_length
+from cream.training.forward import choose_route, inference_behaviour
+from cream.training.loop import OnStep, Optimised, optimise
 from cream.training.lora import adapters
-from cream.training.objective import Objective, ObjectiveInputs, TokenLogps, build_objective
+from cream.training.objective import build_objective
+from cream.training.pairs import PairTask, longest_of
 from cream.training.summary import TrainingSummary, fingerprint_of
 from cream.types import Tally, TokenisedPair
 
@@ -82,9 +71,9 @@ def train_pairs(
         TrainingError: A loss is not finite, `state_dir` belongs to another training, or the
             objective's set-level action lacks a set-level C.
     """
-    kept = [p for p in pairs if _longest(p) <= config.max_length]
+    kept = [p for p in pairs if longest_of(p) <= config.max_length]
     kept = [p for p in kept if p.chosen_ids and p.rejected_ids]
-    too_long = sum(_longest(p) > config.max_length for p in pairs)
+    too_long = sum(longest_of(p) > config.max_length for p in pairs)
     parts = {"too_long": too_long, "empty": len(pairs) - too_long - len(kept)}
     if not kept:
         raise DataError(
@@ -101,7 +90,7 @@ def train_pairs(
             longest_row=max(map(shared_length, kept)),
         )
     if skipped is None:
-        work = _PairTask(model, kept, build_objective(objective), route, device)
+        work = PairTask(model, kept, build_objective(objective), route, device)
         fingerprint = fingerprint_of(kept, objective, config, seed=seed, dtype=dtype)
         task = work.task(config, seed=seed, fingerprint=fingerprint)
         with adapters(model, config.lora, seed=seed):
@@ -170,116 +159,6 @@ def set_level_scale(
             return 0.0, f"the interval of C, {interval}, reaches down to 1/2"
 
 
-class _PairTask:
-    """The pairs of one stage as a `Task` of the loop."""
-
-    def __init__(
-        self,
-        model: Any,
-        pairs: Sequence[TokenisedPair],
-        objective: Objective,
-        route: Route,
-        device: torch.device,
-    ) -> None:
-        self.pairs = pairs
-        self.objective = objective
-        self.route = route
-        self.device = device
-        self.start: dict[str, tuple[Tensor, Tensor]] = {}
-        if objective.needs_start_logps:
-            self._score_start(model)
-
-    def task(self, config: TrainingConfig, *, seed: int, fingerprint: str) -> Task:
-        shared = self.route.layout == "shared"
-        length = shared_length if shared else separate_length
-        steps = []
-        for step in steps_of(
-            [p.pair_id for p in self.pairs],
-            batch_size=config.optimiser.batch_size,
-            epochs=config.epochs,
-            seed=seed,
-        ):
-            cut = micro_batches(
-                [length(self.pairs[i]) for i in step],
-                token_budget=config.compute.micro_batch_tokens,
-            )
-            steps.append([[step[j] for j in part] for part in cut])
-        longest = max(map(shared_length if shared else _longest, self.pairs))
-        return Task(steps, self.contribute, longest, fingerprint, self.objective.auxiliary)
-
-    def contribute(
-        self, model: Any, indices: Sequence[int], step: Sequence[Sequence[int]]
-    ) -> Contribution:
-        pairs = [self.pairs[i] for i in indices]
-        step_pairs = sum(len(part) for part in step)
-        inputs = self._inputs(model, pairs)
-        losses = self.objective(inputs)
-        metrics = preference_metrics(inputs.policy, inputs.reference, beta=self.objective.beta)
-        tokens = [shared_length(p) for p in pairs]
-        if self.route.layout == "separate":
-            tokens = [n + len(p.prompt_ids) for n, p in zip(tokens, pairs, strict=True)]
-        return Contribution(
-            losses.sum() / step_pairs,
-            {name: value.sum() / step_pairs for name, value in metrics.items()},
-            sum(tokens),
-        )
-
-    def _inputs(self, model: Any, pairs: Sequence[TokenisedPair]) -> ObjectiveInputs:
-        chosen, rejected = self._token_logps(model, pairs)
-        start_chosen = start_rejected = None
-        if self.start:
-            start_chosen = _padded([self.start[p.pair_id][0] for p in pairs], chosen)
-            start_rejected = _padded([self.start[p.pair_id][1] for p in pairs], rejected)
-        return ObjectiveInputs(
-            chosen,
-            rejected,
-            PairLogps(
-                self._column([p.reference_chosen_logps for p in pairs]),
-                self._column([p.reference_rejected_logps for p in pairs]),
-            ),
-            self._column([p.consistency for p in pairs]),
-            start_chosen,
-            start_rejected,
-        )
-
-    def _token_logps(
-        self, model: Any, pairs: Sequence[TokenisedPair]
-    ) -> tuple[TokenLogps, TokenLogps]:
-        batch = self._batch(pairs)
-        table = batch.tokens.table(self.route.token_logps(model, batch.tokens))
-        mask = batch.tokens.mask()
-        return (
-            TokenLogps(table[batch.chosen], mask[batch.chosen]),
-            TokenLogps(table[batch.rejected], mask[batch.rejected]),
-        )
-
-    def _batch(self, pairs: Sequence[TokenisedPair]) -> PairBatch:
-        build = shared_pair_batch if self.route.layout == "shared" else separate_pair_batch
-        return build(pairs).to(self.device)
-
-    def _column(self, values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=self.device)
-
-    def _score_start(self, model: Any) -> None:
-        """Keep token log-probabilities of the policy as it is now, before any step or restore."""
-        with torch.no_grad(), inference_behaviour(model, gradient_checkpointing=False):
-            for pair in self.pairs:
-                chosen, rejected = self._token_logps(model, [pair])
-                self.start[pair.pair_id] = (
-                    chosen.values[0][chosen.mask[0]],
-                    rejected.values[0][rejected.mask[0]],
-                )
-
-
-def _padded(rows: Sequence[Tensor], like: TokenLogps) -> TokenLogps:
-    values = torch.zeros_like(like.values)
-    return TokenLogps(values.masked_scatter(like.mask, torch.cat(list(rows))), like.mask)
-
-
-def _longest(pair: TokenisedPair) -> int:
-    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
-
-
 def _warnings(done: Optimised, beta: float) -> tuple[str, ...]:
     last = done.metrics[-max(1, len(done.metrics) // 3) :]
     if not last:
@@ -288,6 +167,6 @@ def _warnings(done: Optimised, beta: float) -> tuple[str, ...]:
     if change > -CHOSEN_FALL_NATS:
         return ()
     return (
-        f"log p(chosen) fell by {-change:.1f} nats against the loss reference: the objective lowers "
-        "both completions. Lower the learning rate, or add an NLL term.",
+        f"log p(chosen) fell by {-change:.1f} nats against the loss reference: the objective "
+        "lowers both completions. Lower the learning rate, or add an NLL term.",
     )

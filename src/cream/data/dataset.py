@@ -1,0 +1,177 @@
+"""All data of a run, read, checked and divided before any model is loaded.
+
+Order of work: test first, then seed, then prompts, because generated questions skip what an earlier
+role has taken and the test set must not depend on how much is trained. Raising the number of
+iterations adds prompts and changes nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cream.data.identity import question_key
+from cream.data.sources import Item, RoleName, drop_duplicates, read_source
+from cream.data.splits import check_leakage, shuffled, split_by_iteration, spread
+from cream.data.tasks import TaskStream
+from cream.errors import DataError
+from cream.recipe.data import DataConfig, PromptData, ReasoningGymSource, Role, TaskConfig
+from cream.types import Prompt, SeedExample, Tally
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedData:
+    """The data of a run. Test prompts are in neither of the other two."""
+
+    seed_examples: tuple[SeedExample, ...]
+    """Empty if the recipe has no seed data."""
+    iterations: tuple[tuple[Prompt, ...], ...]
+    """Prompts of iterations 1, 2, ...; use `prompts_for`."""
+    test: tuple[Prompt, ...]
+    """Empty if the recipe has no test data."""
+    tallies: Mapping[str, Tally]
+    """Per role (``seed``, ``prompts``, ``test``): rows or draws, by what became of them (``used``,
+    ``duplicate``, ``spare``; generated: ``repeated``, ``taken`` by another role or task)."""
+
+    def prompts_for(self, iteration: int) -> tuple[Prompt, ...]:
+        """Return the prompts of an iteration, counted from 1.
+
+        Raises:
+            DataError: The data was loaded for fewer iterations.
+        """
+        if not 1 <= iteration <= len(self.iterations):
+            raise DataError(
+                f"no prompts for iteration {iteration}: the data was loaded for iterations 1 to "
+                f"{len(self.iterations)}"
+            )
+        return self.iterations[iteration - 1]
+
+
+def load_data(config: DataConfig, *, seed: int, iterations: int, base_dir: Path) -> LoadedData:
+    """Read everything the run needs, or say what is wrong with it.
+
+    Args:
+        config: The recipe's data section.
+        seed: Seed of the run. Decides generated questions and the division over iterations.
+        iterations: T, >= 1. The first t iterations are the same for every T >= t.
+        base_dir: Folder of the recipe.
+
+    Raises:
+        DataError: Malformed, empty, duplicate or too few prompts, or leakage from test to training.
+        RecipeError: A generated task or its options do not exist.
+        DependencyError: reasoning-gym is needed and not installed as pinned.
+    """
+    reader = _Reader(seed=seed, base_dir=base_dir)
+    test = reader.read(config.test, "test") if config.test else []
+    seed_items = reader.read(config.seed, "seed") if config.seed else []
+    slices, pool = reader.read_prompts(config.prompts, iterations)
+    check_leakage(test, [*seed_items, *pool])
+    return LoadedData(
+        seed_examples=tuple(
+            SeedExample(item.prompt, item.completion)
+            for item in seed_items
+            if item.completion is not None  # always: reading seed data requires it
+        ),
+        iterations=slices,
+        test=tuple(item.prompt for item in test),
+        tallies=reader.tallies,
+    )
+
+
+class _Reader:
+    """Reads the roles one after the other and remembers what is taken."""
+
+    def __init__(self, *, seed: int, base_dir: Path) -> None:
+        self.tallies: dict[str, Tally] = {}
+        self._seed = seed
+        self._base_dir = base_dir
+        self._taken: set[str] = set()
+
+    def read(self, role: Role, name: RoleName) -> list[Item]:
+        """Read seed or test data: every source in full."""
+        items, parts = self._table_items(role, name)
+        for source in role.sources:
+            if isinstance(source, ReasoningGymSource):
+                counts = _task_counts(source)
+                streams = self._streams([source], name)
+                for stream, count in zip(streams, counts, strict=True):
+                    items += [_generated(prompt, name) for prompt in stream.draw(count)]
+                    parts += _draws(stream)
+        self._finish(name, parts, used=len(items))
+        return items
+
+    def read_prompts(
+        self, role: PromptData, iterations: int
+    ) -> tuple[tuple[tuple[Prompt, ...], ...], list[Item]]:
+        """Read the prompts and divide them; return slices and everything that was read."""
+        generated = [s for s in role.sources if isinstance(s, ReasoningGymSource)]
+        if not generated:
+            pool, parts = self._table_items(role, "prompts")
+            slices = split_by_iteration(
+                [item.prompt for item in pool],
+                per_iteration=role.per_iteration,
+                iterations=iterations,
+                seed=self._seed,
+            )
+            used = sum(map(len, slices))
+            self._finish("prompts", parts + Counter(spare=len(pool) - used), used=used)
+            return slices, pool
+        streams = self._streams(generated, "prompts")
+        counts = spread(role.per_iteration, len(streams))
+        slices = tuple(
+            tuple(
+                shuffled(
+                    [p for s, n in zip(streams, counts, strict=True) for p in s.draw(n)],
+                    seed=self._seed,
+                    name="prompts",
+                )
+            )
+            for _ in range(iterations)
+        )
+        parts = sum((_draws(stream) for stream in streams), Counter[str]())
+        self._finish("prompts", parts, used=sum(map(len, slices)))
+        return slices, [_generated(p, "prompts") for prompts in slices for p in prompts]
+
+    def _table_items(self, role: Role, name: RoleName) -> tuple[list[Item], Counter[str]]:
+        rows = [
+            item
+            for source in role.sources
+            if not isinstance(source, ReasoningGymSource)
+            for item in read_source(source, name, self._base_dir)
+        ]
+        items, dropped = drop_duplicates(rows, duplicates=role.duplicates)
+        self._taken |= {question_key(item.prompt.messages) for item in items}
+        return items, Counter(duplicate=dropped)
+
+    def _streams(self, sources: Sequence[ReasoningGymSource], name: RoleName) -> list[TaskStream]:
+        return [
+            TaskStream(task, source, role=name, seed=self._seed, taken=self._taken)
+            for source in sources
+            for task in source.tasks
+        ]
+
+    def _finish(self, name: RoleName, parts: Counter[str], *, used: int) -> None:
+        counted = {"used": used, **{key: n for key, n in parts.items() if n}}
+        self.tallies[name] = Tally(total=sum(counted.values()), parts=counted)
+
+
+def _generated(prompt: Prompt, role: RoleName) -> Item:
+    completion = prompt.answer if role == "seed" else None
+    return Item(prompt, completion, f"generated {prompt.task} for {role}")
+
+
+def _draws(stream: TaskStream) -> Counter[str]:
+    return Counter(repeated=stream.num_repeated, taken=stream.num_taken)
+
+
+def _task_counts(source: ReasoningGymSource) -> list[int]:
+    if source.count is not None:
+        return spread(source.count, len(source.tasks))
+    return [_own_count(task) for task in source.tasks]
+
+
+def _own_count(task: TaskConfig) -> int:
+    assert task.count is not None  # the recipe requires it where the source has no count
+    return task.count

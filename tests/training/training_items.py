@@ -1,0 +1,36 @@
+"""Items to train on, for the tests of this room."""
+
+import torch
+
+from cream.types import TokenisedExample, TokenisedPair
+
+
+
+
+def random_ids(generator, count):
+    return tuple(torch.randint(3, 259, (count,), generator=generator).tolist())
+
+
+def make_pairs(count, *, seed=0, consistency=1.0, reference=-20.0):
+    """Random pairs of unequal lengths, all ending with id 2, which is also the pad id."""
+    g = torch.Generator().manual_seed(seed)
+    return [
+        TokenisedPair(
+            f"pair-{i}",
+            random_ids(g, 3 + i % 4),
+            (*random_ids(g, 2 + i % 5), 2),
+            (*random_ids(g, 5 - i % 3), 2),
+            reference - i,
+            reference,
+            consistency,
+        )
+        for i in range(count)
+    ]
+
+
+def make_examples(count, *, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return [
+        TokenisedExample(f"ex-{i}", random_ids(g, 3 + i % 4), (*random_ids(g, 2 + i % 5), 2))
+        for i in range(count)
+    ]
