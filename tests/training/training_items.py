@@ -5,8 +5,6 @@ import torch
 from cream.types import TokenisedExample, TokenisedPair
 
 
-
-
 def random_ids(generator, count):
     return tuple(torch.randint(3, 259, (count,), generator=generator).tolist())
 

@@ -6,9 +6,10 @@ is the caller's decision; the pair level is in `cream.algorithms.raters`.
 
 C below one half is outside the theory (it trains the reversed order). The policy for it acts on the
 C that enters the loss, after averaging or shrinking, never on C_j before the mean: a floor on C_j
-would turn unrelated rankings (C = 0.5 on average) into C = 0.65. What is reported is never floored.
+would turn unrelated rankings of five (C = 0.5 on average) into C = 0.58. What is reported is never
+floored.
 
-Source: Wang et al. 2024, arXiv:2410.12735, sec. 3.3; shrinking and policies are ours.
+Source: Wang et al. 2024, arXiv:2410.12735; shrinking and policies are ours.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def consistency_rates(correlation: Agreement) -> Agreement:
     for `top_order`, which is in [0, 1] already.
 
     Source:
-        arXiv:2410.12735, sec. 3.3.
+        arXiv:2410.12735.
     """
     rates = (correlation.values + 1) / 2
     return Agreement(rates, correlation.definedness, correlation.members)
@@ -45,7 +46,7 @@ def set_level(rates: Agreement) -> float:
         DataError: C_j is defined for no prompt.
 
     Source:
-        arXiv:2410.12735, sec. 3.3 (the paper's main method).
+        arXiv:2410.12735 (the paper's main method).
 
     """
     if not rates.defined.any():

@@ -71,7 +71,7 @@ def group_rows(
             f"group offsets must rise from 0 to {len(ids_hash)} (the number of completions), but "
             f"start and end are {starts_and_ends}; the score matrix is damaged, score again."
         )
-    member = np.arange(sizes.max(initial=0), dtype=np.int64)
+    member = np.arange(sizes.max(initial=1), dtype=np.int64)  # one column even without members
     rows = np.where(member < sizes[:, None], member + group_offsets[:-1, None], -1)
     prompt_of_row = np.repeat(np.arange(len(sizes)), sizes)
     copies = _copies_at_first(prompt_of_row, ids_hash)

@@ -95,9 +95,27 @@ def cream(
 def ipo(policy: PairLogps, reference: PairLogps, *, beta: float) -> Float[Tensor, " pair"]:
     """(h - 1 / (2 beta))^2 with h = policy gap - reference gap: Azar et al., eq. 17, tau = beta.
 
-    Sums as in the paper; TRL divides each log-ratio by its length first.
+    Sums, as the equation is written; see `length_normalised_ipo` for the form TRL has.
     """
     return (policy.gap - reference.gap - 1 / (2 * beta)).square()
+
+
+def length_normalised_ipo(
+    policy: PairLogps,
+    reference: PairLogps,
+    *,
+    beta: float,
+    chosen_lengths: Float[Tensor, " pair"],
+    rejected_lengths: Float[Tensor, " pair"],
+) -> Float[Tensor, " pair"]:
+    """IPO on log-ratios per token.
+
+    According to TRL the authors confirmed this form for the paper's results; its equation does
+    not show it.
+    """
+    chosen = (policy.chosen - reference.chosen) / chosen_lengths
+    rejected = (policy.rejected - reference.rejected) / rejected_lengths
+    return (chosen - rejected - 1 / (2 * beta)).square()
 
 
 def weighted_dpo(

@@ -8,7 +8,7 @@ Order among equal rewards: the tie-break reward if one is given (say the implici
 verifier's 0/1), then the hash of the token ids. The hash is arbitrary but belongs to the
 completion, so the result does not depend on the order in which completions are listed.
 
-Source: Wang et al. 2024, arXiv:2410.12735, sec. 3.2 (best against worst); Prasad et al. 2024,
+Source: Wang et al. 2024, arXiv:2410.12735 (best against worst); Prasad et al. 2024,
 arXiv:2411.04109 (majority vote).
 """
 
@@ -73,7 +73,7 @@ class Pairs:
     rejected: Int64[np.ndarray, " pair"]
     gap: Float64[np.ndarray, " pair"]
     """Reward of chosen minus rejected, > 0, in the unit of the reward. Under vote shares this is
-    ScPO's weight of the pair (arXiv:2411.04109, eq. 3)."""
+    ScPO's weight of the pair (arXiv:2411.04109)."""
     outcome: Int8[np.ndarray, " prompt"]
     """Codes of `Outcome`."""
 
@@ -119,7 +119,7 @@ def best_worst(
     noisy completions is not.
 
     Source:
-        arXiv:2410.12735, sec. 3.2.
+        arXiv:2410.12735.
     """
     best, worst, enough = _ends(candidates, tie_break)
     prompt = np.flatnonzero(enough)
@@ -187,7 +187,7 @@ def majority_vote(
     voted answer has at least ``min_share`` of the votes. ``gap`` is the weight of the pair.
 
     Source:
-        ScPO, arXiv:2411.04109, sec. 3 (their threshold on V(y+) is ``min_share`` * k votes).
+        ScPO, arXiv:2411.04109 (their threshold on V(y+) is ``min_share`` * k votes).
     """
     pairs = best_worst(candidates, min_gap=min_gap, tie_break=tie_break)
     trusted = candidates.reward.values[pairs.prompt, pairs.chosen] >= min_share
@@ -221,8 +221,6 @@ def _ends(
 ) -> tuple[Int64[np.ndarray, " prompt"], Int64[np.ndarray, " prompt"], Bool[np.ndarray, " prompt"]]:
     """Return the best and the worst member, and whether there are two eligible ones at all."""
     order, count = _best_first(candidates, tie_break)
-    if order.shape[1] == 0:
-        return count, count, count >= 2
     last = np.maximum(count - 1, 0)[:, None]
     return order[:, 0], np.take_along_axis(order, last, axis=1)[:, 0], count >= 2
 

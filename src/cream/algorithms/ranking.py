@@ -9,7 +9,7 @@ All four statistics are functions of the signs of the pairwise differences alone
 inside the dead zone (see `cream.algorithms.rewards`) has sign 0. With zero noise, `kendall_tau` and
 `spearman` equal ``scipy.stats`` on any data, `weighted_tau` on untied data.
 
-Source: Wang et al. 2024, arXiv:2410.12735, sec. 3.3 (Kendall; Spearman and TopOrder as ablations).
+Source: Wang et al. 2024, arXiv:2410.12735 (Kendall; Spearman and TopOrder as ablations).
 """
 
 from __future__ import annotations

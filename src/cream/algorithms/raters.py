@@ -28,7 +28,7 @@ from cream.errors import DataError
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-def normal_correlation(tau: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+def normal_correlation(tau: Float64[np.ndarray, " item"]) -> Float64[np.ndarray, " item"]:
     """Correlation rho of two jointly Gaussian raters whose Kendall correlation is tau.
 
     Source:

@@ -8,7 +8,7 @@ compared with. Nothing here runs a model or decides a pair.
 Noise is the scorer's floating-point floor, not the sampling error of a model: two members of a
 group whose values differ by no more than the larger of their noises are tied (a dead zone).
 
-Source: Wang et al. 2024, arXiv:2410.12735, sec. 3 (implicit reward, M0 as the fixed reference);
+Source: Wang et al. 2024, arXiv:2410.12735 (implicit reward, M0 as the fixed reference);
 Chen et al. 2024, arXiv:2406.09760 (length-regularised reward); Prasad et al. 2024,
 arXiv:2411.04109 (votes).
 """
@@ -87,7 +87,7 @@ def difference(policy: Reward, reference: Reward) -> Reward:
     reference are the same model it is 0 everywhere, that is, all tied: use likelihoods instead.
 
     Source:
-        arXiv:2410.12735, eq. for r_t in sec. 3.2; Rafailov et al. 2023, arXiv:2305.18290, eq. 5.
+        arXiv:2410.12735; Rafailov et al. 2023, arXiv:2305.18290, eq. 5.
     """
     return Reward(policy.values - reference.values, np.hypot(policy.noise, reference.noise))
 
@@ -110,7 +110,7 @@ def subtract_length(
     """Length-regularised reward: value - alpha * tokens, alpha in nats per token.
 
     Source:
-        DICE, arXiv:2406.09760, sec. 3 (there beta * log-ratio; here without beta, so this alpha is
+        DICE, arXiv:2406.09760 (there beta * log-ratio; here without beta, so this alpha is
         theirs divided by beta).
     """
     return Reward(reward.values - alpha * num_tokens, reward.noise)
@@ -139,7 +139,7 @@ def length_alpha(
         Nats per token, positive if the reward favours long completions. 0 if no group counts.
 
     Source:
-        DICE, arXiv:2406.09760, sec. 3: alpha = argmin |E[length of chosen - length of rejected]|.
+        DICE, arXiv:2406.09760: alpha = argmin |E[length of chosen - length of rejected]|.
 
     """
     counted = counted & reward.scored
@@ -226,7 +226,7 @@ def vote_share(answers: Int64[np.ndarray, "prompt member"], groups: Groups) -> R
         groups: The groups, with multiplicities.
 
     Source:
-        ScPO, arXiv:2411.04109, eq. 1 (votes V(y)); here divided by the number of completions.
+        ScPO, arXiv:2411.04109 (votes V(y)); here divided by the number of completions.
 
     """
     voting = groups.distinct & (answers >= 0)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+# Quantifiers that could share characters are possessive (``*+``): a policy that has collapsed
+# writes thousands of equal characters, on which backtracking would take hours.
 _NUMBER = re.compile(
     r"(?<![\w.])"  # not inside a word (M2) or a version (1.2.3)
     r"(?P<sign>(?<![)\]}])[-+])?"  # a hyphen after a word, digit or bracket is not a sign (5-3)
     r"\$?"
-    r"(?P<digits>(?:(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?P<digits>(?:(?:\d{1,3}(?:,\d{3})++(?![\d,]*\d)|\d+)(?:\.\d+)?|\.\d+)"
     r"(?:[eE][-+]?\d{1,2})?)"
     r"(?P<denominator>/\d+)?"
     r"(?!\d|\.\d|[eE]\d)"
@@ -20,12 +22,12 @@ _NUMBER = re.compile(
 _MAX_DIGITS = 1000
 """Longer runs of digits are noise; Python refuses to convert beyond 4300."""
 
-_OPENING = r"(?:\\boxed\{|\\text\{|[\s*_(\[\"'`$])*"
+_OPENING = r"(?:\\boxed\{|\\text\{|[\s*_(\[\"'`$])*+"
 _STATEMENT = re.compile(
     r"(?:\banswer(?:\s+to\s+(?:the|this)\s+question)?[\s*_]*(?:\bis\b|\bwould\s+be\b|[:=])"
     r"|\bcorrect\s+(?:option|choice)[\s*_]*(?:\bis\b|[:=])"
     r"|\bchoose\b)"
-    r"[\s*_]*:?[\s*_]*(?:(?:option|choice)\b)?"
+    r"[\s*_]*+:?[\s*_]*+(?:(?:option|choice)\b)?"
     + _OPENING
     + r"(?<![A-Za-z])(?P<letter>[A-Za-z])(?![A-Za-z])(?=(?P<after>[\s\S]{0,12}))",
     re.IGNORECASE,

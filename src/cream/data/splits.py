@@ -55,7 +55,8 @@ def check_leakage(test: Sequence[Item], training: Sequence[Item]) -> None:
     """Refuse test prompts that are also seed or training prompts.
 
     Compared without system messages, case and white space (`question_key`), because such a
-    difference does not make a question unseen. Paraphrases are not found.
+    difference does not make a question unseen. Paraphrases are not found, nor is the same sum with
+    its terms swapped.
 
     Raises:
         DataError: Counts the test prompts concerned and names the first five with both places.

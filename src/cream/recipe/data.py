@@ -8,7 +8,7 @@ and test, ``per_iteration`` for prompts. Reading and checking the data is `cream
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
@@ -43,7 +43,7 @@ class ColumnMapping(Section):
     """Name under which accuracy is reported. Default: ``task`` where it exists."""
 
     @model_validator(mode="after")
-    def _one_shape(self) -> Self:
+    def _one_shape(self) -> ColumnMapping:
         if self.messages is not None and (self.prompt is not None or self.completion is not None):
             raise ValueError(
                 "`messages` is a whole conversation: map either `messages`, or `prompt` and "
@@ -67,7 +67,7 @@ class TaskConfig(Section):
     """Distinct prompts of this task. Either every task has a count, or the source has one."""
 
     @model_validator(mode="after")
-    def _no_seed_or_size(self) -> Self:
+    def _no_seed_or_size(self) -> TaskConfig:
         for key in ("seed", "size"):
             if key in self.config:
                 raise ValueError(
@@ -123,7 +123,7 @@ class FileSource(TableSource):
     """Path, relative to the recipe's folder. The format follows the suffix."""
 
     @model_validator(mode="after")
-    def _known_suffix(self) -> Self:
+    def _known_suffix(self) -> FileSource:
         if PurePath(self.path).suffix.lower() not in TABLE_SUFFIXES:
             raise ValueError(
                 f"cannot tell the format of {self.path!r}: expected one of "
@@ -166,7 +166,7 @@ class SeedData(Role):
     """Prompts with completions, imitated by supervised fine-tuning (the paper's D_S)."""
 
     @model_validator(mode="after")
-    def _counts(self) -> Self:
+    def _counts(self) -> SeedData:
         _require_counts(self.sources)
         return self
 
@@ -182,7 +182,7 @@ class PromptData(Role):
     ``per_iteration // tasks`` and the first ``per_iteration % tasks`` one more."""
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
+    def _one_kind(self) -> PromptData:
         generated = [s for s in self.sources if isinstance(s, ReasoningGymSource)]
         if generated and len(generated) < len(self.sources):
             raise ValueError(
@@ -208,7 +208,7 @@ class TestData(Role):
     __test__ = False  # pytest would take the name for a test class
 
     @model_validator(mode="after")
-    def _counts_and_verifiers(self) -> Self:
+    def _counts_and_verifiers(self) -> TestData:
         _require_counts(self.sources)
         for source in self.sources:
             if not isinstance(source, ReasoningGymSource) and source.verifier is None:

@@ -83,6 +83,16 @@ class Ipo(Section):
     """Likelihood of the chosen completion beside the preference, or none."""
 
 
+class LengthNormalisedIpo(Section):
+    """IPO on log-ratios divided by the number of completion tokens (as TRL has it)."""
+
+    name: Literal["length_normalised_ipo"] = "length_normalised_ipo"
+    beta: Beta = 0.1
+    """tau of the paper, > 0: the gap per token is drawn to 1 / (2 beta) nats."""
+    nll: Nll | None = None
+    """Likelihood of the chosen completion beside the preference, or none."""
+
+
 class WeightedDpo(Section):
     """DPO with each pair weighted by max(0, 2C - 1)."""
 
@@ -145,6 +155,7 @@ ObjectiveConfig = Annotated[
     | ConservativeDpo
     | Cream
     | Ipo
+    | LengthNormalisedIpo
     | WeightedDpo
     | RobustDpo
     | LengthNormalisedDpo

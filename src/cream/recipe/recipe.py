@@ -6,7 +6,7 @@ sampling, scoring and evaluation stages.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -81,7 +81,7 @@ class Recipe(Section):
     """``all`` keeps every M_t; ``last`` removes an M_t once no later stage needs it."""
 
     @model_validator(mode="after")
-    def _seed_makes_m1(self) -> Self:
+    def _seed_makes_m1(self) -> Recipe:
         if self.data.seed is None:
             raise ValueError("data.seed is needed: M1 is M0 fine-tuned on it")
         return self

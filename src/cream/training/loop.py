@@ -26,10 +26,10 @@ from cream.training.optimiser import (
     Weights,
     adamw,
     clip_gradients,
-    learning_rate_factor,
+    learning_rate,
     plain_attention,
 )
-from cream.training.state import Progress, load_state, save_state
+from cream.training.state import load_state, save_state
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Called after each step with its number (1 is the first), the number of steps, its metrics."""
@@ -104,50 +104,86 @@ def optimise(
     weights = Weights(model, dtype)
     masters = {**weights.masters, **{f"objective.{n}": p for n, p in task.auxiliary.items()}}
     optimiser = adamw(masters, optimiser_config)
-    progress = Progress(0, ())
+    states = None
     if state_dir is not None:
-        restored = load_state(
-            state_dir, fingerprint=task.fingerprint, masters=masters, optimiser=optimiser
-        )
-        progress = restored or progress
-        weights.publish()
-    metrics, tokens, started = list(progress.metrics), 0, time.monotonic()
-    saved = started
-    computing = weights.computing
+        states = _States(state_dir, task.fingerprint, masters, optimiser, compute)
+    metrics = [] if states is None else states.restore()
+    weights.publish()
+    tokens, started, total = 0, time.monotonic(), len(task.steps)
     with (
-        inference_behaviour(computing, gradient_checkpointing=compute.gradient_checkpointing),
-        plain_attention(computing, longest_row=task.longest_row),
-        _adapter_dropout(computing) as has_dropout,
+        inference_behaviour(
+            weights.computing, gradient_checkpointing=compute.gradient_checkpointing
+        ),
+        plain_attention(weights.computing, longest_row=task.longest_row),
+        _adapter_dropout(weights.computing) as has_dropout,
     ):
-        for step in range(progress.steps_done, len(task.steps)):
-            rate = _set_learning_rate(
-                optimiser, optimiser_config, step, len(task.steps), learning_rate_scale
-            )
+        for step in range(len(metrics), total):
             with _seeded(derive_seed(seed, "dropout", step) if has_dropout else None):
-                values, step_tokens = _accumulate(computing, task, step)
+                values, step_tokens = _accumulate(weights.computing, task, step)
             values["grad_norm"] = clip_gradients(
                 list(masters.values()), optimiser_config.max_grad_norm
             )
-            values["learning_rate"] = rate
+            values["learning_rate"] = learning_rate_scale * learning_rate(
+                optimiser_config, step, total
+            )
             _require_finite(values, step)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            _update(optimiser, values["learning_rate"])
             weights.publish()
             metrics.append(values)
             tokens += step_tokens
             if on_step is not None:
-                on_step(step + 1, len(task.steps), values)
-            due = time.monotonic() - saved >= 60 * compute.save_state_every_minutes
-            if state_dir is not None and due and step + 1 < len(task.steps):
-                save_state(
-                    state_dir,
-                    fingerprint=task.fingerprint,
-                    progress=Progress(step + 1, tuple(metrics)),
-                    masters=masters,
-                    optimiser=optimiser,
-                )
-                saved = time.monotonic()
+                on_step(step + 1, total, values)
+            if states is not None and step + 1 < total:
+                states.save_if_due(metrics)
     return Optimised(tuple(metrics), tokens, time.monotonic() - started)
+
+
+class _States:
+    """Saved states of this optimisation, written when enough time has passed."""
+
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str,
+        masters: Mapping[str, nn.Parameter],
+        optimiser: torch.optim.AdamW,
+        compute: ComputeConfig,
+    ) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self.masters = masters
+        self.optimiser = optimiser
+        self.interval_seconds = 60 * compute.save_state_every_minutes
+        self.saved = time.monotonic()
+
+    def restore(self) -> list[Mapping[str, float]]:
+        """Load the newest state, if any, and return the metrics of the steps it has done."""
+        return load_state(
+            self.folder,
+            fingerprint=self.fingerprint,
+            masters=self.masters,
+            optimiser=self.optimiser,
+        )
+
+    def save_if_due(self, metrics: Sequence[Mapping[str, float]]) -> None:
+        """Save unless the last save was less than the interval ago."""
+        if time.monotonic() - self.saved < self.interval_seconds:
+            return
+        save_state(
+            self.folder,
+            fingerprint=self.fingerprint,
+            metrics=metrics,
+            masters=self.masters,
+            optimiser=self.optimiser,
+        )
+        self.saved = time.monotonic()
+
+
+def _update(optimiser: torch.optim.AdamW, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
 
 
 def _accumulate(model: Any, task: Task, step: int) -> tuple[dict[str, float], int]:
@@ -161,18 +197,6 @@ def _accumulate(model: Any, task: Task, step: int) -> tuple[dict[str, float], in
             values[name] = values.get(name, 0.0) + value.item()
         tokens += part.real_tokens
     return values, tokens
-
-
-def _set_learning_rate(
-    optimiser: torch.optim.AdamW, config: OptimiserConfig, step: int, total: int, scale: float
-) -> float:
-    factor = learning_rate_factor(
-        step, total, warmup_ratio=config.warmup_ratio, schedule=config.schedule
-    )
-    rate = config.learning_rate * scale * factor
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    return rate
 
 
 def _require_finite(values: Mapping[str, float], step: int) -> None:

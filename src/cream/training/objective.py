@@ -26,6 +26,7 @@ from cream.recipe.objectives import (
     Dpo,
     Ipo,
     LengthNormalisedDpo,
+    LengthNormalisedIpo,
     Nll,
     ObjectiveConfig,
     RobustDpo,
@@ -123,6 +124,16 @@ def preference_loss(config: ObjectiveConfig) -> PairLoss:
             )
         case RobustDpo(beta=beta, label_smoothing=e):
             return lambda i: losses.robust_dpo(i.policy, i.reference, beta=beta, label_smoothing=e)
+        case LengthNormalisedDpo() | LengthNormalisedIpo() | SimPo():
+            return _per_token_loss(config)
+        case SrlmKl():
+            return _srlm_kl(config)
+        case _:
+            assert_never(config)
+
+
+def _per_token_loss(config: LengthNormalisedDpo | LengthNormalisedIpo | SimPo) -> PairLoss:
+    match config:
         case LengthNormalisedDpo(beta=beta):
             return lambda i: losses.length_normalised_dpo(
                 i.policy,
@@ -139,8 +150,14 @@ def preference_loss(config: ObjectiveConfig) -> PairLoss:
                 chosen_lengths=i.chosen.lengths,
                 rejected_lengths=i.rejected.lengths,
             )
-        case SrlmKl():
-            return _srlm_kl(config)
+        case LengthNormalisedIpo(beta=beta):
+            return lambda i: losses.length_normalised_ipo(
+                i.policy,
+                i.reference,
+                beta=beta,
+                chosen_lengths=i.chosen.lengths,
+                rejected_lengths=i.rejected.lengths,
+            )
         case _:
             assert_never(config)
 

@@ -15,7 +15,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,29 +80,23 @@ def adamw(masters: dict[str, nn.Parameter], config: OptimiserConfig) -> torch.op
     )
 
 
-def learning_rate_factor(
-    step: int,
-    total_steps: int,
-    *,
-    warmup_ratio: float,
-    schedule: Literal["cosine", "linear", "constant"],
-) -> float:
-    """Return the share of the peak learning rate at a step (0 is the first), in (0, 1].
+def learning_rate(config: OptimiserConfig, step: int, total_steps: int) -> float:
+    """Return the learning rate at a step (0 is the first), > 0.
 
     Warm-up reaches the peak after ``ceil(warmup_ratio * total_steps)`` steps. Unlike
     transformers' schedule it starts at one part, not at zero, which would waste the first step.
     """
-    warmup = math.ceil(warmup_ratio * total_steps)
+    warmup = math.ceil(config.warmup_ratio * total_steps)
     if step < warmup:
-        return (step + 1) / warmup
+        return config.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, total_steps - warmup)
-    match schedule:
+    match config.schedule:
         case "cosine":
-            return 0.5 * (1 + math.cos(math.pi * progress))
+            return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
         case "linear":
-            return 1 - progress
+            return config.learning_rate * (1 - progress)
         case "constant":
-            return 1.0
+            return config.learning_rate
 
 
 def clip_gradients(masters: Sequence[nn.Parameter], max_norm: float) -> float:

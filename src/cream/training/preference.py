@@ -71,15 +71,7 @@ def train_pairs(
         TrainingError: A loss is not finite, `state_dir` belongs to another training, or the
             objective's set-level action lacks a set-level C.
     """
-    kept = [p for p in pairs if longest_of(p) <= config.max_length]
-    kept = [p for p in kept if p.chosen_ids and p.rejected_ids]
-    too_long = sum(longest_of(p) > config.max_length for p in pairs)
-    parts = {"too_long": too_long, "empty": len(pairs) - too_long - len(kept)}
-    if not kept:
-        raise DataError(
-            f"none of {len(pairs)} pairs has two completions and at most {config.max_length} "
-            "tokens. Raise max_length, or look at the tally of the pairing stage."
-        )
+    kept, dropped = _usable(pairs, config.max_length)
     scale, skipped = set_level_scale(objective, consistency)
     device = model.get_input_embeddings().weight.device
     dtype = pick_compute_dtype(device, config.compute.precision).dtype
@@ -89,14 +81,16 @@ def train_pairs(
             layout=config.compute.pair_layout,
             longest_row=max(map(shared_length, kept)),
         )
+    done = Optimised((), 0, 0.0)
     if skipped is None:
         work = PairTask(model, kept, build_objective(objective), route, device)
-        fingerprint = fingerprint_of(kept, objective, config, seed=seed, dtype=dtype)
-        task = work.task(config, seed=seed, fingerprint=fingerprint)
+        fingerprint = fingerprint_of(
+            kept, objective, config, seed=seed, dtype=dtype, learning_rate_scale=scale
+        )
         with adapters(model, config.lora, seed=seed):
             done = optimise(
                 model,
-                task,
+                work.task(config, seed=seed, fingerprint=fingerprint),
                 config.optimiser,
                 config.compute,
                 dtype=dtype,
@@ -105,18 +99,10 @@ def train_pairs(
                 state_dir=state_dir,
                 on_step=on_step,
             )
-    else:
-        done = Optimised((), 0, 0.0)
+    trained, untrained = (len(kept), 0) if skipped is None else (0, len(kept))
     return TrainingSummary(
         steps=len(done.metrics),
-        tally=Tally(
-            len(pairs),
-            {
-                "trained": len(kept) if skipped is None else 0,
-                "skipped": 0 if skipped is None else len(kept),
-                **parts,
-            },
-        ),
+        tally=Tally(len(pairs), {"trained": trained, "skipped": untrained, **dropped}),
         metrics=done.metrics,
         real_tokens=done.real_tokens,
         seconds=done.seconds,
@@ -157,6 +143,19 @@ def set_level_scale(
                 return 1.0, None
             interval = f"[{consistency.low:.3f}, {consistency.high:.3f}]"
             return 0.0, f"the interval of C, {interval}, reaches down to 1/2"
+
+
+def _usable(
+    pairs: Sequence[TokenisedPair], max_length: int
+) -> tuple[list[TokenisedPair], dict[str, int]]:
+    short = [p for p in pairs if longest_of(p) <= max_length]
+    kept = [p for p in short if p.chosen_ids and p.rejected_ids]
+    if not kept:
+        raise DataError(
+            f"none of {len(pairs)} pairs has two completions and at most {max_length} tokens. "
+            "Raise training.max_length, or look at the tally of the pairing stage."
+        )
+    return kept, {"too_long": len(pairs) - len(short), "empty": len(short) - len(kept)}
 
 
 def _warnings(done: Optimised, beta: float) -> tuple[str, ...]:

@@ -8,8 +8,7 @@ fingerprint names what it belongs to; a state of other data or options is refuse
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,42 +22,29 @@ TENSORS, PROGRESS = "tensors.safetensors", "progress.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where an optimisation stands."""
-
-    steps_done: int
-    metrics: tuple[Mapping[str, float], ...]
-    """Metrics of each step done, in order."""
-
-
 def save_state(
     folder: Path,
     *,
     fingerprint: str,
-    progress: Progress,
+    metrics: Sequence[Mapping[str, float]],
     masters: Mapping[str, nn.Parameter],
     optimiser: torch.optim.AdamW,
 ) -> None:
-    """Write the state after a step and delete older ones."""
+    """Write the state after as many steps as there are metrics, and delete older ones."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in masters.items():
         tensors[f"weight/{name}"] = parameter.detach().contiguous()
         # A parameter that never had a gradient has no moments, and is left alone on both sides.
         for moment in MOMENTS if parameter in optimiser.state else ():
             tensors[f"{moment}/{name}"] = optimiser.state[parameter][moment].contiguous()
-    target = folder / f"step-{progress.steps_done:08d}"
+    target = folder / f"step-{len(metrics):08d}"
     if target.exists():
         return
     with replacing_folder(target) as temporary:
         save_file(tensors, temporary / TENSORS)
         write_json(
             temporary / PROGRESS,
-            {
-                "fingerprint": fingerprint,
-                "steps_done": progress.steps_done,
-                "metrics": [dict(m) for m in progress.metrics],
-            },
+            {"fingerprint": fingerprint, "metrics": [dict(m) for m in metrics]},
         )
     for older in _states(folder)[:-1]:
         shutil.rmtree(older)
@@ -70,18 +56,21 @@ def load_state(
     fingerprint: str,
     masters: Mapping[str, nn.Parameter],
     optimiser: torch.optim.AdamW,
-) -> Progress | None:
-    """Put the newest state into the weights and the optimiser; None if there is none.
+) -> list[Mapping[str, float]]:
+    """Put the newest state into the weights and the optimiser.
+
+    Returns:
+        Metrics of each step done, in order; empty if there is no state.
 
     Raises:
         TrainingError: The state belongs to other data, options or model.
     """
     if not folder.is_dir():
-        return None
+        return []
     remove_leftovers(folder)
     states = _states(folder)
     if not states:
-        return None
+        return []
     values = read_json(states[-1] / PROGRESS)
     tensors = load_file(states[-1] / TENSORS)
     names = {name.removeprefix("weight/") for name in tensors if name.startswith("weight/")}
@@ -90,7 +79,7 @@ def load_state(
             f"{states[-1]} was saved by a training with other data, options or model. "
             "Delete the folder to train from the start."
         )
-    steps = torch.tensor(float(values["steps_done"]))
+    steps = torch.tensor(float(len(values["metrics"])))
     with torch.no_grad():
         for name, parameter in masters.items():
             parameter.copy_(tensors[f"weight/{name}"])
@@ -100,7 +89,7 @@ def load_state(
                 "step": steps.clone().to(parameter.device),
                 **{m: tensors[f"{m}/{name}"].to(parameter.device) for m in MOMENTS},
             }
-    return Progress(int(values["steps_done"]), tuple(values["metrics"]))
+    return list(values["metrics"])
 
 
 def _states(folder: Path) -> list[Path]:

@@ -42,12 +42,22 @@ class TrainingSummary:
     """Observations a user should see, each one sentence."""
 
 
-def fingerprint_of(items: Sequence[Any], *configs: Section, seed: int, dtype: torch.dtype) -> str:
-    """Hash everything that the steps depend on: items with their ids, options, seed, dtype."""
+def fingerprint_of(
+    items: Sequence[Any],
+    *configs: Section,
+    seed: int,
+    dtype: torch.dtype,
+    learning_rate_scale: float = 1.0,
+) -> str:
+    """Hash what the steps depend on, but for the model's weights at the start.
+
+    How often a state is saved is left out: it may change between two attempts.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for item in items:
         digest.update(json.dumps(asdict(item)).encode())
     for config in configs:
-        digest.update(config.model_dump_json().encode())
-    digest.update(f"{seed} {dtype}".encode())
+        fields = config.model_dump_json(exclude={"compute": {"save_state_every_minutes"}})
+        digest.update(fields.encode())
+    digest.update(f"{seed} {dtype} {learning_rate_scale!r}".encode())
     return digest.hexdigest()

@@ -1,0 +1,105 @@
+"""LLM-as-a-judge with an additive five-point rubric: the prompt, and reading the score back.
+
+Text in, text out; no model is called here. An answer without exactly one recognisable score is
+unscored with a reason, never 0 and never a guess.
+
+Source: the additive rubric of Self-Rewarding Language Models, Yuan et al. (arXiv 2401.10020),
+figure 2, in our own words. It differs in that the score is asked for on a line of its own at the
+end, and in that any answer beyond that form is rejected rather than searched for digits.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+MAX_SCORE = 5
+
+_RUBRIC = """\
+Judge how well the response below answers the user's message. Start from 0 and add one point for \
+each statement that holds, stopping at the first that does not:
+1. The response is relevant and gives some information the user asked for, even if incomplete.
+2. It covers a substantial part of the request, though not necessarily all of it.
+3. It answers the essential elements of the request in a useful way.
+4. It is written as a helpful assistant would: direct, complete, well organised, to the point.
+5. It is of expert quality: tailored to the request, insightful, and without anything superfluous.
+
+User's message:
+<message>
+{prompt}
+</message>
+
+Response:
+<response>
+{response}
+</response>
+
+First justify your judgement in at most 100 words. Then end with one line of exactly this form, \
+where N is the total from 0 to 5:
+Score: N"""
+
+
+class Unscored(StrEnum):
+    """Why a judge's text holds no score."""
+
+    NO_SCORE = "no_score"
+    """Nothing of the form asked for."""
+    OUT_OF_RANGE = "out_of_range"
+    """A number below 0 or above 5."""
+    OTHER_SCALE = "other_scale"
+    """A score out of something else than 5; it is not rescaled."""
+    CONFLICTING = "conflicting"
+    """Two different scores."""
+    TRUNCATED = "truncated"
+    """The judge ran out of tokens before it gave a score, or inside it."""
+
+
+_SCORE = re.compile(
+    r"""
+    \b(?:score|rating|points)\b        # what is announced
+    [\s*_`"]* (?:is\b|:|=) [\s*_`"]*   # how
+    (?P<number>[-+]?\d+(?:[.,]\d+)?)
+    (?P<trailing>[.,]?)                # a full stop, or a number that goes on after the cut
+    (?:[\s*_`"]* (?:/|out\s+of) [\s*_`"]* (?P<scale>\d+(?:\.\d+)?))?
+    (?P<range>\s*(?:-|–|to)\s*\d)?     # "0 to 5" repeats the scale, it is no score
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def judge_prompt(prompt: str, response: str) -> str:
+    """Return the judge's instruction for one prompt and response, as the text of a user's turn.
+
+    Both are inserted verbatim between tags; braces in them have no meaning.
+    """
+    before, between = _RUBRIC.split("{prompt}")
+    between, after = between.split("{response}")
+    return f"{before}{prompt}{between}{response}{after}"
+
+
+def parse_score(text: str, *, truncated: bool = False) -> float | Unscored:
+    """Read the one score in [0, 5] that a judge gave, or the reason why there is none.
+
+    Recognised are ``Score: 4``, ``**Score:** 4.5/5``, ``score is 4 out of 5`` and the like;
+    fractions are kept. Repeating the same score is no conflict. Numbers elsewhere in the text
+    are never taken for a score.
+
+    Args:
+        text: What the judge wrote.
+        truncated: It was cut off at the token limit, so that its last number may be unfinished.
+    """
+    found: set[float] = set()
+    for match in _SCORE.finditer(text):
+        if match["range"]:
+            continue
+        if truncated and not text[match.end() :].strip():
+            return Unscored.TRUNCATED
+        if match["scale"] is not None and float(match["scale"]) != MAX_SCORE:
+            return Unscored.OTHER_SCALE
+        found.add(float(match["number"].replace(",", ".")))
+    if not found:
+        return Unscored.TRUNCATED if truncated else Unscored.NO_SCORE
+    if len(found) > 1:
+        return Unscored.CONFLICTING
+    (score,) = found
+    return score if 0 <= score <= MAX_SCORE else Unscored.OUT_OF_RANGE
