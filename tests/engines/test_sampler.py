@@ -105,9 +105,7 @@ def test_seeds_name_completions():
     model = tiny_model()
     request = make_requests(1, completions=7)[0]
     (together,) = TorchSampler(model, max_rows=3).sample([request], NUCLEUS)
-    (reverse,) = TorchSampler(model).sample(
-        [replace(request, seeds=request.seeds[::-1])], NUCLEUS
-    )
+    (reverse,) = TorchSampler(model).sample([replace(request, seeds=request.seeds[::-1])], NUCLEUS)
 
     assert [c.seed for c in together.completions] == list(request.seeds)
     assert [c.token_ids for c in reverse.completions] == [

@@ -141,9 +141,7 @@ def test_sliding_window_is_packed_inside_the_window_and_exact_beyond_it():
     lengths = [len(r.prompt_ids) + max(map(len, r.completions)) for r in requests]
     assert min(lengths) <= 16 < max(lengths)
 
-    assert_scores_equal(
-        TorchScorer(model).score(requests), naive_logps(model, requests), atol=1e-5
-    )
+    assert_scores_equal(TorchScorer(model).score(requests), naive_logps(model, requests), atol=1e-5)
 
 
 def test_counting_model_counts_surprises_where_they_are():

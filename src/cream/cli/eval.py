@@ -2,19 +2,84 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from cream.cli.shared import Json, Quiet
+from cream.cli.shared import Json, Overrides, Quiet, cache_dir
+from cream.errors import RecipeError
 
 
 def evaluate(
     model: Annotated[
         str, typer.Argument(help="Local folder (runs/x/models/M2), hub id, or embedded name.")
     ],
+    tasks: Annotated[str, typer.Option("--tasks", help="Task names, separated by commas.")] = "",
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", help="Use this recipe's test data, template and limits."),
+    ] = None,
+    overrides: Overrides = None,
+    count: Annotated[
+        int, typer.Option("--count", min=1, help="Prompts in all, without a recipe.")
+    ] = 200,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, help="Answer limit, without a recipe.")
+    ] = 256,
+    samples: Annotated[
+        int, typer.Option("--samples", min=0, help="Samples per prompt, without a recipe.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed, without a recipe.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a model on tasks."""
-    del model, as_json, quiet
+    """Measure a model: on reasoning-gym tasks by name, or on the test data of a recipe."""
+    from cream.cli.progress import ConsoleProgress
+    from cream.recipe import load_recipe
+    from cream.recipe.data import ReasoningGymSource, TaskConfig, TestData
+    from cream.recipe.model import ModelConfig
+    from cream.recipe.recipe import EvaluationConfig
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if recipe is not None:
+        loaded = load_recipe(recipe, overrides or ())
+        if loaded.data.test is None:
+            raise RecipeError(f"{recipe} has no data.test to evaluate on")
+        config = loaded.model.model_copy(update={"name": model, "revision": None})
+        test, settings, seed = loaded.data.test, loaded.evaluation, loaded.seed
+    elif names:
+        config = ModelConfig(name=model)
+        source = ReasoningGymSource(
+            source="reasoning_gym", tasks=[TaskConfig(name=name) for name in names], count=count
+        )
+        test, names = TestData(sources=[source]), []
+        settings = EvaluationConfig(max_completion_tokens=max_tokens, num_samples=samples)
+    else:
+        raise RecipeError("say what to evaluate on: --tasks NAME,NAME or --recipe RECIPE")
+
+    from cream.loop.single_model import evaluate_model
+    from cream.report.summary import summarise_evaluation
+    from cream.report.tables import print_evaluation
+
+    progress = ConsoleProgress(Console(stderr=True, quiet=quiet))
+    try:
+        table, baseline = evaluate_model(
+            config,
+            test,
+            settings,
+            seed=seed,
+            tasks=names,
+            base_dir=recipe.parent if recipe else Path(),
+            cache_dir=cache_dir(),
+            progress=progress,
+        )
+    finally:
+        progress.close()
+    summary = {"model": model, "seed": seed, **summarise_evaluation(table), "baseline": baseline}
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        print_evaluation(Console(), summary)

@@ -17,7 +17,14 @@ from cream.data.sources import Item, RoleName, drop_duplicates, read_source
 from cream.data.splits import check_leakage, shuffled, split_by_iteration, spread
 from cream.data.tasks import TaskStream
 from cream.errors import DataError
-from cream.recipe.data import DataConfig, PromptData, ReasoningGymSource, Role, TaskConfig
+from cream.recipe.data import (
+    DataConfig,
+    PromptData,
+    ReasoningGymSource,
+    Role,
+    TaskConfig,
+    TestData,
+)
 from cream.types import Prompt, SeedExample, Tally
 
 
@@ -78,6 +85,29 @@ def load_data(config: DataConfig, *, seed: int, iterations: int, base_dir: Path)
         test=tuple(item.prompt for item in test),
         tallies=reader.tallies,
     )
+
+
+def load_test(
+    config: TestData, *, seed: int, base_dir: Path, tasks: Sequence[str] = ()
+) -> tuple[Prompt, ...]:
+    """Read test prompts alone: the same ones as `load_data` for the same seed.
+
+    Args:
+        config: The test section of a recipe.
+        seed: Seed of the run.
+        base_dir: Folder of the recipe.
+        tasks: Keep only these tasks; all if empty.
+
+    Raises:
+        DataError: The data is malformed, or a task named is not in it.
+    """
+    items = _Reader(seed=seed, base_dir=base_dir).read(config, "test")
+    prompts = tuple(item.prompt for item in items)
+    unknown = sorted(set(tasks) - {prompt.task for prompt in prompts})
+    if unknown:
+        present = ", ".join(sorted({prompt.task for prompt in prompts}))
+        raise DataError(f"the test data has no task {', '.join(unknown)}; it has: {present}")
+    return tuple(prompt for prompt in prompts if not tasks or prompt.task in tasks)
 
 
 class _Reader:

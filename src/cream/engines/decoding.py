@@ -139,7 +139,10 @@ class DecodeAttention:
         stored = cache.prompts[layer]
         assert stored is not None
         prompt_keys, prompt_values = (part[:, :, : self._prompt_width] for part in stored)
-        own_keys, own_values = own_keys[:, :, : self._own_width], own_values[:, :, : self._own_width]
+        own_keys, own_values = (
+            own_keys[:, :, : self._own_width],
+            own_values[:, :, : self._own_width],
+        )
         heads = (key.shape[1], query.shape[1] // key.shape[1])
         queries = self._spread(query[0].transpose(0, 1)).unflatten(1, heads)
         shape = (cache.groups, cache.members)

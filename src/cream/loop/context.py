@@ -61,17 +61,9 @@ class Context:
 
     def encode(self, prompts: Sequence[Prompt], max_completion_tokens: int) -> list[EncodedPrompt]:
         """Token ids of prompts, refused where prompt and completion would not fit the context."""
-        encoded = [EncodedPrompt(p, self.encoder.encode_prompt(p.messages)) for p in prompts]
-        limit = self.shelf.context_length
-        for item in encoded:
-            if limit is not None and len(item.token_ids) + max_completion_tokens > limit:
-                start = item.prompt.messages[-1].content[:50]
-                raise DataError(
-                    f"prompt {item.prompt.prompt_id} ({start!r}) has {len(item.token_ids)} tokens; "
-                    f"with max_completion_tokens {max_completion_tokens} it exceeds the model's "
-                    f"context of {limit}"
-                )
-        return encoded
+        return encode_prompts(
+            prompts, self.encoder, self.shelf.context_length, max_completion_tokens
+        )
 
     def stage(self, name: str, inputs: dict[str, Any]) -> Stage:
         """A stage of this run; the run's seed is always among the inputs."""
@@ -87,3 +79,27 @@ class Context:
     def prompts_fingerprint(self, prompts: Sequence[Prompt]) -> str:
         """Fingerprint of prompts, their answers included."""
         return fingerprint([[p.prompt_id, p.task, p.answer, dict(p.metadata)] for p in prompts])
+
+
+def encode_prompts(
+    prompts: Sequence[Prompt],
+    encoder: ChatEncoder,
+    context_length: int | None,
+    max_completion_tokens: int,
+) -> list[EncodedPrompt]:
+    """Token ids of prompts.
+
+    Raises:
+        DataError: A prompt and its completion would not fit the context.
+    """
+    encoded = [EncodedPrompt(p, encoder.encode_prompt(p.messages)) for p in prompts]
+    for item in encoded:
+        length = len(item.token_ids)
+        if context_length is not None and length + max_completion_tokens > context_length:
+            start = item.prompt.messages[-1].content[:50]
+            raise DataError(
+                f"prompt {item.prompt.prompt_id} ({start!r}) has {length} tokens; with "
+                f"max_completion_tokens {max_completion_tokens} it exceeds the model's context of "
+                f"{context_length}"
+            )
+    return encoded

@@ -48,9 +48,7 @@ def open_context(
     """
     resolved = recipe.model_dump(mode="json")
     run.claim(resolved, may_change=may_change)
-    data = load_data(
-        recipe.data, seed=recipe.seed, iterations=recipe.iterations, base_dir=base_dir
-    )
+    data = load_data(recipe.data, seed=recipe.seed, iterations=recipe.iterations, base_dir=base_dir)
     shelf, encoder = open_models(recipe.model, run.root / "models", cache_dir)
     for text in encoder.notes:
         progress.note(text)

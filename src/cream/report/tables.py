@@ -16,7 +16,9 @@ def summary_tables(summary: Mapping[str, Any]) -> RenderableType:
     """Accuracy per model, consistency and pairs per iteration, time per stage."""
     blocks: list[RenderableType] = []
     if summary["models"]:
-        blocks += [_accuracy_table(summary), _task_table(summary)]
+        models, constants = summary["models"], summary["baseline"]
+        title = f"{summary['name']}: method {summary['method']}, seed {summary['seed']}"
+        blocks += [_accuracy_table(title, models, constants), _task_table(models, constants)]
     if summary["iterations"]:
         blocks += [_iteration_table(summary), *_drops(summary)]
     if summary["seconds"]:
@@ -29,12 +31,21 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(summary_tables(summary))
 
 
-def _accuracy_table(summary: Mapping[str, Any]) -> Table:
-    first = summary["models"][0]["overall"]
+def print_evaluation(console: Console, summary: Mapping[str, Any]) -> None:
+    """Print the accuracy of one model, overall and per task."""
+    rows = [{"model": "model", "gain": None, **summary}]
+    title = f"{summary['model']}, seed {summary['seed']}"
+    console.print(_accuracy_table(title, rows, summary["baseline"]))
+    console.print(_task_table(rows, summary["baseline"]))
+
+
+def _accuracy_table(
+    title: str, models: Sequence[Mapping[str, Any]], constants: Mapping[str, Any]
+) -> Table:
+    first = models[0]["overall"]
     k = first.get("k")
     table = Table(
-        title=f"{summary['name']}: method {summary['method']}, seed {summary['seed']}, "
-        f"{first['n']} test prompts",
+        title=f"{title}, {first['n']} test prompts",
         title_justify="left",
         caption="greedy accuracy with 95 % Wilson interval; vs M1: paired difference in points "
         "with 95 % bootstrap interval over prompts",
@@ -48,7 +59,7 @@ def _accuracy_table(summary: Mapping[str, Any]) -> Table:
         table.add_column(f"pass@{k}", justify="right")
     table.add_column("partial credit", justify="right")
     table.add_column("tokens", justify="right")
-    for row in summary["models"]:
+    for row in models:
         overall, gain = row["overall"], row["gain"]
         cells = [
             row["model"],
@@ -62,28 +73,25 @@ def _accuracy_table(summary: Mapping[str, Any]) -> Table:
             cells += [_percent(overall["mean_at_k"]), _percent(overall["pass_at_k"])]
         cells += [_percent(overall["partial_credit"]), f"{overall['mean_tokens']:.1f}"]
         table.add_row(*(Text(cell) for cell in cells))
-    baseline = overall_baseline(summary["baseline"])
+    baseline = overall_baseline(constants)
     if baseline:
         cells = ["constant", _percent(baseline[0])]
         table.add_row(*(Text(cell, style="dim") for cell in cells))
     return table
 
 
-def _task_table(summary: Mapping[str, Any]) -> Table:
-    tasks = list(summary["models"][0]["tasks"])
+def _task_table(models: Sequence[Mapping[str, Any]], constants: Mapping[str, Any]) -> Table:
+    tasks = list(models[0]["tasks"])
     table = Table(title="greedy accuracy per task, %", title_justify="left")
     table.add_column("model")
     for task in tasks:
-        table.add_column(
-            Text(f"{task} ({summary['models'][0]['tasks'][task]['n']})"), justify="right"
-        )
-    for row in summary["models"]:
+        table.add_column(Text(f"{task} ({models[0]['tasks'][task]['n']})"), justify="right")
+    for row in models:
         cells = [f"{100 * row['tasks'][task]['accuracy']:.0f}" for task in tasks]
         table.add_row(row["model"], *cells)
-    if summary["baseline"]:
+    if constants:
         cells = [
-            f"{100 * summary['baseline'][task]['accuracy']:.0f} "
-            f"({summary['baseline'][task]['answer']!r})"
+            f"{100 * constants[task]['accuracy']:.0f} ({constants[task]['answer']!r})"
             for task in tasks
         ]
         table.add_row("constant", *(Text(cell) for cell in cells), style="dim")

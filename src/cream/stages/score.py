@@ -87,17 +87,18 @@ def measure_noise(
 ) -> float:
     """Noise floor of a scorer, in nats per square root of a token.
 
-    Scores the given completions once together and once each alone, and takes the root mean square
-    of (difference of sums) / sqrt(tokens). A sum over T tokens then has noise of about
-    ``floor * sqrt(T)``. Float32 gives about 1e-6; bfloat16 0.01 to 0.1.
+    Scores the given completions twice, in batches of different shape: with their whole group, and
+    one completion per prompt at a time. The floor is the root mean square of (difference of sums) /
+    sqrt(tokens), so a sum over T tokens has noise of about ``floor * sqrt(T)``. Float32 gives about
+    1e-6; bfloat16 0.01 to 0.1.
     """
-    singles = [[completion] for group in groups for completion in group]
     together = {row.completion_id: row for row in score(groups, prompt_ids, scorer)}
     squares = []
-    for single in singles:
-        (alone,) = score([single], prompt_ids, scorer)
-        shift = alone.logps - together[alone.completion_id].logps
-        squares.append(shift**2 / alone.num_tokens)
+    for k in range(max((len(group) for group in groups), default=0)):
+        one_each = [group[k : k + 1] for group in groups if len(group) > k]
+        for row in score(one_each, prompt_ids, scorer):
+            shift = row.logps - together[row.completion_id].logps
+            squares.append(shift**2 / row.num_tokens)
     return float(np.sqrt(np.mean(squares))) if squares else 0.0
 
 
