@@ -143,7 +143,8 @@ def test_first_and_second_tokens_follow_the_models_distribution():
         return torch.zeros(64, dtype=torch.float64).index_add(0, order, p / p.sum()).numpy()
 
     first = nucleus([5, 9, 11])
-    second = sum(first[t] * nucleus([5, 9, 11, t]) for t in np.flatnonzero(first))
+    after = [first[t] * nucleus([5, 9, 11, t]) for t in np.flatnonzero(first)]
+    second = np.sum(after, axis=0)
     for position, expected in ((0, first), (1, second)):
         seen = np.bincount([c.token_ids[position] for c in group.completions], minlength=64)
         assert seen[expected == 0].sum() == 0
@@ -170,6 +171,15 @@ def test_sampling_logp_is_the_models_own_at_temperature_one_and_top_p_one():
         completions = sampled[group.prompt_id].completions
         for logps, completion in zip(group.token_logps, completions, strict=True):
             assert completion.sampling_logp == pytest.approx(float(logps.sum()), abs=1e-3)
+
+
+def test_the_same_request_twice_is_answered_twice():
+    request = make_requests(1)[0]
+
+    one, two = TorchSampler(tiny_model()).sample([request, request], NUCLEUS)
+
+    assert one.prompt_id == two.prompt_id
+    assert [c.token_ids for c in one.completions] == [c.token_ids for c in two.completions]
 
 
 def test_groups_of_different_sizes_and_none_are_all_answered():
@@ -200,7 +210,7 @@ def test_prompt_without_room_is_refused_before_any_work():
     model = tiny_model()
     requests = [*make_requests(2), SamplingRequest("long", (3,) * 500, (1,))]
 
-    with pytest.raises(ModelError, match="prompt long: .* 520 tokens"):
+    with pytest.raises(ModelError, match=r"prompt long: .* 520 tokens"):
         next(TorchSampler(model).sample(requests, NUCLEUS))
 
 

@@ -190,6 +190,15 @@ def test_a_stream_is_read_one_window_at_a_time():
     assert len(taken) <= 8
 
 
+def test_the_same_request_twice_is_answered_twice():
+    request = make_requests(1)[0]
+
+    one, two = TorchScorer(tiny_model(), token_budget=30).score([request, request])
+
+    for a, b in zip(one.token_logps, two.token_logps, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_request_without_completions_gives_an_empty_group():
     (group,) = TorchScorer(tiny_model()).score([ScoringRequest("none", (3, 4), ())])
 
@@ -209,7 +218,7 @@ def test_empty_completion_or_prompt_is_refused_by_name():
 def test_too_long_sequence_and_training_mode_are_refused():
     model = tiny_model()
 
-    with pytest.raises(ModelError, match="prompt long: .* 513 tokens"):
+    with pytest.raises(ModelError, match=r"prompt long: .* 513 tokens"):
         list(TorchScorer(model).score([ScoringRequest("long", (3,) * 500, ((4,) * 13,))]))
     with pytest.raises(ModelError, match="eval"):
         TorchScorer(model.train())
@@ -219,9 +228,9 @@ def test_two_ways_to_the_log_sum_exp_agree():
     torch.manual_seed(0)
     query, key = torch.randn(3, 6, 5, 16), torch.randn(3, 2, 5, 16)
     mask = torch.arange(5) < torch.tensor([[5], [2], [1]])
-    for options in ({"causal": True}, {"mask": mask[:, None, None]}, {}):
-        fused = _attention_with_lse(query, key, key * 2, 0.3, **options)
-        plain = _plain_attention_with_lse(query, key, key * 2, 0.3, **options)
+    for causal, hidden in ((True, None), (False, mask[:, None, None]), (False, None)):
+        fused = _attention_with_lse(query, key, key * 2, 0.3, causal=causal, mask=hidden)
+        plain = _plain_attention_with_lse(query, key, key * 2, 0.3, causal=causal, mask=hidden)
         torch.testing.assert_close(fused[0], plain[0], atol=1e-5, rtol=0)
         torch.testing.assert_close(fused[1], plain[1], atol=1e-5, rtol=0)
 

@@ -33,7 +33,7 @@ _LOGIT_ATTRIBUTES = {
     "logits_soft_cap": None,
     "lm_head_multiplier": 1.0,
 }
-"""Config attributes that put something between head and logits, with the value that does nothing."""
+"""Config attributes that change attention scores or logits, with the value that does nothing."""
 
 
 @runtime_checkable
@@ -125,7 +125,7 @@ def _text_config(model: Any) -> Any:
 
 @contextmanager
 def _own_attention(config: Any) -> Iterator[None]:
-    """Select our attention function for one forward, so that other users of the model keep theirs."""
+    """Select our attention for one forward, so that other users of the model keep theirs."""
     text = config.get_text_config()
     before = text._attn_implementation
     text._attn_implementation = _ATTENTION_NAME

@@ -18,8 +18,7 @@ def windows(requests: Iterable[Request], rows: int) -> Iterator[list[Request]]:
     """Cut a stream into consecutive lists of at least ``rows`` completions (the last may be short).
 
     Raises:
-        ValueError: A prompt without tokens, or twice the same prompt id in one window: results
-            are joined by id.
+        ValueError: A prompt without tokens.
     """
     window: list[Request] = []
     count = 0

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
+from cream.engines.normalising import log_normalisers
 from cream.protocols import SamplingParams
 
 PREFILTER = 256
@@ -81,10 +82,7 @@ def _draw_from_nucleus(
     numbers: Float64[Tensor, " row"],
     params: SamplingParams,
 ) -> tuple[Int64[Tensor, " row"], Float64[Tensor, " row"]]:
-    scaled = logits.float()
-    if params.temperature != 1:
-        scaled = scaled / params.temperature
-    total = scaled.logsumexp(-1, keepdim=True)
+    total = log_normalisers(logits, params.temperature)[:, None]
     best, ids = logits.topk(min(PREFILTER, logits.shape[-1]))
     logps = best.float() / params.temperature - total
     covered = logps.double().exp().sum(-1) >= params.top_p
@@ -93,7 +91,8 @@ def _draw_from_nucleus(
         rows = (~covered[source]).nonzero()[:, 0]
         open_sources = (~covered).nonzero()[:, 0]
         position = (~covered).cumsum(0)[source[rows]] - 1
-        logps, ids = (scaled[open_sources] - total[open_sources]).sort(descending=True)
+        scaled = logits[open_sources].float() / params.temperature
+        logps, ids = (scaled - total[open_sources]).sort(descending=True)
         redrawn = _invert_sorted(logps[position], ids[position], numbers[rows], params.top_p)
         tokens[rows], chosen_logps[rows] = redrawn
     return tokens, chosen_logps

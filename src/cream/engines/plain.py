@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from cream.engines.drawing import draw, seed_tensor, uniforms
+from cream.engines.normalising import log_normalisers
 from cream.protocols import SamplingParams
 from cream.types import FinishReason, SampledGroup, SampledTokens, SamplingRequest, ScoringRequest
 
@@ -64,8 +65,7 @@ def target_logps(
     logits: Float[Tensor, "row vocab"], targets: Int64[Tensor, " row"]
 ) -> Float32[Tensor, " row"]:
     """Log-probability of one target per row: float32 log-sum-exp whatever the logits' dtype."""
-    wide = logits.float()
-    return wide.gather(1, targets[:, None])[:, 0] - wide.logsumexp(-1)
+    return logits.gather(1, targets[:, None])[:, 0].float() - log_normalisers(logits)
 
 
 def _cut(

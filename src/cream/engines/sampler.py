@@ -31,8 +31,11 @@ from cream.types import FinishReason, SampledGroup, SampledTokens, SamplingReque
 class _Job:
     """A slice of a request's seeds that is decoded as one group."""
 
+    index: int
+    """Which request of the window it belongs to."""
     request: SamplingRequest
     first: int
+    """Index of its first seed among the request's."""
     seeds: tuple[int, ...]
 
 
@@ -101,19 +104,20 @@ class TorchSampler:
     ) -> Iterator[SampledGroup]:
         """Decode group by group; a request is yielded once all its slices are in."""
         jobs = [
-            _Job(request, first, request.seeds[first : first + self._max_rows])
-            for request in requests
+            _Job(index, request, first, request.seeds[first : first + self._max_rows])
+            for index, request in enumerate(requests)
             for first in range(0, len(request.seeds), self._max_rows)
         ]
         # Longest prompts first: the buffers get their size at once, and neighbours are alike.
         jobs.sort(key=lambda job: len(job.request.prompt_ids), reverse=True)
-        parts: dict[int, dict[int, list[SampledTokens]]] = {id(r): {} for r in requests}
+        parts: list[dict[int, list[SampledTokens]]] = [{} for _ in requests]
         for job, completions in self._decode(jobs, params):
-            known = parts[id(job.request)]
+            known = parts[job.index]
             known[job.first] = completions
             if sum(map(len, known.values())) == len(job.request.seeds):
                 whole = [c for first in sorted(known) for c in known[first]]
                 yield SampledGroup(job.request.prompt_id, tuple(whole))
+                parts[job.index] = {}
         for request in requests:
             if not request.seeds:
                 yield SampledGroup(request.prompt_id, ())

@@ -19,6 +19,7 @@ from torch import Tensor
 from cream.engines.attention import PackedAttention
 from cream.engines.backbone import Backbone, context_length, fast_length, require_inference_model
 from cream.engines.batching import check_length, windows
+from cream.engines.normalising import log_normalisers
 from cream.engines.plain import score_plainly
 from cream.types import ScoredGroup, ScoringRequest
 
@@ -27,6 +28,8 @@ from cream.types import ScoredGroup, ScoringRequest
 class _Unit:
     """A prompt and as many of its distinct completions as go into one batch together."""
 
+    index: int
+    """Which request of the window it belongs to."""
     request: ScoringRequest
     completions: tuple[tuple[int, ...], ...]
 
@@ -54,7 +57,7 @@ class TorchScorer:
         model: Any,
         *,
         token_budget: int = 4096,
-        tile_rows: int = 256,
+        tile_rows: int = 1024,
         window_rows: int = 8192,
     ) -> None:
         require_inference_model(model)
@@ -97,23 +100,25 @@ class TorchScorer:
 
     def _score_packed(self, requests: list[ScoringRequest]) -> Iterator[ScoredGroup]:
         """Score batch by batch; a request is yielded once all its units are in."""
-        units = [unit for request in requests for unit in _units(request, self._token_budget)]
+        units = [
+            _Unit(index, request, completions)
+            for index, request in enumerate(requests)
+            for completions in _split_completions(request, self._token_budget)
+        ]
         units.sort(key=lambda unit: (len(unit.request.prompt_ids), unit.tokens), reverse=True)
-        known: dict[int, dict[tuple[int, ...], np.ndarray]] = {id(r): {} for r in requests}
-        missing = {id(r): len(set(r.completions)) for r in requests}
+        known: list[dict[tuple[int, ...], np.ndarray]] = [{} for _ in requests]
         backbone = Backbone(self._model) if units else None
         for batch in _batches(units, self._token_budget):
             assert backbone is not None
             with torch.inference_mode():
                 scored = _score_batch(backbone, batch, self._tile_rows)
             for unit, arrays in zip(batch, scored, strict=True):
-                key = id(unit.request)
-                known[key].update(zip(unit.completions, arrays, strict=True))
-                missing[key] -= len(unit.completions)
-                if missing[key] == 0:
-                    by_ids = known.pop(key)
+                by_ids = known[unit.index]
+                by_ids.update(zip(unit.completions, arrays, strict=True))
+                if len(by_ids) == len(set(unit.request.completions)):
                     logps = tuple(by_ids[ids] for ids in unit.request.completions)
                     yield ScoredGroup(unit.request.prompt_id, logps)
+                    known[unit.index] = {}
         for request in requests:
             if not request.completions:
                 yield ScoredGroup(request.prompt_id, ())
@@ -123,18 +128,20 @@ def _longest(request: ScoringRequest) -> int:
     return len(request.prompt_ids) + max(map(len, request.completions), default=0)
 
 
-def _units(request: ScoringRequest, token_budget: int) -> Iterator[_Unit]:
+def _split_completions(
+    request: ScoringRequest, token_budget: int
+) -> Iterator[tuple[tuple[int, ...], ...]]:
     """Split a request that is larger than a batch; duplicates are scored once."""
     taken: list[tuple[int, ...]] = []
     tokens = len(request.prompt_ids)
     for completion in sorted(set(request.completions), key=len):
         if taken and tokens + len(completion) - 1 > token_budget:
-            yield _Unit(request, tuple(taken))
+            yield tuple(taken)
             taken, tokens = [], len(request.prompt_ids)
         taken.append(completion)
         tokens += len(completion) - 1
     if taken:
-        yield _Unit(request, tuple(taken))
+        yield tuple(taken)
 
 
 def _batches(units: list[_Unit], token_budget: int) -> Iterator[list[_Unit]]:
@@ -206,8 +213,7 @@ def _tile_logps(
     target: Int64[Tensor, " judged"],
 ) -> Float32[Tensor, " judged"]:
     """Float32 log-probabilities of the targets, each read in its source row."""
-    wide = logits.float()
-    return wide[source, target] - wide.logsumexp(-1)[source]
+    return logits[source, target].float() - log_normalisers(logits)[source]
 
 
 def _split(

@@ -21,6 +21,7 @@ from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage, StageRecord
 from cream.runs.tables import (
+    EVALUATION_SCHEMA,
     LOGP_PREFIX,
     NUM_TOKENS,
     completions_from_table,
@@ -287,7 +288,7 @@ def evaluate_step(context: Context, m: int) -> StageRecord | None:
             seed_of=lambda key, k: derive_seed(context.recipe.seed, "evaluate", key, k),
             decode=context.encoder.decode,
         )
-        return pa.Table.from_pylist([asdict(row) for row in rows])
+        return pa.Table.from_pylist([asdict(row) for row in rows], schema=EVALUATION_SCHEMA)
 
     return run_shards(
         stage,

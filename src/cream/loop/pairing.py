@@ -16,7 +16,7 @@ import pyarrow.parquet
 from cream.algorithms.diagnostics import kl_from_seed, margin_fixed_point, pair_accuracy
 from cream.algorithms.statistics import Absent, Interval
 from cream.errors import RunError
-from cream.recipe.parts import MethodParts
+from cream.recipe.parts import Agreement, MethodParts
 from cream.runs.files import write_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage
@@ -96,16 +96,16 @@ def _summary(
 ) -> dict[str, Any]:
     compared = parts.agreement or (parts.reported if report else None)
     in_loss = float(result.pairs.consistency.mean()) if parts.agreement else None
-    fixed_point = float(margin_fixed_point(np.array([in_loss]))[0]) if in_loss else None
+    fixed_point = None if in_loss is None else float(margin_fixed_point(np.array([in_loss]))[0])
     kl = kl_from_seed(matrix.logps[f"M{t}"], matrix.logps["M0"], matrix.num_tokens)
     gap = result.pairs.chosen_reward - result.pairs.rejected_reward
     return {
         "reward": str(parts.reward),
         "compared": f"{compared.first}, {compared.second}" if compared else None,
         "compared_picks_pairs": compared.first == parts.reward if compared else None,
-        "consistency": _consistency(result),
+        "consistency": _consistency(result, compared),
         "consistency_in_loss": in_loss,
-        "margin_fixed_point": fixed_point if fixed_point and np.isfinite(fixed_point) else None,
+        "margin_fixed_point": _finite(fixed_point),
         "mean_gap": float(gap.mean()),
         "tally": {"total": result.tally.total, "parts": dict(result.tally.parts)},
         "pair_accuracy": _pair_accuracy(matrix, result.pairs),
@@ -117,21 +117,29 @@ def _summary(
     }
 
 
-def _consistency(result: PairingResult) -> dict[str, Any] | None:
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _consistency(result: PairingResult, compared: Agreement | None) -> dict[str, Any] | None:
     summary = result.consistency
-    if summary is None:
+    if summary is None or compared is None:
         return None
     undefined = {k: n for k, n in summary.prompts.parts.items() if k != "defined"}
     if not isinstance(summary.rate, Interval):
         return None
     below = summary.share_below_half
+    # TopOrder is a rate; there is no correlation behind it.
+    correlation = compared.statistic != "top_order"
     return {
         "rate": summary.rate.estimate,
         "low": summary.rate.low,
         "high": summary.rate.high,
         "n": summary.rate.num_items,
-        "tau_mean": summary.tau_mean,
-        "tau_std": None if isinstance(summary.tau_std, Absent) else summary.tau_std,
+        "tau_mean": summary.tau_mean if correlation else None,
+        "tau_std": summary.tau_std
+        if correlation and not isinstance(summary.tau_std, Absent)
+        else None,
         "share_below_half": below.estimate if isinstance(below, Interval) else None,
         "undefined": undefined,
     }

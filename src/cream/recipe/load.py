@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from cream.errors import RecipeError
+from cream.recipe.explain import explain
 from cream.recipe.recipe import Recipe
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML that refuses a key written twice (plain YAML keeps the last one silently)."""
+    """YAML that refuses a key written twice (plain YAML keeps the last one silently).
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = {str(key) for key in keys if keys.count(key) > 1}
-        if twice:
-            line = node.start_mark.line + 1
-            raise RecipeError(
-                f"key {', '.join(sorted(twice))} is written twice in the mapping at line {line}"
-            )
-        return super().construct_mapping(node, deep=deep)
+    Checked on the text's own nodes, before ``<<`` merges another mapping's keys in: a key written
+    beside ``<<`` overrides the merged one, as YAML defines.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        first_line: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in first_line:
+                raise RecipeError(
+                    f"key {key.value!r} is written twice in one mapping, at lines "
+                    f"{first_line[key.value]} and {line}; remove one"
+                )
+            first_line[key.value] = line
+        return node
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -45,6 +54,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(
             f"cannot read recipe {path}: {error.strerror}; `cream init` writes one to start from"
         ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {path} is not a text file in UTF-8: {error}") from error
     return parse_recipe(text, overrides, source=str(path))
 
 
@@ -56,116 +67,81 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, source: str = "rec
         raise RecipeError(f"{source} is not valid YAML: {error}") from error
     except RecipeError as error:
         raise RecipeError(f"{source}: {error}") from error
+    if values is None:
+        raise RecipeError(f"{source} is empty; `cream init` writes a recipe to start from")
     if not isinstance(values, dict):
         raise RecipeError(f"{source} must be a mapping of settings, it is {type(values).__name__}")
     return validate_recipe(apply_overrides(values, overrides), source=source)
 
 
 def validate_recipe(values: Mapping[str, Any], *, source: str) -> Recipe:
-    """Turn plain values into a recipe, or say everything that is wrong with them."""
+    """Turn plain values into a recipe.
+
+    Raises:
+        RecipeError: Says everything that is wrong with them, one line per problem.
+    """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise RecipeError(f"{source}:\n  " + "\n  ".join(lines)) from None
+        raise RecipeError(f"{source}:\n  " + "\n  ".join(explain(error, Recipe))) from None
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return a copy of `values` with each ``a.b=c`` applied, in order."""
-    result: Any = _unshared(values)
+    """Return a copy of `values` with each ``a.b=c`` applied, in order.
+
+    A section that is absent or empty is made on the way, and ``method: cream`` is opened up into
+    ``method: {name: cream}``. Whether the keys exist is found out by `validate_recipe`.
+
+    Raises:
+        RecipeError: An override has no ``=``, its value is not YAML, its path leads through a plain
+            value, or it names a position that a list does not have.
+    """
+    result: Any = _unshared(values, ())
     for override in overrides:
         path, equals, text = override.partition("=")
-        if not equals or not path.strip():
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
             raise RecipeError(f"--set {override!r} is not of the form a.b=value")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        except (yaml.YAMLError, RecipeError) as error:
             raise RecipeError(f"--set {override!r}: the value is not YAML: {error}") from error
-        _assign(result, path.strip().split("."), value, override)
+        _assign(result, keys, value, override)
     return result
 
 
-def _assign(node: Any, keys: list[str], value: Any, override: str) -> None:
-    for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
-        if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
-                raise RecipeError(
-                    f"--set {override!r}: {key!r} is not a position in a list of {len(node)}"
-                )
-            if last:
-                node[int(key)] = value
-            else:
-                node = node[int(key)]
-        else:
-            if last:
-                node[key] = value
-            else:
-                if isinstance(node.get(key), str) and key == "method":
-                    node[key] = {"name": node[key]}  # the shorthand `method: cream`
-                node = node.setdefault(key, {})
-                if not isinstance(node, (dict, list)):
-                    raise RecipeError(
-                        f"--set {override!r}: {'.'.join(keys[: depth + 1])} is no section"
-                    )
+def _assign(node: Any, keys: Sequence[str], value: Any, override: str) -> None:
+    for depth, key in enumerate(keys[:-1]):
+        place: Any = _position(node, key, override)
+        inner = node[place] if isinstance(node, list) else node.get(place)
+        if inner is None:
+            inner = {}
+        elif depth == 0 and key == "method" and isinstance(inner, str):
+            inner = {"name": inner}
+        elif not isinstance(inner, (dict, list)):
+            section = ".".join(keys[: depth + 1])
+            raise RecipeError(f"--set {override!r}: {section} is {inner!r} and has no settings")
+        node[place] = inner
+        node = inner
+    node[_position(node, keys[-1], override)] = value
 
 
-def _unshared(value: Any) -> Any:
+def _position(node: Any, key: str, override: str) -> str | int:
+    """The key itself in a mapping, the number it stands for in a list."""
+    if not isinstance(node, list):
+        return key
+    if not (key.isascii() and key.isdigit()) or int(key) >= len(node):
+        raise RecipeError(f"--set {override!r}: {key!r} is not a position in a list of {len(node)}")
+    return int(key)
+
+
+def _unshared(value: Any, around: tuple[int, ...]) -> Any:
     """Copy so that YAML anchors no longer share: an override changes one place only."""
-    if isinstance(value, Mapping):
-        return {key: _unshared(inner) for key, inner in value.items()}
-    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _explain(problem: Any) -> str:
-    path, sections = _walk(problem["loc"][:-1])
-    last = problem["loc"][-1]
-    place = ".".join([*path, *([] if _is_tag(last, sections) else [str(last)])])
-    if problem["type"] == "extra_forbidden":
-        known = sorted({key for section in sections for key in section.model_fields})
-        near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        listing = f" Known keys here: {', '.join(known)}." if known else ""
-        return f"{place}: unknown key{hint}{listing}"
-    given = problem.get("input")
-    shown = f" (got {given!r})" if not isinstance(given, (dict, list)) else ""
-    return f"{place}: {problem['msg']}{shown}"
-
-
-def _walk(location: Sequence[str | int]) -> tuple[list[str], list[type[BaseModel]]]:
-    """Follow an error location to the sections there; it names union tags, which a file does not.
-
-    Returns:
-        The location as written in a recipe, and the classes the section there may have.
-    """
-    path: list[str] = []
-    sections: list[type[BaseModel]] = [Recipe]
-    for part in location:
-        if _is_tag(part, sections):
-            sections = [section for section in sections if _tag(section) == part]
-            continue
-        path.append(str(part))
-        if isinstance(part, str):
-            fields = [s.model_fields[part] for s in sections if part in s.model_fields]
-            sections = [inner for field in fields for inner in _sections_in(field.annotation)]
-    return path, sections
-
-
-def _is_tag(part: str | int, sections: Sequence[type[BaseModel]]) -> bool:
-    return any(_tag(section) == part for section in sections)
-
-
-def _tag(model: type[BaseModel]) -> str | None:
-    """The value by which a union of sections tells this one apart, such as ``name: cream``."""
-    for field in model.model_fields.values():
-        if get_origin(field.annotation) is Literal:
-            values = get_args(field.annotation)
-            if len(values) == 1:
-                return values[0]
-    return None
-
-
-def _sections_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for arg in get_args(annotation) for found in _sections_in(arg)]
+    if not isinstance(value, (Mapping, list)):
+        return value
+    if id(value) in around:
+        raise RecipeError("a YAML anchor stands inside itself; write the section out instead")
+    around = (*around, id(value))
+    if isinstance(value, list):
+        return [_unshared(inner, around) for inner in value]
+    return {key: _unshared(inner, around) for key, inner in value.items()}

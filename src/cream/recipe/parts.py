@@ -19,7 +19,8 @@ Unit = Literal["implicit", "implicit_per_token", "likelihood", "mean_likelihood"
 ``likelihood`` / ``mean_likelihood``: log pi, token sum / per token."""
 
 Statistic = Literal["kendall", "spearman", "weighted_tau", "top_order"]
-"""How two rankings of one group are compared; all in [-1, 1]. Kendall is the paper's choice."""
+"""How two rankings of one group are compared. The first three are correlations in [-1, 1], of which
+C = (x + 1) / 2; ``top_order`` is a rate in [0, 1] already. Kendall is the paper's choice."""
 
 Compare = Literal["like_for_like", "reference_code"]
 """What C compares at t = 1, where M0's implicit reward is identically zero."""

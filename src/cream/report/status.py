@@ -23,13 +23,18 @@ def run_status(root: Path) -> list[dict[str, Any]]:
     """
     if not (root / RECIPE).exists():
         raise RunError(f"{root} holds no run (no {RECIPE})")
-    iterations = read_yaml(root / RECIPE)["iterations"]
-    return [_stage(root, name) for name in _expected(root, iterations)]
+    recipe = read_yaml(root / RECIPE)
+    names = _expected(root, recipe["iterations"])
+    if recipe["data"].get("test") is None:
+        names = [name for name in names if not name.endswith("/evaluate")]
+    return [_stage(root, name) for name in names]
 
 
 def _expected(root: Path, iterations: int) -> list[str]:
-    names = ["data/seed", "data/test", "seed-model/evaluate", "sft/train", "sft/evaluate"]
+    names = ["data/seed", *(f"data/prompts-{t}" for t in range(1, iterations + 1)), "data/test"]
+    names += ["seed-model/evaluate", "sft/train", "sft/evaluate"]
     for folder in model_folders(iterations)[2:]:
+        # Which columns a method needs is the loop's knowledge: those are shown that were begun.
         scores = sorted(p.name for p in (root / folder / "score").glob("*") if p.is_dir())
         names += [f"{folder}/sample", *(f"{folder}/score/{name}" for name in scores)]
         names += [f"{folder}/{stage}" for stage in ("matrix", "pair", "train", "evaluate")]

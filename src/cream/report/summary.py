@@ -22,6 +22,9 @@ from cream.errors import RunError
 from cream.runs.files import read_json, read_table, read_yaml
 from cream.runs.store import DONE, RECIPE
 
+COLUMNS = ("prompt_id", "task", "index", "correct", "partial_credit", "num_tokens")
+"""What a summary reads of an evaluation; the texts stay on disk."""
+
 
 def summarise_run(root: Path) -> dict[str, Any]:
     """Everything worth telling about a run, as JSON values; unfinished stages are left out.
@@ -67,11 +70,14 @@ def model_folders(iterations: int) -> list[str]:
 
 def stage_seconds(root: Path) -> dict[str, float]:
     """Seconds each finished stage took, over all attempts, in running order."""
-    order = ["data", *model_folders(10_000)]
-    found = sorted(root.rglob(DONE), key=lambda path: path.stat().st_mtime_ns)
-    names = [str(path.parent.relative_to(root)) for path in found]
-    ranked = sorted(zip(names, found, strict=True), key=lambda x: order.index(x[0].split("/")[0]))
-    return {name: read_json(path)["seconds"] for name, path in ranked}
+    rounds = [p for p in root.glob("iteration-*") if p.name.removeprefix("iteration-").isdigit()]
+    rounds.sort(key=lambda path: int(path.name.removeprefix("iteration-")))
+    found = [
+        path
+        for folder in (root / "data", root / "seed-model", root / "sft", *rounds)
+        for path in sorted(folder.rglob(DONE), key=lambda path: path.stat().st_mtime_ns)
+    ]
+    return {str(path.parent.relative_to(root)): read_json(path)["seconds"] for path in found}
 
 
 def summarise_evaluation(table: pa.Table) -> dict[str, Any]:
@@ -80,19 +86,18 @@ def summarise_evaluation(table: pa.Table) -> dict[str, Any]:
     Greedy accuracy has a Wilson interval; mean@k and pass@k are over the k samples per prompt
     (pass@k unbiased, Chen et al. 2021, arXiv 2107.03374).
     """
-    tasks = sorted(set(table["task"].to_pylist()))
-    per_task = {
-        task: _accuracy(table.filter(pa.compute.equal(table["task"], task))) for task in tasks
-    }
+    names = np.asarray(table["task"].to_pylist(), dtype=object)
+    per_task = {task: _accuracy(table.filter(pa.array(names == task))) for task in tasks}
     return {"overall": _accuracy(table), "tasks": per_task}
 
 
 def _evaluation(folder: Path) -> pa.Table:
-    return pa.concat_tables(read_table(path) for path in sorted(folder.glob("part-*.parquet")))
+    paths = sorted(folder.glob("part-*.parquet"))
+    return pa.concat_tables(read_table(path, list(COLUMNS)) for path in paths)
 
 
 def _greedy(table: pa.Table) -> pa.Table:
-    return table.filter(pa.compute.equal(table["index"], -1))
+    return table.filter(pa.array(table["index"].to_numpy() == -1))
 
 
 def _gain(table: pa.Table, baseline: pa.Table | None) -> dict[str, float] | None:
@@ -128,7 +133,7 @@ def _accuracy(table: pa.Table) -> dict[str, Any]:
         "partial_credit": float(np.mean(greedy["partial_credit"].to_numpy())),
         "mean_tokens": float(np.mean(greedy["num_tokens"].to_numpy())),
     }
-    samples = table.filter(pa.compute.greater_equal(table["index"], 0))
+    samples = table.filter(pa.array(table["index"].to_numpy() >= 0))
     if samples.num_rows:
         counts = samples.group_by("prompt_id").aggregate([("correct", "sum"), ("correct", "count")])
         correct = counts["correct_sum"].to_numpy().astype(np.int64)

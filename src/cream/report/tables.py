@@ -114,8 +114,8 @@ def _iteration_table(summary: Mapping[str, Any]) -> Table:
         table.add_row(
             f"{row['iteration']} (M{row['iteration']} -> M{row['iteration'] + 1})",
             Text(row["compared"] or "not measured"),
-            f"{c['rate']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "",
-            f"{c['tau_mean']:+.2f} ± {c['tau_std']:.2f}" if c else "",
+            Text(f"{c['rate']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else ""),
+            _tau(c),
             f"{row['consistency_in_loss']:.3f}" if row["consistency_in_loss"] is not None else "",
             f"{row['tally']['parts'].get('paired', 0)} of {row['tally']['total']}",
             f"{_percent(accuracy['accuracy'])} of {accuracy['n']}"
@@ -123,6 +123,15 @@ def _iteration_table(summary: Mapping[str, Any]) -> Table:
             else "none decidable",
         )
     return table
+
+
+def _tau(consistency: Mapping[str, Any] | None) -> str:
+    """Mean and spread over prompts; the spread needs two of them, TopOrder has no tau at all."""
+    if not consistency or consistency["tau_mean"] is None:
+        return ""
+    spread = consistency["tau_std"]
+    mean = f"{consistency['tau_mean']:+.2f}"
+    return mean if spread is None else f"{mean} ± {spread:.2f}"
 
 
 def _drops(summary: Mapping[str, Any]) -> list[Text]:
@@ -159,10 +168,11 @@ def print_status(console: Console, stages: Sequence[Mapping[str, Any]]) -> None:
     table.add_column("seconds", justify="right")
     for stage in stages:
         seconds = stage["seconds"]
-        table.add_row(
+        cells = (
             stage["stage"],
             stage["state"],
             str(stage["parts"] or ""),
             f"{seconds:.1f}" if seconds is not None else "",
         )
+        table.add_row(*(Text(cell) for cell in cells))
     console.print(table)

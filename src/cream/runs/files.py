@@ -75,14 +75,17 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        RunError: The file is missing or not JSON.
+        RunError: The file is missing, not JSON, or not an object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise RunError(f"{path} is not valid JSON ({error}); it was changed by hand") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is not a JSON object; it was changed by hand")
+    return value
 
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
@@ -102,7 +105,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is not valid YAML ({error}); it was changed by hand") from error
     if not isinstance(value, dict):
         raise RunError(f"{path} is not a mapping; it was changed by hand")

@@ -74,7 +74,7 @@ class Stage:
         """
         if not (self.folder / DONE).exists():
             return None
-        record = read_json(self.folder / DONE)
+        record = _read_record(self.folder / DONE)
         self._refuse_other_inputs(record["inputs"])
         for name, size in record["files"].items():
             path = self.folder / name
@@ -174,7 +174,7 @@ class Run:
                 f"{self.root / name} is not finished; `cream status {self.root}` shows what is, "
                 "and `cream run` makes what is missing"
             )
-        stage = Stage(self.root / name, read_json(done)["inputs"])
+        stage = Stage(self.root / name, _read_record(done)["inputs"])
         stage.finished()
         return stage
 
@@ -222,13 +222,25 @@ class Run:
                     f"{'; ...' if len(changed) > 5 else ''}); set run_dir to a new folder"
                 )
         else:
-            strangers = [p.name for p in self.root.iterdir() if p.name != ".lock"]
+            remove_leftovers(self.root)  # of a first write of the recipe that was killed
+            strangers = sorted(p.name for p in self.root.iterdir() if p.name != ".lock")
             if strangers:
                 raise RunError(
                     f"{self.root} is not empty and holds no run (found {strangers[0]}); "
                     "set run_dir to a new folder"
                 )
         write_yaml(path, recipe)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    absent = {"inputs", "files", "seconds", "summary"} - record.keys()
+    if absent:
+        raise RunError(
+            f"{path} lacks {', '.join(sorted(absent))}; it was changed by hand: delete its folder "
+            "(and those of later stages) to make it again"
+        )
+    return record
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

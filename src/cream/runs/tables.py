@@ -29,6 +29,20 @@ COMPLETION_SCHEMA = pa.schema(
         ("origin", pa.string()),
     ]
 )
+EVALUATION_SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("task", pa.string()),
+        ("index", pa.int32()),
+        ("text", pa.string()),
+        ("finish_reason", pa.string()),
+        ("num_tokens", pa.int32()),
+        ("correct", pa.bool_()),
+        ("partial_credit", pa.float64()),
+        ("extracted", pa.string()),
+    ]
+)
+"""Stated, not inferred: a part without a single extracted answer must still be like the others."""
 LOGP_PREFIX = "logps_"
 NUM_TOKENS = "num_tokens"
 _METADATA = b"cream"
@@ -132,9 +146,7 @@ def matrix_from_tables(
         group_offsets=np.append(starts, len(codes)).astype(np.int64),
         completion_ids=np.asarray(table["completion_id"].to_pylist(), dtype=object),
         num_tokens=table[NUM_TOKENS].to_numpy().astype(np.int32),
-        truncated=np.asarray(
-            pa.compute.equal(table["finish_reason"], str(FinishReason.LENGTH)), dtype=bool
-        ),
+        truncated=np.asarray(table["finish_reason"].to_pylist()) == str(FinishReason.LENGTH),
         ids_hash=table["ids_hash"].to_numpy().astype(np.int64),
         logps={name: floats(LOGP_PREFIX + name) for name in logp_columns},
         noise={name: float(read_metadata(tables[0])["noise"][name]) for name in logp_columns},

@@ -5,7 +5,7 @@ what the optimiser updates. After each micro-batch the copy's gradients are adde
 in float32, and after each step the masters are rounded into the copy. A learning rate of 1e-6
 changes most weights by less than half a bfloat16 unit, so without masters most updates would be
 lost. The copy was chosen over autocast by measurement (one core with AMX, 135M parameters, 16 rows
-of 96 tokens, forward + backward: 2.8 s against 3.0 s; float32 norms and residuals cost the
+of 96 tokens, forward + backward: 2.8 CPU s against 3.0; float32 norms and residuals cost the
 difference). Only parameters are rounded: position tables stay float32.
 """
 
@@ -108,7 +108,7 @@ def clip_gradients(masters: Sequence[nn.Parameter], max_norm: float) -> float:
 def plain_attention(model: Any, *, longest_row: int) -> Iterator[None]:
     """Use matrix-product attention for short rows on a CPU, and put the choice back.
 
-    The flash kernel's backward pass on the CPU is slow on short rows: 2.8 s against 2.0 s for the
+    The flash kernel's backward pass on the CPU is slow on short rows: 2.8 CPU s against 2.0 for the
     whole backward pass in the measurement above. Both compute the same function.
     """
     config = model.config
