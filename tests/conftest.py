@@ -82,9 +82,7 @@ def recipe_values(tiny_inputs: Path) -> dict[str, Any]:
             "seed": {"sources": [{"source": "file", "path": "seed.jsonl"}]},
             "prompts": {
                 "per_iteration": 8,
-                "sources": [
-                    {"source": "file", "path": "prompts.jsonl", "verifier": "exact_match"}
-                ],
+                "sources": [{"source": "file", "path": "prompts.jsonl", "verifier": "exact_match"}],
             },
             "test": {
                 "sources": [{"source": "file", "path": "test.jsonl", "verifier": "exact_match"}]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
+from typing import Any, Never
 
 import typer
-from rich.console import Console
 
 from cream import __version__
 from cream.cli import eval as eval_command
 from cream.cli import init, models, run, stages, status
+from cream.cli.console import messages
 from cream.errors import CreamError
 
 app = typer.Typer(
@@ -42,19 +45,41 @@ def root(
         raise typer.Exit
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+MACHINE_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of the file system that are no fault of the program and need no traceback."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C. Not KeyboardInterrupt, which typer turns into an exit code that varies by version."""
+
+
 def main() -> None:
     """Entry point: one clear line per error, no traceback for what the user can mend."""
     quiet_libraries()
+    before = signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except CreamError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Console(stderr=True).print(
-            "interrupted; give the same command again to go on from here", markup=False
-        )
-        sys.exit(130)
+        _fail(f"error: {error}", error.exit_code)
+    except OSError as error:
+        if error.errno not in MACHINE_TROUBLE:
+            raise
+        _fail(f"error: {error.strerror}: {error.filename}", 1)
+    except Interrupted:
+        _fail("interrupted; give the same command again to go on from here", INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(number: int, frame: Any) -> Never:
+    raise Interrupted
+
+
+def _fail(text: str, code: int) -> Never:
+    messages().print(text, style="red", markup=False)
+    sys.exit(code)
 
 
 def quiet_libraries() -> None:

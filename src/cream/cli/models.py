@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from cream.cli.console import output
 from cream.cli.shared import Json, cache_dir
 from cream.recipe.model import EMBEDDED_NAME
 
@@ -42,8 +42,8 @@ def models(
         typer.echo(json.dumps([entry], indent=2))
         return
     state = f"cached in {folder}" if entry["cached"] else "not fetched yet (--fetch)"
-    Console().print(
+    output().print(
         f"{entry['name']}  {entry['what']}, {entry['parameters'] / 1e6:.1f} M parameters: {state}",
         markup=False,
-        highlight=False,
+        soft_wrap=True,
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import typer
-from rich.console import Console
 
+from cream.cli.console import output
 from cream.cli.shared import Json, Overrides, Quiet, RecipePath, opened
 
 
@@ -27,6 +27,6 @@ def run(
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
-        console = Console()
+        console = output()
         print_summary(console, summary)
-        console.print(f"run directory: {root}", markup=False, highlight=False)
+        console.print(f"run directory: {root}", markup=False, soft_wrap=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from cream.cli.console import messages
 from cream.cli.progress import ConsoleProgress
 from cream.recipe import Recipe, load_recipe
 
@@ -50,7 +50,7 @@ def opened_recipe(recipe: Recipe, *, base_dir: Path, quiet: bool) -> Iterator[Co
     from cream.loop.opening import open_context
     from cream.runs.store import Run
 
-    progress = ConsoleProgress(Console(stderr=True, quiet=quiet))
+    progress = ConsoleProgress(messages(quiet=quiet))
     run = Run(Path(recipe.folder))
     try:
         with run.locked():

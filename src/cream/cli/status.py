@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from cream.cli.console import output
 from cream.cli.shared import Json
 
 
@@ -26,6 +26,6 @@ def status(
     if as_json:
         typer.echo(json.dumps({"stages": stages, "summary": summary}, indent=2))
         return
-    console = Console()
+    console = output()
     print_status(console, stages)
     print_summary(console, summary)

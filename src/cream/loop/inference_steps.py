@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -110,9 +111,11 @@ def score_step(context: Context, t: int, model: str) -> StageRecord:
             "settings": {"token_budget": context.recipe.scoring.token_budget},
         },
     )
-    prompt_ids = {
-        p.prompt.prompt_id: p.token_ids for p in context.encode(context.data.prompts_for(t), 0)
-    }
+
+    @cache
+    def prompt_ids() -> dict[str, tuple[int, ...]]:
+        encoded = context.encode(context.data.prompts_for(t), 0)
+        return {p.prompt.prompt_id: p.token_ids for p in encoded}
 
     def work(shard: Sequence[Any]) -> pa.Table:
         (path,) = shard
@@ -120,7 +123,7 @@ def score_step(context: Context, t: int, model: str) -> StageRecord:
         scorer = TorchScorer(
             context.shelf.for_inference(model), token_budget=context.recipe.scoring.token_budget
         )
-        rows = score(groups, prompt_ids, scorer)
+        rows = score(groups, prompt_ids(), scorer)
         table = pa.table(
             {
                 "prompt_id": [row.prompt_id for row in rows],
@@ -130,7 +133,7 @@ def score_step(context: Context, t: int, model: str) -> StageRecord:
             }
         )
         if path == sampled.parts()[0]:
-            noise = measure_noise(groups[:NOISE_GROUPS], prompt_ids, scorer)
+            noise = measure_noise(groups[:NOISE_GROUPS], prompt_ids(), scorer)
             table = with_metadata(table, {"noise": noise})
         return table
 

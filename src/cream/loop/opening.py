@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cream.data.dataset import load_data
 from cream.data.verifiers import PromptVerifier
-from cream.errors import RunError
+from cream.errors import DataError, RunError
 from cream.loop.context import Context
 from cream.loop.shelf import ModelShelf
 from cream.models.chat import ChatEncoder, read_chat_template
@@ -18,10 +18,12 @@ from cream.models.loading import context_length, generation_eos_ids, load_config
 from cream.protocols import Progress
 from cream.recipe import Recipe
 from cream.recipe.model import ModelConfig
-from cream.runs.files import write_json
+from cream.runs.files import remove_leftovers, write_json
 from cream.runs.manifest import build_manifest
-from cream.runs.store import Run
+from cream.runs.store import RECIPE, Run
 
+VERIFIER = "verifier"
+"""Score column that holds verdicts."""
 BYTES_PER_WEIGHT = 4
 """Checkpoints and the training state are float32."""
 
@@ -47,7 +49,9 @@ def open_context(
         CreamError: One of the categories of exit code 2, naming what is wrong.
     """
     resolved = recipe.model_dump(mode="json")
-    run.claim(resolved, may_change=may_change)
+    remove_leftovers(run.root)
+    if (run.root / RECIPE).exists():
+        run.claim(resolved, may_change=may_change)
     data = load_data(recipe.data, seed=recipe.seed, iterations=recipe.iterations, base_dir=base_dir)
     shelf, encoder = open_models(recipe.model, run.root / "models", cache_dir)
     for text in encoder.notes:
@@ -63,7 +67,9 @@ def open_context(
         verifier=PromptVerifier(),
     )
     _check_lengths(context)
+    _check_answers(context)
     _check_disk(context)
+    run.claim(resolved, may_change=may_change)  # last: a recipe found wrong can be mended in place
     inputs = {"M0": context.seed_model_fingerprint, "template": context.template_fingerprint}
     write_json(run.root / "manifest.json", build_manifest(resolved, inputs))
     return context
@@ -109,10 +115,25 @@ def _check_lengths(context: Context) -> None:
         context.encoder.encode_completion(example.prompt.messages, example.completion)
 
 
+def _check_answers(context: Context) -> None:
+    """A method that ranks by the verifier needs prompts that can be verified."""
+    for t in range(1, context.recipe.iterations + 1):
+        if VERIFIER not in context.parts(t).score_columns:
+            continue
+        prompts = context.data.prompts_for(t)
+        if all(context.verifier.verify(prompt, "") is None for prompt in prompts):
+            raise DataError(
+                f"method {context.recipe.method.name} ranks by the verifier, and none of the "
+                f"{len(prompts)} prompts of iteration {t} can be verified; give the sources of "
+                "data.prompts a `verifier` and their rows an answer"
+            )
+
+
 def _check_disk(context: Context) -> None:
     weights = stored_parameters(context.shelf.seed_folder) * BYTES_PER_WEIGHT
     made = context.recipe.iterations + 1
-    kept = made if context.recipe.keep_checkpoints == "all" else min(made, 3)
+    at_once = 4 if context.recipe.training.loss_reference == "sft" else 3  # M_{t-1} to M_{t+1}
+    kept = made if context.recipe.keep_checkpoints == "all" else min(made, at_once)
     existing = len(list(context.shelf.folder.glob("M*")))
     training_state = 3 * weights  # parameters and two moments, while a stage trains
     needed = max(kept - existing, 0) * weights + training_state

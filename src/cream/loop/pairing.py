@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.parquet as pq
 
 from cream.algorithms.diagnostics import kl_from_seed, margin_fixed_point, pair_accuracy
 from cream.algorithms.statistics import Absent, Interval
@@ -40,7 +40,7 @@ def read_matrix(
     reported = parts.reported_columns if report_consistency else ()
     logp_columns = tuple(dict.fromkeys((*parts.logp_columns, *reported, f"M{t}", "M0")))
     score_columns = tuple(dict.fromkeys((*parts.score_columns, DIAGNOSTIC_SCORE)))
-    available = set(pa.parquet.read_schema(stage.part(0)).names)
+    available = set(pq.read_schema(stage.part(0)).names)
     needed = [*(LOGP_PREFIX + name for name in logp_columns), *score_columns]
     missing = [name for name in needed if name not in available]
     if missing:

@@ -13,6 +13,7 @@ import torch
 from cream.errors import RunError
 from cream.models.loading import load_model
 from cream.models.saving import save_model
+from cream.runs.files import remove_leftovers
 
 
 @dataclass
@@ -54,6 +55,8 @@ class ModelShelf:
         target = self.path(name)
         if target.exists():  # left by an attempt that was killed before its stage was finished
             shutil.rmtree(target)
+        if self.folder.exists():
+            remove_leftovers(self.folder)
         save_model(model, self.tokenizer, target, card=card)
         return target
 

@@ -168,7 +168,7 @@ def remove_unneeded(context: Context, t: int) -> None:
     """After iteration t, delete models no later stage needs (``keep_checkpoints: last``)."""
     if context.recipe.keep_checkpoints == "all":
         return
-    needed = {f"M{t + 1}", *context.columns(t + 1)}
-    for folder in context.shelf.folder.glob("M*"):
-        if folder.name not in needed:
-            shutil.rmtree(folder)
+    needed = context.columns(t + 1)  # of the iteration after the last one too: T may be raised
+    for name in (f"M{m}" for m in range(1, t + 1)):  # a rerun comes by here with M_{t+2} on disk
+        if name not in needed:
+            shutil.rmtree(context.shelf.folder / name, ignore_errors=True)

@@ -5,6 +5,7 @@ Every figure is computed from stored records and carries its n; intervals are 95
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ def summarise_evaluation(table: pa.Table) -> dict[str, Any]:
     (pass@k unbiased, Chen et al. 2021, arXiv 2107.03374).
     """
     names = np.asarray(table["task"].to_pylist(), dtype=object)
-    per_task = {task: _accuracy(table.filter(pa.array(names == task))) for task in tasks}
+    per_task = {
+        task: _accuracy(table.filter(pa.array(names == task))) for task in sorted(set(names))
+    }
     return {"overall": _accuracy(table), "tasks": per_task}
 
 
@@ -150,7 +153,7 @@ def _baseline(root: Path) -> dict[str, Any]:
     return read_json(done)["summary"].get("constant_baseline", {}) if done.exists() else {}
 
 
-def overall_baseline(baseline: dict[str, Any]) -> tuple[float, int] | None:
+def overall_baseline(baseline: Mapping[str, Any]) -> tuple[float, int] | None:
     """Accuracy of the best constant answer per task, over all tasks, and its n."""
     if not baseline:
         return None

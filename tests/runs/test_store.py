@@ -1,0 +1,336 @@
+"""A run directory never mixes results of different inputs, and loses one part at most."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cream.errors import RunError
+from cream.runs.files import read_table, read_yaml
+from cream.runs.store import BEGUN, DONE, Run, Stage, fingerprint
+
+INPUTS = {"model": "abc", "settings": {"a": 1, "b": [1, 2]}}
+
+
+def table(*values: int) -> pa.Table:
+    return pa.table({"x": list(values), "y": [str(v) for v in values]})
+
+
+def finished_stage(folder: Path) -> Stage:
+    stage = Stage(folder, INPUTS)
+    stage.begin()
+    stage.write_part(0, table(1, 2), 1.5)
+    stage.write_part(1, table(3), 2.0)
+    stage.finish({"rows": 3}, stage.part_seconds())
+    return stage
+
+
+# --- fingerprints ---
+
+
+def test_a_fingerprint_is_golden():
+    """It stands in every run directory: a change would make all of them unusable."""
+    assert fingerprint(INPUTS) == "3cdee3e6b666f03a2974fe73"
+
+
+def test_a_fingerprint_depends_on_values_and_not_on_the_order_of_keys():
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": 1, "b": [2, 1]},
+        {"a": 1, "b": [1, 2], "c": None},
+        {"a": "1", "b": [1, 2]},
+        {"a": 1.5, "b": [1, 2]},
+        {"a": True, "b": [1, 2]},
+        {"A": 1, "b": [1, 2]},
+        {"a": 1, "b": [[1], 2]},
+    ],
+)
+def test_a_fingerprint_notices_every_change(other):
+    assert fingerprint(other) != fingerprint({"a": 1, "b": [1, 2]})
+
+
+def test_a_fingerprint_of_what_is_not_json_is_refused():
+    with pytest.raises(ValueError, match="JSON compliant"):
+        fingerprint({"a": float("nan")})
+    with pytest.raises(TypeError):
+        fingerprint({"a": {1, 2}})
+
+
+# --- stages ---
+
+
+def test_a_finished_stage_is_known_by_its_record(tmp_path: Path):
+    finished_stage(tmp_path / "s")
+    record = Stage(tmp_path / "s", INPUTS).finished()
+
+    assert record is not None
+    assert record.summary == {"rows": 3}
+    assert record.seconds == 3.5
+    assert record.fingerprint == fingerprint(INPUTS)
+    assert not (tmp_path / "s" / BEGUN).exists()
+
+
+def test_a_stage_that_was_never_begun_is_not_finished(tmp_path: Path):
+    assert Stage(tmp_path / "s", INPUTS).finished() is None
+
+
+def test_an_interrupted_stage_keeps_whole_parts_and_loses_leftovers(tmp_path: Path):
+    stage = Stage(tmp_path / "s", INPUTS)
+    stage.begin()
+    stage.write_part(1, table(7), 4.0)
+    leftover = tmp_path / "s" / ".tmp-killed.parquet"
+    leftover.write_bytes(b"PAR1")
+
+    again = Stage(tmp_path / "s", INPUTS)
+    assert again.finished() is None
+    again.begin()
+
+    assert not leftover.exists()
+    assert again.parts() == [tmp_path / "s" / "part-00001.parquet"]
+    assert not again.part(0).exists()
+    assert next(again.tables())["x"].to_pylist() == [7]
+    assert again.part_seconds() == 4.0
+
+
+def test_parts_are_read_in_order_of_their_number_not_of_writing(tmp_path: Path):
+    stage = Stage(tmp_path / "s", INPUTS)
+    stage.begin()
+    for index in (11, 2, 0):
+        stage.write_part(index, table(index), 0.0)
+
+    assert [t["x"].to_pylist() for t in stage.tables(["x"])] == [[0], [2], [11]]
+
+
+def test_a_part_keeps_the_metadata_of_its_table(tmp_path: Path):
+    stage = Stage(tmp_path / "s", INPUTS)
+    stage.begin()
+    stage.write_part(0, table(1).replace_schema_metadata({b"cream": b"{}"}), 0.25)
+
+    assert read_table(stage.part(0)).schema.metadata == {b"cream": b"{}", b"seconds": b"0.25"}
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "grow"])
+def test_a_finished_stage_whose_file_changed_is_refused(tmp_path: Path, damage: str):
+    part = finished_stage(tmp_path / "s").part(1)
+    content = part.read_bytes()
+    part.unlink()
+    if damage != "remove":
+        part.write_bytes(content[:-1] if damage == "truncate" else content + b"0")
+
+    with pytest.raises(RunError, match=r"part-00001\.parquet is missing or has changed.*delete"):
+        Stage(tmp_path / "s", INPUTS).finished()
+
+
+def test_files_in_subfolders_are_watched_too(tmp_path: Path):
+    stage = Stage(tmp_path / "s", INPUTS)
+    stage.begin()
+    (tmp_path / "s" / "inner").mkdir()
+    (tmp_path / "s" / "inner" / "a.txt").write_text("12")
+    stage.finish({}, 0.0)
+    assert stage.finished() is not None
+
+    (tmp_path / "s" / "inner" / "a.txt").unlink()
+    with pytest.raises(RunError, match=r"inner/a\.txt is missing"):
+        stage.finished()
+
+
+def test_a_stage_with_other_inputs_is_refused_and_the_changed_names_are_given(tmp_path: Path):
+    finished_stage(tmp_path / "s")
+    other = Stage(tmp_path / "s", {**INPUTS, "model": "xyz", "extra": 1})
+
+    with pytest.raises(RunError, match=r"changed: extra, model\); use another run_dir"):
+        other.finished()
+
+
+def test_parts_of_other_inputs_are_refused_before_anything_is_added(tmp_path: Path):
+    stage = Stage(tmp_path / "s", INPUTS)
+    stage.begin()
+    stage.write_part(0, table(1), 0.0)
+    other = Stage(tmp_path / "s", {"model": "abc"})
+
+    assert other.finished() is None
+    with pytest.raises(RunError, match=r"changed: settings\)"):
+        other.begin()
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "{", '{"inputs": {}, "files": {}}'])
+def test_a_damaged_record_is_an_error_that_names_it(tmp_path: Path, content: str):
+    finished_stage(tmp_path / "s")
+    (tmp_path / "s" / DONE).write_text(content)
+
+    with pytest.raises(RunError, match=r"stage\.json"):
+        Stage(tmp_path / "s", INPUTS).finished()
+    with pytest.raises(RunError, match=r"stage\.json"):
+        Run(tmp_path).finished("s")
+
+
+def test_a_summary_that_is_not_json_leaves_the_stage_unfinished(tmp_path: Path):
+    stage = Stage(tmp_path / "s", INPUTS)
+    stage.begin()
+    with pytest.raises(ValueError, match="JSON compliant"):
+        stage.finish({"loss": float("nan")}, 0.0)
+
+    assert stage.finished() is None
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [BEGUN]
+
+
+# --- runs ---
+
+
+def test_a_stage_of_a_run_is_fingerprinted_by_its_name_too(tmp_path: Path):
+    run = Run(tmp_path)
+
+    assert run.stage("a", {"x": 1}).fingerprint != run.stage("b", {"x": 1}).fingerprint
+    assert run.stage("a/b", {}).folder == tmp_path / "a" / "b"
+
+
+def test_a_finished_stage_can_be_opened_without_knowing_its_inputs(tmp_path: Path):
+    made = finished_stage(tmp_path / "s")
+    found = Run(tmp_path).finished("s")
+
+    assert found.fingerprint == made.fingerprint
+    assert found.inputs == INPUTS
+
+
+def test_opening_a_stage_that_is_not_finished_says_how_to_make_it(tmp_path: Path):
+    Stage(tmp_path / "s", INPUTS).begin()
+
+    with pytest.raises(RunError, match=r"s is not finished; `cream status .*cream run"):
+        Run(tmp_path).finished("s")
+
+
+def test_opening_a_damaged_stage_is_refused(tmp_path: Path):
+    finished_stage(tmp_path / "s").part(0).unlink()
+
+    with pytest.raises(RunError, match=r"part-00000\.parquet is missing"):
+        Run(tmp_path).finished("s")
+
+
+HOLD = """
+import os, sys, pathlib
+from cream.errors import RunError
+from cream.runs.store import Run
+try:
+    with Run(pathlib.Path(sys.argv[1])).locked():
+        print("held")
+except RunError as error:
+    print(error)
+"""
+
+
+def hold_elsewhere(root: Path) -> str:
+    command = [sys.executable, "-c", HOLD, str(root)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_run_held_by_one_process_is_refused_to_another(tmp_path: Path):
+    root = tmp_path / "run"
+    with Run(root).locked():
+        assert hold_elsewhere(root) == f"another cream process is using {root}"
+        with pytest.raises(RunError, match="another cream process"), Run(root).locked():
+            pass
+    assert hold_elsewhere(root) == "held"
+
+
+def test_a_run_is_given_back_after_an_error_and_when_its_process_is_killed(tmp_path: Path):
+    root = tmp_path / "run"
+    with pytest.raises(ZeroDivisionError), Run(root).locked():
+        raise ZeroDivisionError
+    assert hold_elsewhere(root) == "held"
+
+    killed = HOLD.replace('print("held")', "os.kill(os.getpid(), 9)")
+    assert subprocess.run([sys.executable, "-c", killed, str(root)], check=False).returncode == -9
+    assert hold_elsewhere(root) == "held"
+
+
+RECIPE_VALUES = {"name": "a", "iterations": 1, "method": {"name": "cream", "level": "set"}}
+
+
+def claim(root: Path, values: dict) -> None:
+    root.mkdir(exist_ok=True)
+    with Run(root).locked():
+        Run(root).claim(values, may_change=lambda key: key == "iterations")
+
+
+def test_a_run_keeps_its_recipe(tmp_path: Path):
+    claim(tmp_path / "run", RECIPE_VALUES)
+    claim(tmp_path / "run", RECIPE_VALUES)
+
+    assert read_yaml(tmp_path / "run" / "recipe.yaml") == RECIPE_VALUES
+
+
+def test_keys_that_may_change_are_recorded_anew(tmp_path: Path):
+    claim(tmp_path / "run", RECIPE_VALUES)
+    claim(tmp_path / "run", {**RECIPE_VALUES, "iterations": 3})
+
+    assert read_yaml(tmp_path / "run" / "recipe.yaml")["iterations"] == 3
+
+
+def test_another_recipe_is_refused_with_the_keys_that_differ_and_the_first_one_kept(
+    tmp_path: Path,
+):
+    claim(tmp_path / "run", RECIPE_VALUES)
+    other = {"name": "a", "iterations": 2, "method": {"name": "cream", "level": "sample"}}
+
+    with pytest.raises(
+        RunError, match=r"another recipe \(method\.level: 'set' there, 'sample' now\); set run_dir"
+    ):
+        claim(tmp_path / "run", other)
+    assert read_yaml(tmp_path / "run" / "recipe.yaml") == RECIPE_VALUES
+
+
+def test_a_key_that_one_recipe_lacks_differs_unless_it_is_null(tmp_path: Path):
+    """A later version of Cream may add an option whose default is "none": old runs stay usable."""
+    claim(tmp_path / "run", RECIPE_VALUES)
+    claim(tmp_path / "run", {**RECIPE_VALUES, "new": None})
+
+    with pytest.raises(RunError, match="new: None there, 0 now"):
+        claim(tmp_path / "run", {**RECIPE_VALUES, "new": 0})
+
+
+def test_many_differences_are_cut_to_five(tmp_path: Path):
+    claim(tmp_path / "run", RECIPE_VALUES)
+    with pytest.raises(RunError, match=r"d: None there, 1 now; e: .*; \.\.\.\); set run_dir"):
+        claim(tmp_path / "run", {**RECIPE_VALUES, **dict.fromkeys("abcdefg", 1)})
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("")
+
+    with pytest.raises(RunError, match=r"is not empty and holds no run \(found thesis\.tex\)"):
+        claim(tmp_path, RECIPE_VALUES)
+    assert not (tmp_path / "recipe.yaml").exists()
+
+
+def test_a_killed_first_write_of_the_recipe_does_not_make_the_folder_strange(tmp_path: Path):
+    (tmp_path / ".tmp-killed.yaml").write_text("name")
+
+    claim(tmp_path, RECIPE_VALUES)
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "recipe.yaml"]
+
+
+def test_a_recipe_edited_into_something_else_is_named(tmp_path: Path):
+    claim(tmp_path / "run", RECIPE_VALUES)
+    (tmp_path / "run" / "recipe.yaml").write_text("- 1\n")
+
+    with pytest.raises(RunError, match=r"recipe\.yaml is not a mapping"):
+        claim(tmp_path / "run", RECIPE_VALUES)
+
+
+def test_a_record_on_disk_says_what_made_it(tmp_path: Path):
+    finished_stage(tmp_path / "s")
+    record = json.loads((tmp_path / "s" / DONE).read_text())
+
+    assert record["inputs"] == INPUTS
+    assert record["files"] == {
+        name: (tmp_path / "s" / name).stat().st_size
+        for name in ("part-00000.parquet", "part-00001.parquet")
+    }

@@ -1,0 +1,74 @@
+"""What the trainer gets is joined by id: sampled ids, never text tokenised again."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cream.stages.train import tokenise_examples, tokenise_pairs
+from cream.types import Message, PairTable, Prompt, SeedExample, TokenisedExample, TokenisedPair
+
+PAIRS = PairTable(
+    prompt_ids=np.array(["q", "p"], dtype=object),
+    chosen_ids=np.array(["q-1", "p-0"], dtype=object),
+    rejected_ids=np.array(["q-0", "p-2"], dtype=object),
+    chosen_reward=np.array([1.0, 2.0]),
+    rejected_reward=np.array([0.0, 1.0]),
+    consistency=np.array([0.75, 0.5]),
+)
+COMPLETIONS = pa.table(
+    {
+        "completion_id": ["p-0", "p-1", "p-2", "q-0", "q-1"],
+        "token_ids": [[1, 0], [2, 0], [3], [4, 0], [5, 6, 0]],
+        "logps_M0": [-10.0, -11.0, -12.0, -13.0, -14.0],
+        "logps_M1": [-1.0, -2.0, -3.0, -4.0, -5.0],
+    }
+)
+PROMPT_IDS = {"p": (90,), "q": (91, 92)}
+EXPECTED = [
+    TokenisedPair("q-1>q-0", (91, 92), (5, 6, 0), (4, 0), -5.0, -4.0, 0.75),
+    TokenisedPair("p-0>p-2", (90,), (1, 0), (3,), -1.0, -3.0, 0.5),
+]
+
+
+def test_pairs_get_their_ids_sums_and_consistency():
+    assert tokenise_pairs(PAIRS, COMPLETIONS, PROMPT_IDS, reference_column="logps_M1") == EXPECTED
+
+
+def test_the_order_and_the_parts_of_the_completions_do_not_matter():
+    shuffled = COMPLETIONS.take(pa.array([4, 0, 3, 1, 2]))
+    in_parts = pa.concat_tables([shuffled.slice(0, 2), shuffled.slice(2)])
+
+    assert tokenise_pairs(PAIRS, in_parts, PROMPT_IDS, reference_column="logps_M1") == EXPECTED
+
+
+def test_the_reference_is_the_column_named():
+    pairs = tokenise_pairs(PAIRS, COMPLETIONS, PROMPT_IDS, reference_column="logps_M0")
+
+    assert [(p.reference_chosen_logps, p.reference_rejected_logps) for p in pairs] == [
+        (-14.0, -13.0),
+        (-10.0, -12.0),
+    ]
+
+
+def test_a_pair_whose_completion_or_prompt_is_gone_is_an_error():
+    with pytest.raises(KeyError, match="q-1"):
+        tokenise_pairs(PAIRS, COMPLETIONS.slice(0, 4), PROMPT_IDS, reference_column="logps_M1")
+    with pytest.raises(KeyError, match="p"):
+        tokenise_pairs(PAIRS, COMPLETIONS, {"q": (91,)}, reference_column="logps_M1")
+    with pytest.raises(KeyError, match="logps_M7"):
+        tokenise_pairs(PAIRS, COMPLETIONS, PROMPT_IDS, reference_column="logps_M7")
+
+
+def test_seed_examples_are_encoded_as_the_policy_would_have_sampled_them():
+    messages = (Message("user", "hi"),)
+    examples = [SeedExample(Prompt("p", messages), "yes"), SeedExample(Prompt("p", messages), "no")]
+    encoded = tokenise_examples(
+        examples,
+        lambda m: tuple(map(ord, m[0].content)),
+        lambda m, text: (*map(ord, text), len(m[0].content)),
+    )
+
+    assert encoded == [
+        TokenisedExample("p-0", (104, 105), (121, 101, 115, 2)),
+        TokenisedExample("p-1", (104, 105), (110, 111, 2)),
+    ]
