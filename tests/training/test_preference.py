@@ -7,7 +7,12 @@ from training_items import make_pairs
 
 from cream.errors import TrainingError
 from cream.recipe.objectives import Cream, Dpo, SrlmKl
-from cream.recipe.training import ComputeConfig, LoraConfig, OptimiserConfig, TrainingConfig
+from cream.recipe.training import (
+    ComputeConfig,
+    LoraConfig,
+    PreferenceOptimiserConfig,
+    TrainingConfig,
+)
 from cream.testing import tiny_model
 from cream.training.preference import SetConsistency, set_level_scale, train_pairs
 from cream.types import TokenisedPair
@@ -16,7 +21,7 @@ from cream.types import TokenisedPair
 def config(*, learning_rate=1e-3, batch_size=4, epochs=1, lora=None, max_length=64, **compute):
     return TrainingConfig(
         epochs=epochs,
-        optimiser=OptimiserConfig(learning_rate=learning_rate, batch_size=batch_size),
+        optimiser=PreferenceOptimiserConfig(learning_rate=learning_rate, batch_size=batch_size),
         compute=ComputeConfig(**{"precision": "float32", "save_state_every_minutes": 0, **compute}),
         lora=lora,
         max_length=max_length,
@@ -179,7 +184,7 @@ def test_set_level_actions():
     assert reason == "the interval of C, [0.450, 0.700], reaches down to 1/2"
 
 
-@pytest.mark.parametrize("given", [None, SetConsistency(0.8, 0.7, 0.9, "prompt")])
+@pytest.mark.parametrize("given", [None, SetConsistency(0.8, 0.7, 0.9, "sample")])
 def test_a_set_level_action_without_a_set_level_c_is_an_error(given):
     with pytest.raises(TrainingError, match="one C for the whole set"):
         set_level_scale(Cream(set_level_action="skip"), given)

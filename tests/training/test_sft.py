@@ -3,7 +3,7 @@ import torch
 from training_items import make_examples
 
 from cream.errors import DataError, TrainingError
-from cream.recipe.training import ComputeConfig, LoraConfig, OptimiserConfig, SftConfig
+from cream.recipe.training import ComputeConfig, LoraConfig, SftConfig, SftOptimiserConfig
 from cream.testing import tiny_model
 from cream.training.sft import train_sft
 from cream.types import TokenisedExample
@@ -13,7 +13,7 @@ def config(*, learning_rate=1e-3, batch_size=4, epochs=2, lora=None, max_length=
     compute = {"precision": "float32", "save_state_every_minutes": 0, **compute}
     return SftConfig(
         epochs=epochs,
-        optimiser=OptimiserConfig(learning_rate=learning_rate, batch_size=batch_size),
+        optimiser=SftOptimiserConfig(learning_rate=learning_rate, batch_size=batch_size),
         compute=ComputeConfig(**compute),
         lora=lora,
         max_length=max_length,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cream.recipe.objectives import Dpo, LengthNormalisedIpo, RobustDpo
-from cream.recipe.training import ComputeConfig, OptimiserConfig, TrainingConfig
+from cream.recipe.training import ComputeConfig, PreferenceOptimiserConfig, TrainingConfig
 from cream.testing import tiny_model
 from cream.training.batches import separate_pair_batch
 from cream.training.forward import logps_by_hidden
@@ -40,7 +40,7 @@ def test_first_step_equals_trl(case, layout):
         "pair", pair.prompt_ids, pair.chosen_ids, pair.rejected_ids, chosen, rejected
     )
     config = TrainingConfig(
-        optimiser=OptimiserConfig(learning_rate=1e-6, batch_size=1),
+        optimiser=PreferenceOptimiserConfig(learning_rate=1e-6, batch_size=1),
         compute=ComputeConfig(precision="float32", pair_layout=layout),
     )
     model = tiny_model(seed=GOLDEN["policy_seed"])

@@ -33,7 +33,7 @@ class PairLogps:
 
     @property
     def gap(self) -> Float[Tensor, " pair"]:
-        """log p(chosen) - log p(rejected)."""
+        """Log p(chosen) - log p(rejected)."""
         return self.chosen - self.rejected
 
 
@@ -125,7 +125,7 @@ def weighted_dpo(
     beta: float,
     weight: Float[Tensor, " pair"],
 ) -> Float[Tensor, " pair"]:
-    """w * DPO. With w = 2C - 1 it shares CREAM's gradient at x = 0, and only there.
+    """W * DPO. With w = 2C - 1 it shares CREAM's gradient at x = 0, and only there.
 
     ``d/dx = (2C - 1)(sigmoid(x) - 1)``, at x = 0 this is ``1/2 - C``, CREAM's. There is no fixed
     point: the margin grows without bound. A negative weight trains on the reversed order.

@@ -6,6 +6,7 @@ from cream.data.frozen import prompts_to_table, seed_to_table
 from cream.data.verifiers import constant_baseline
 from cream.loop.context import Context
 from cream.runs.store import fingerprint
+from cream.types import Tally
 
 
 def freeze_data(context: Context) -> None:
@@ -22,10 +23,8 @@ def freeze_data(context: Context) -> None:
             stage.begin()
             stage.write_part(0, prompts_to_table(items), 0.0)
             summary: dict[str, object] = {"prompts": len(items)}
-            role = name.split("-")[0]
-            if role in data.tallies:
-                tally = data.tallies[role]
-                summary["tally"] = {"total": tally.total, "parts": dict(tally.parts)}
+            if name in data.tallies:
+                summary["tally"] = _as_json(data.tallies[name])
             if name == "test":
                 summary["constant_baseline"] = {
                     task: {"answer": c.answer, "accuracy": c.accuracy, "n": c.num_prompts}
@@ -37,4 +36,9 @@ def freeze_data(context: Context) -> None:
     if stage.finished() is None:
         stage.begin()
         stage.write_part(0, seed_to_table(data.seed_examples), 0.0)
-        stage.finish({"examples": len(data.seed_examples)}, 0.0)
+        summary = {"examples": len(data.seed_examples), "tally": _as_json(data.tallies["seed"])}
+        stage.finish(summary, 0.0)
+
+
+def _as_json(tally: Tally) -> dict[str, object]:
+    return {"total": tally.total, "parts": dict(tally.parts)}

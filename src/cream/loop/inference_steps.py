@@ -34,7 +34,7 @@ from cream.runs.tables import (
 from cream.stages.evaluate import evaluate
 from cream.stages.sample import sample
 from cream.stages.score import measure_noise, score, verify
-from cream.types import Completion
+from cream.types import Completion, FinishReason
 
 NOISE_GROUPS = 8
 """Prompts whose completions are scored twice to measure the noise floor of a scorer."""
@@ -87,8 +87,8 @@ def _summarise_samples(stage: Stage) -> tuple[dict[str, Any], str]:
     completions = tokens = truncated = distinct = 0
     for table in stage.tables(["prompt_id", "ids_hash", "token_ids", "finish_reason"]):
         completions += table.num_rows
-        tokens += pa.compute.sum(pa.compute.list_value_length(table["token_ids"])).as_py() or 0
-        truncated += pa.compute.sum(pa.compute.equal(table["finish_reason"], "length")).as_py() or 0
+        tokens += sum(map(len, table["token_ids"]))
+        truncated += table["finish_reason"].to_pylist().count(FinishReason.LENGTH)
         distinct += table.group_by(["prompt_id", "ids_hash"]).aggregate([]).num_rows
     summary = {
         "completions": completions,
@@ -208,7 +208,7 @@ def verify_step(context: Context, t: int) -> StageRecord:
 def _summarise_verdicts(stage: Stage) -> tuple[dict[str, Any], str]:
     table = pa.concat_tables(stage.tables(["verifier", "extracted"]))
     verified = table.num_rows - table["verifier"].null_count
-    right = int(pa.compute.sum(table["verifier"]).as_py() or 0)
+    right = table["verifier"].to_pylist().count(1.0)
     summary = {
         "verified": verified,
         "right": right,
@@ -306,10 +306,11 @@ def evaluate_step(context: Context, m: int) -> StageRecord | None:
 
 def _summarise_evaluation(stage: Stage) -> tuple[dict[str, Any], str]:
     table = pa.concat_tables(stage.tables(["index", "correct"]))
-    greedy = table.filter(pa.compute.equal(table["index"], -1))
-    right = int(pa.compute.sum(greedy["correct"]).as_py() or 0)
-    summary = {"greedy_right": right, "greedy_total": greedy.num_rows, "answers": table.num_rows}
-    return summary, f"greedy accuracy {100 * right / greedy.num_rows:.1f} % of {greedy.num_rows}"
+    rows = zip(table["index"].to_pylist(), table["correct"].to_pylist(), strict=True)
+    greedy = [correct for index, correct in rows if index == -1]
+    right, total = sum(greedy), len(greedy)
+    summary = {"greedy_right": right, "greedy_total": total, "answers": table.num_rows}
+    return summary, f"greedy accuracy {100 * right / total:.1f} % of {total}"
 
 
 def _groups(completions: Sequence[Completion]) -> list[list[Completion]]:

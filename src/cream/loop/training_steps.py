@@ -112,7 +112,7 @@ def _set_consistency(context: Context, t: int, paired: Stage) -> SetConsistency 
         rate=measured["rate"],
         low=measured["low"],
         high=measured["high"],
-        level="set" if agreement.level == "set" else "prompt",
+        level=agreement.level,
     )
 
 

@@ -37,6 +37,20 @@ class OptimiserConfig(Section):
     """Added to the root of the second moment."""
 
 
+class SftOptimiserConfig(OptimiserConfig):
+    """The same with the reference code's learning rate of fine-tuning."""
+
+    learning_rate: float = Field(default=5e-6, gt=0)
+    """Peak learning rate, > 0. Reference code: 5e-6."""
+
+
+class PreferenceOptimiserConfig(OptimiserConfig):
+    """The same with the reference code's learning rate of the preference stage."""
+
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Peak learning rate, > 0. Reference code: 1e-6."""
+
+
 class ComputeConfig(Section):
     """What training costs in memory and time. Beyond rounding it does not change the result."""
 
@@ -73,7 +87,7 @@ class SftConfig(Section):
 
     epochs: int = Field(default=5, ge=1)
     """Passes over the examples. Reference code: 5."""
-    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=5e-6)
+    optimiser: SftOptimiserConfig = SftOptimiserConfig()
     """Optimiser; the loss is the mean over all completion tokens of a step."""
     max_length: int = Field(default=2048, ge=2)
     """Prompt plus completion tokens; longer examples are dropped and counted. Reference: 2048."""
@@ -88,7 +102,7 @@ class TrainingConfig(Section):
 
     epochs: int = Field(default=1, ge=1)
     """Passes over the pairs. Reference code: 1."""
-    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-6)
+    optimiser: PreferenceOptimiserConfig = PreferenceOptimiserConfig()
     """Optimiser; the loss is the mean over the pairs of a step."""
     loss_reference: Literal["policy_at_start", "sft", "seed"] = "policy_at_start"
     """Whose log-probabilities the loss compares with: M_t at the start of the stage (reference

@@ -35,7 +35,7 @@ class SetConsistency:
     rate: float
     low: float
     high: float
-    level: Literal["set", "prompt", "pair"]
+    level: Literal["set", "sample", "pair"]
     """Which level the pairs carry; only ``set`` can decide about the stage as a whole."""
 
 

@@ -1,0 +1,109 @@
+"""A run directory written by hand: three evaluated models and one paired iteration, no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cream.runs.files import write_yaml
+from cream.runs.store import Run
+from cream.runs.tables import EVALUATION_SCHEMA
+
+TASKS = {"p1": "sums", "p2": "sums", "p3": "[red]", "p4": "[red]"}
+"""Test prompts with their tasks; one task is named like a colour of the terminal library."""
+
+GREEDY = {
+    "seed-model": {"p1": True, "p2": False, "p3": False, "p4": False},
+    "sft": {"p1": True, "p2": False, "p3": True, "p4": False},
+    "iteration-1": {"p1": True, "p2": True, "p3": True, "p4": False},
+}
+"""Who answered what rightly at temperature 0."""
+
+SAMPLES = {"p1": [True, True], "p2": [True, False], "p3": [False, False], "p4": [False, True]}
+"""Two samples per prompt, the same for every model."""
+
+PAIR_SUMMARY: dict[str, Any] = {
+    "reward": "implicit(M1)",
+    "compared": "mean_likelihood(M1), mean_likelihood(M0)",
+    "consistency": {
+        "rate": 0.625,
+        "low": 0.5,
+        "high": 0.75,
+        "n": 9,
+        "tau_mean": 0.25,
+        "tau_std": 0.5,
+        "share_below_half": 0.25,
+        "undefined": {"single": 1},
+    },
+    "consistency_in_loss": 0.625,
+    "tally": {"total": 10, "parts": {"paired": 7, "tied": 2, "single": 1, "unscored": 0}},
+    "pair_accuracy": {"n": 4, "accuracy": 0.75, "low": 0.3, "high": 0.95},
+}
+
+RECIPE: dict[str, Any] = {
+    "name": "hand-made",
+    "seed": 3,
+    "iterations": 2,
+    "method": {"name": "cream"},
+    "data": {"test": {"sources": []}},
+}
+
+
+def evaluation_rows(folder: str) -> list[dict[str, Any]]:
+    """Greedy answers, then samples; each prompt's number of tokens is its digit."""
+    answers = [(key, -1, right) for key, right in GREEDY[folder].items()]
+    answers += [
+        (key, k, right) for key, rights in SAMPLES.items() for k, right in enumerate(rights)
+    ]
+    return [
+        {
+            "prompt_id": key,
+            "task": TASKS[key],
+            "index": index,
+            "text": "",
+            "finish_reason": "stop",
+            "num_tokens": int(key[1]),
+            "correct": right,
+            "partial_credit": 1.0 if right else 0.5,
+            "extracted": None,
+        }
+        for key, index, right in answers
+    ]
+
+
+def finish(run: Run, name: str, summary: dict[str, Any], seconds: float, *tables: pa.Table) -> None:
+    stage = run.stage(name, {})
+    stage.begin()
+    for index, table in enumerate(tables):
+        stage.write_part(index, table, 0.0)
+    stage.finish(summary, seconds)
+
+
+def write_run(root: Path) -> Path:
+    """Write it: iteration 1 finished, iteration 2 begun sampling."""
+    run = Run(root)
+    write_yaml(root / "recipe.yaml", RECIPE)
+    finish(run, "data/seed", {}, 0.0)
+    baseline = {
+        "sums": {"answer": "7", "accuracy": 0.5, "n": 2},
+        "[red]": {"answer": "[b]", "accuracy": 0.0, "n": 2},
+    }
+    finish(run, "data/test", {"constant_baseline": baseline}, 0.0)
+    seconds = {"seed-model": 1.0, "sft": 2.0, "iteration-1": 4.0}
+    for folder in GREEDY:
+        if folder == "sft":
+            finish(run, "sft/train", {}, 10.0)
+        if folder == "iteration-1":
+            finish(run, "iteration-1/sample", {}, 20.0)
+            finish(run, "iteration-1/score/M1", {}, 0.5)
+            finish(run, "iteration-1/pair", PAIR_SUMMARY, 0.25)
+        # Two parts, rows in another order for the last model: joins are by id.
+        rows = evaluation_rows(folder)
+        rows = rows[::-1] if folder == "iteration-1" else rows
+        parts = [pa.Table.from_pylist(p, schema=EVALUATION_SCHEMA) for p in (rows[:5], rows[5:])]
+        finish(run, f"{folder}/evaluate", {}, seconds[folder], *parts)
+    run.stage("iteration-2/sample", {}).begin()
+    run.stage("iteration-2/sample", {}).write_part(0, pa.table({"x": [1]}), 0.0)
+    return root

@@ -1,0 +1,128 @@
+"""Tables show the summary's figures, and names from data as they are written."""
+
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hand_made_run import PAIR_SUMMARY, write_run
+from rich.console import Console
+
+from cream.report.status import run_status
+from cream.report.summary import summarise_run
+from cream.report.tables import print_status, print_summary
+
+
+@pytest.fixture
+def summary(tmp_path: Path) -> dict[str, Any]:
+    return summarise_run(write_run(tmp_path / "run"))
+
+
+def shown(summary: dict[str, Any], *, colour: bool = False) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, width=200, force_terminal=colour, color_system=None)
+    print_summary(console, summary)
+    return stream.getvalue()
+
+
+def line(text: str, *words: str) -> str:
+    found = [row for row in text.splitlines() if all(word in row for word in words)]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_accuracy_gain_and_samples_stand_in_a_models_row(summary: dict[str, Any]):
+    text = shown(summary)
+
+    row = line(text, "M2", "75.0 %", "+25.0")
+    assert "75.0 % [30.1 %, 95.4 %]" in row
+    assert "50.0 %" in row  # mean@2
+    assert "87.5 %" in row  # partial credit: three right, one at one half
+    assert "hand-made: method cream, seed 3, 4 test prompts" in text
+    assert "mean@2" in text
+    assert "constant" in line(text, "25.0 %", "constant")
+
+
+def test_a_task_or_answer_named_like_markup_is_shown_as_written(summary: dict[str, Any]):
+    text = shown(summary)
+
+    assert "[red] (2)" in text
+    assert "'[b]'" in text
+    assert "\x1b[31m" not in shown(summary, colour=True)
+
+
+def test_an_iteration_shows_c_tau_pairs_and_reasons(summary: dict[str, Any]):
+    text = shown(summary)
+    row = line(text, "1 (M1 -> M2)")
+
+    assert "mean_likelihood(M1), mean_likelihood(M0)" in row
+    assert "0.625 [0.500, 0.750]" in row
+    assert "+0.25 ± 0.50" in row
+    assert "7 of 10" in row
+    assert "75.0 % of 4" in row
+    assert "iteration 1: prompts without a pair: tied 2, single 1" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "present", "absent"),
+    [
+        ({"tau_mean": None, "tau_std": None}, "0.625 [0.500, 0.750]", "+0.25"),
+        ({"tau_std": None}, "+0.25", "±"),
+    ],
+)
+def test_a_tau_that_does_not_exist_is_not_shown(summary, change, present: str, absent: str):
+    """TopOrder has none; the spread needs two prompts."""
+    summary["iterations"][0]["consistency"] |= change
+    row = line(shown(summary), "1 (M1 -> M2)")
+
+    assert present in row
+    assert absent not in row
+
+
+def test_what_was_not_measured_is_said_not_shown_as_0(summary: dict[str, Any]):
+    row = copy.deepcopy(PAIR_SUMMARY) | {
+        "iteration": 1,
+        "compared": None,
+        "consistency": None,
+        "consistency_in_loss": None,
+        "pair_accuracy": {"n": 0, "accuracy": None, "low": None, "high": None},
+    }
+    text = line(shown({**summary, "iterations": [row]}), "1 (M1 -> M2)")
+
+    assert "not measured" in text
+    assert "none decidable" in text
+
+
+def test_time_is_summed_per_kind_of_stage(summary: dict[str, Any]):
+    assert "time: 38 s (evaluate 7, fine-tune 10, sample 20, score 0)" in shown(summary)
+
+
+def test_a_run_without_samples_has_no_columns_for_them(summary: dict[str, Any]):
+    for model in summary["models"]:
+        for key in ("k", "mean_at_k", "pass_at_k"):
+            del model["overall"][key]
+
+    assert "mean@" not in shown(summary)
+
+
+def test_nothing_finished_is_said(summary: dict[str, Any]):
+    assert shown({**summary, "models": [], "iterations": [], "seconds": {}}) == (
+        "nothing is finished yet\n"
+    )
+
+
+def test_status_is_one_line_per_stage(tmp_path: Path):
+    stream = io.StringIO()
+    root = write_run(tmp_path / "run")
+    (root / "iteration-1" / "score" / "[red]").mkdir()
+    print_status(Console(file=stream, width=120), run_status(root))
+    text = stream.getvalue()
+
+    assert [word for word in line(text, "sft/train").split() if word != "│"] == [
+        "sft/train",
+        "finished",
+        "10.0",
+    ]
+    assert "begun" in line(text, "iteration-2/sample")
+    assert "missing" in line(text, "iteration-1/score/[red]")
