@@ -60,5 +60,5 @@ def test_every_error_made_on_purpose_is_a_cream_error_with_an_exit_code():
 
     assert len(kinds) > 5
     assert all(issubclass(kind, CreamError) for kind in kinds)
-    users_fault = {kind.__name__ for kind in kinds if kind.exit_code == 2}
+    users_fault = {k.__name__ for k in kinds if issubclass(k, CreamError) and k.exit_code == 2}
     assert users_fault == {"RecipeError", "DataError", "ModelError", "RunError", "DependencyError"}

@@ -113,11 +113,6 @@ def test_the_oracle_ranks_by_the_verdict_and_breaks_ties_by_its_own_quantity():
     assert parts.reported_columns == ("M2", "M1")
 
 
-def test_the_oracle_pairs_right_with_wrong_only():
-    """Verdicts are 0 or 1: a gap of 0.5 leaves groups with both kinds."""
-    assert method_parts(OracleMethod(), 1).pairing.min_gap == 0.5
-
-
 @pytest.mark.parametrize("method", [CreamMethod(), SrlmMethod()])
 def test_only_the_oracle_reads_answers(method):
     for t in (1, 2, 5):

@@ -20,6 +20,18 @@ from cream.runs.files import (
 )
 
 
+def fail_while_writing(path: Path) -> None:
+    with replacing_file(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+
+
+def fail_while_filling(path: Path) -> None:
+    with replacing_folder(path) as temporary:
+        (temporary / "a").write_text("1")
+        raise ZeroDivisionError
+
+
 def test_a_file_is_replaced_whole(tmp_path: Path):
     path = tmp_path / "new" / "a.txt"
     for text in ("first", "second"):
@@ -42,9 +54,8 @@ def test_an_exception_while_writing_leaves_the_old_file_and_nothing_else(tmp_pat
     path = tmp_path / "a.txt"
     path.write_text("old")
 
-    with pytest.raises(ZeroDivisionError), replacing_file(path) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        fail_while_writing(path)
 
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
@@ -60,18 +71,18 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
     with replacing_folder(tmp_path / "whole") as temporary:
         (temporary / "a").write_text("1")
         assert not (tmp_path / "whole").exists()
-    with pytest.raises(ZeroDivisionError), replacing_folder(tmp_path / "never") as temporary:
-        (temporary / "a").write_text("1")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        fail_while_filling(tmp_path / "never")
 
     assert [p.name for p in tmp_path.iterdir()] == ["whole"]
     assert (tmp_path / "whole" / "a").read_text() == "1"
 
 
 def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path: Path):
-    with pytest.raises(ZeroDivisionError), replacing_file(tmp_path / "a.txt") as temporary:
-        os.link(temporary, tmp_path / ".tmp-killed.txt")  # what stays when there is no clean-up
-        raise ZeroDivisionError
+    with replacing_file(tmp_path / "a.txt") as temporary:  # a kill leaves its temporary name
+        os.link(temporary, temporary.with_name(f"{temporary.name}2"))
+    (tmp_path / "a.txt").unlink()
+    assert len(list(tmp_path.iterdir())) == 1
     (tmp_path / ".tmp-folder").mkdir()
     (tmp_path / ".tmp-folder" / "inside").write_text("")
     (tmp_path / "tmp-mine").write_text("")

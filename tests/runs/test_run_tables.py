@@ -86,7 +86,7 @@ def test_absent_values_stay_absent_through_a_join():
 def test_a_column_of_other_completions_is_refused(ids: list[str]):
     column = pa.table({"completion_id": pa.array(ids, pa.string()), "y": [0.0] * len(ids)})
 
-    with pytest.raises(RunError, match="columns y hold .* do not match the 3 sampled ones by id"):
+    with pytest.raises(RunError, match=r"columns y hold .* do not match the 3 sampled ones by id"):
         join_by_id(LEFT, column, ["y"])
 
 

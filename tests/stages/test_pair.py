@@ -3,7 +3,7 @@
 Unless said otherwise M0 is 0 everywhere, so the implicit reward of a model is its log-probability.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -18,9 +18,12 @@ from cream.types import ScoreMatrix
 
 KEEP = BestWorst(truncated="keep")
 
+Group = tuple[str, Mapping[str, Sequence[float]]]
+"""A prompt id and its columns."""
+
 
 def matrix(
-    *groups: tuple[str, dict[str, Sequence[float]]],
+    *groups: Group,
     noise: float = 0.0,
     num_tokens: int = 4,
 ) -> ScoreMatrix:
@@ -157,6 +160,13 @@ def test_sample_level_gives_every_prompt_its_own_c(below_half, expected: list[fl
     assert result.tally.parts["paired"] == len(expected)
     assert result.tally.parts["below_half"] == 3 - len(expected)
     assert result.prompts.outcome[2] == ("below_half" if below_half == "drop" else "paired")
+
+
+def test_c_stays_with_its_pair_when_an_earlier_one_is_dropped():
+    result = decide(matrix(REVERSED, MOSTLY, AGREE), CreamMethod(level="sample", below_half="drop"))
+
+    assert triples(result) == [("b-2", "b-0", round(2 / 3, 12)), ("a-0", "a-3", 1.0)]
+    assert result.prompts.outcome.tolist() == ["below_half", "paired", "paired"]
 
 
 @pytest.mark.parametrize(

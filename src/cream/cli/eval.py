@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from cream.cli.console import messages, output
 from cream.cli.shared import Json, Overrides, Quiet, cache_dir
 from cream.errors import RecipeError
 
@@ -64,7 +64,7 @@ def evaluate(
     from cream.report.summary import summarise_evaluation
     from cream.report.tables import print_evaluation
 
-    progress = ConsoleProgress(Console(stderr=True, quiet=quiet))
+    progress = ConsoleProgress(messages(quiet=quiet))
     try:
         table, baseline = evaluate_model(
             config,
@@ -82,4 +82,4 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
-        print_evaluation(Console(), summary)
+        print_evaluation(output(), summary)

@@ -30,7 +30,9 @@ BYTES_PER_WEIGHT = 4
 
 def may_change(key: str) -> bool:
     """Recipe keys that may differ from the run directory's: they do not touch finished stages."""
-    return key in ("iterations", "keep_checkpoints", "run_dir")
+    return key in ("iterations", "keep_checkpoints", "run_dir") or key.endswith(
+        ".save_state_every_minutes"
+    )
 
 
 def open_context(

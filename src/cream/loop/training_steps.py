@@ -26,6 +26,9 @@ from cream.types import TokenisedPair
 STATE = "state"
 """Folder of the resumable training state, removed when the stage is finished."""
 
+NO_RESULT = {"compute": {"save_state_every_minutes"}}
+"""Settings that do not touch the result and may change between attempts."""
+
 Train = Callable[[Any, OnStep], TrainingSummary]
 """Trains a model in place, telling about each step."""
 
@@ -39,7 +42,7 @@ def sft_step(context: Context) -> StageRecord:
             "model": context.model_fingerprint(0),
             "examples": fingerprint([[e.prompt.prompt_id, e.completion] for e in examples]),
             "template": context.template_fingerprint,
-            "settings": context.recipe.sft.model_dump(mode="json"),
+            "settings": context.recipe.sft.model_dump(mode="json", exclude=NO_RESULT),
         },
     )
 
@@ -68,7 +71,7 @@ def train_step(context: Context, t: int) -> StageRecord:
             "pairs": paired.fingerprint,
             "reference": context.loss_reference(t),
             "objective": parts.objective.model_dump(mode="json"),
-            "settings": context.recipe.training.model_dump(mode="json"),
+            "settings": context.recipe.training.model_dump(mode="json", exclude=NO_RESULT),
         },
     )
 

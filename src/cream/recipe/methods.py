@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from cream.recipe.base import Section
 from cream.recipe.objectives import Cream as CreamObjective
@@ -35,6 +35,16 @@ class CreamMethod(Section):
     pairing: BestWorst = BestWorst()
     objective: CreamObjective = CreamObjective()
 
+    @model_validator(mode="after")
+    def _set_level_action_needs_a_set_level(self) -> CreamMethod:
+        action = self.objective.set_level_action
+        if action != "train" and self.level != "set":
+            raise ValueError(
+                f"objective.set_level_action: {action} acts on one C for the whole set, and level "
+                f"is {self.level}; set level: set, or set_level_action: train"
+            )
+        return self
+
 
 class SrlmMethod(Section):
     """Self-rewarding without regularisation: the same pairs, C = 1 (the paper's baseline)."""
@@ -52,8 +62,8 @@ class OracleMethod(Section):
     name: Literal["oracle"] = "oracle"
     tie_break: Unit = "implicit"
     """Quantity of M_t that orders completions with equal verdicts."""
-    pairing: BestWorst = BestWorst(min_gap=0.5)
-    """``min_gap`` is in units of the verdict (0 or 1): 0.5 keeps only groups with both kinds."""
+    pairing: BestWorst = BestWorst()
+    """Equal verdicts are ties, so only groups with right and wrong answers give a pair."""
     objective: Dpo = Dpo()
 
 

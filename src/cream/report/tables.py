@@ -134,6 +134,13 @@ def _tau(consistency: Mapping[str, Any] | None) -> str:
     return mean if spread is None else f"{mean} ± {spread:.2f}"
 
 
+def _tau(consistency: Mapping[str, Any]) -> str:
+    mean, spread = consistency["tau_mean"], consistency["tau_std"]
+    if mean is None:  # a rate, not a correlation (TopOrder)
+        return ""
+    return f"{mean:+.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+
+
 def _drops(summary: Mapping[str, Any]) -> list[Text]:
     lines = []
     for row in summary["iterations"]:

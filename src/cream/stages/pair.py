@@ -91,10 +91,12 @@ def pair(
     layout = _Layout(matrix)
     reward = layout.quantity(parts.reward)
     tie_break = layout.quantity(parts.tie_break) if parts.tie_break else None
-    pairs = _select(layout, reward, parts.pairing, tie_break)
+    candidates = _candidates(layout, reward, parts.pairing)
+    pairs = best_worst(candidates, min_gap=parts.pairing.min_gap, tie_break=tie_break)
     used = parts.agreement
     compared = used or (parts.reported if report_consistency else None)
-    correlation = layout.correlation(compared) if compared else None
+    counted = layout.groups.distinct & ~candidates.excluded
+    correlation = layout.correlation(compared, counted) if compared else None
     rates = _rates(compared, correlation) if compared and correlation else None
     if used and rates and len(pairs.prompt):
         by_prompt = (
@@ -139,16 +141,14 @@ class _Layout:
                 reference = self._likelihood(spec.reference)
                 return per_token(difference(model, reference), self.num_tokens)
 
-    def correlation(self, spec: AgreementSpec) -> Agreement:
+    def correlation(self, spec: AgreementSpec, counted: np.ndarray) -> Agreement:
         statistic = {
             "kendall": kendall_tau,
             "spearman": spearman,
             "weighted_tau": weighted_tau,
             "top_order": top_order,
         }[spec.statistic]
-        return statistic(
-            self.quantity(spec.first), self.quantity(spec.second), self.groups.distinct
-        )
+        return statistic(self.quantity(spec.first), self.quantity(spec.second), counted)
 
     def _likelihood(self, model: str) -> Reward:
         return likelihood(
@@ -163,13 +163,11 @@ def _rates(spec: AgreementSpec, correlation: Agreement) -> Agreement:
     return correlation if spec.statistic == "top_order" else consistency_rates(correlation)
 
 
-def _select(layout: _Layout, reward: Reward, spec: BestWorst, tie_break: Reward | None) -> Pairs:
-    candidates: Candidates = (
-        drop_truncated(layout.groups, reward, layout.truncated)
-        if spec.truncated == "drop"
-        else keep_truncated(layout.groups, reward)
-    )
-    return best_worst(candidates, min_gap=spec.min_gap, tie_break=tie_break)
+def _candidates(layout: _Layout, reward: Reward, spec: BestWorst) -> Candidates:
+    """Completions that may be paired, and so the ones whose ranking C is about."""
+    if spec.truncated == "drop":
+        return drop_truncated(layout.groups, reward, layout.truncated)
+    return keep_truncated(layout.groups, reward)
 
 
 BELOW_HALF = "below_half"
