@@ -1,17 +1,13 @@
-"""The options of each method, one class per method: an option a method lacks cannot be written.
-
-`cream.methods` turns these into parts; see ``docs/methods/`` for equations and sources.
-"""
+"""Options of the CREAM method."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import model_validator
 
 from cream.recipe.base import Section
 from cream.recipe.objectives import Cream as CreamObjective
-from cream.recipe.objectives import Dpo
 from cream.recipe.parts import BelowHalf, BestWorst, Compare, Statistic, Unit
 
 
@@ -44,35 +40,3 @@ class CreamMethod(Section):
                 f"is {self.level}; set level: set, or set_level_action: train"
             )
         return self
-
-
-class SrlmMethod(Section):
-    """Self-rewarding without regularisation: the same pairs, C = 1 (the paper's baseline)."""
-
-    name: Literal["srlm"] = "srlm"
-    reward: Unit = "implicit"
-    """Quantity of M_t that picks the pairs."""
-    pairing: BestWorst = BestWorst()
-    objective: Dpo = Dpo()
-
-
-class OracleMethod(Section):
-    """The verifier's binary verdict as the reward: an upper bound, it reads the answers."""
-
-    name: Literal["oracle"] = "oracle"
-    tie_break: Unit = "implicit"
-    """Quantity of M_t that orders completions with equal verdicts."""
-    pairing: BestWorst = BestWorst()
-    """Equal verdicts are ties, so only groups with right and wrong answers give a pair."""
-    objective: Dpo = Dpo()
-
-
-def _from_name(value: Any) -> Any:
-    """``method: cream`` is short for ``method: {name: cream}``."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-MethodConfig = Annotated[
-    Annotated[CreamMethod | SrlmMethod | OracleMethod, Field(discriminator="name")],
-    BeforeValidator(_from_name),
-]
