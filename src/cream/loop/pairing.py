@@ -72,8 +72,8 @@ def make_pairs(
         reasons = ", ".join(f"{name} {n}" for name, n in result.tally.parts.items() if n)
         raise RunError(
             f"iteration {t}: none of {result.tally.total} prompts gave a pair ({reasons}). Ties "
-            "and duplicates: sample more completions or raise the temperature; below_min_gap: lower "
-            "method.pairing.min_gap; truncated: raise sampling.max_completion_tokens; below_half: "
+            "and duplicates: sample more completions or raise the temperature; below_min_gap: "
+            "lower method.pairing.min_gap; truncated: raise sampling.max_completion_tokens; below_half: "
             "the rankings agree no more than chance, see method.below_half"
         )
     write_table(folder / "pairs.parquet", pairs_to_table(result.pairs))
