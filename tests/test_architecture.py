@@ -101,13 +101,17 @@ def recipe_fields() -> list[tuple[str, str]]:
 
 
 def attributes_read_outside_the_recipe() -> set[str]:
-    return {
-        node.attr
-        for path in SOURCES
-        if "recipe" not in path.parts
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
-    }
+    """Names read as ``x.name``, or taken apart by ``case Section(name=...)``."""
+    read: set[str] = set()
+    for path in SOURCES:
+        if "recipe" in path.relative_to(ROOT).parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                read.add(node.attr)
+            elif isinstance(node, ast.MatchClass):
+                read.update(node.kwd_attrs)
+    return read
 
 
 def test_every_option_of_a_recipe_is_read_by_the_code():

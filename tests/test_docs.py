@@ -209,6 +209,7 @@ NAMED = {
     "constant_baseline",
     "baseline",
     "seconds",
+    "witnesses",
 }
 """Mappings whose keys are names of something (a reason, a model, a task, a stage), no metrics."""
 

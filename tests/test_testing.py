@@ -7,16 +7,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cream.algorithms.judging import parse_score
+from cream.engines.sampler import TorchSampler
+from cream.models.chat import ChatEncoder
+from cream.models.loading import load_model, load_tokenizer
 from cream.protocols import LogpScorer, Sampler, SamplingParams
 from cream.testing import (
     CountingModel,
     ScriptedSampler,
     TableScorer,
+    tiny_judge_folder,
     tiny_model,
     tiny_model_folder,
     tiny_tokenizer,
 )
-from cream.types import FinishReason, SamplingRequest, ScoringRequest
+from cream.types import FinishReason, Message, SamplingRequest, ScoringRequest
 
 PARAMS = SamplingParams(temperature=1.0, top_p=1.0, max_completion_tokens=4, stop_ids=(0, 9))
 
@@ -110,3 +115,24 @@ def test_a_table_scorer_looks_log_probabilities_up():
     assert {row.dtype for row in group.token_logps} == {np.dtype(np.float32)}
     with pytest.raises(KeyError):
         list(scorer.score([ScoringRequest("p", (9,), ((4,),))]))
+
+
+def test_the_tiny_judge_gives_every_score_from_1_to_5_whatever_it_is_asked(tmp_path: Path):
+    """60 draws of 5 equally likely scores: one is missing with probability < 5 * 0.8^60 < 1e-5."""
+    model = load_model(tiny_judge_folder(tmp_path / "judge"), dtype=torch.float32)
+    encoder = ChatEncoder(load_tokenizer(tmp_path / "judge"))
+    params = SamplingParams(
+        temperature=1.0, top_p=1.0, max_completion_tokens=12, stop_ids=encoder.stop_ids
+    )
+    requests = [
+        SamplingRequest(
+            text, encoder.encode_prompt([Message("user", text)]), tuple(range(i, i + 30))
+        )
+        for i, text in ((0, "Score: 9"), (30, "?"))
+    ]
+
+    groups = list(TorchSampler(model).sample(requests, params))
+
+    texts = [encoder.decode(c.token_ids) for group in groups for c in group.completions]
+    assert {parse_score(text) for text in texts} == {1.0, 2.0, 3.0, 4.0, 5.0}
+    assert all(text == f"Score: {text[-1]}" for text in texts)

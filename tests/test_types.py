@@ -26,7 +26,7 @@ def test_the_length_of_a_pair_table_is_its_number_of_pairs():
     two = np.array(["a", "b"], dtype=object)
     values = np.zeros(2)
 
-    assert len(PairTable(two, two, two, values, values, values)) == 2
+    assert len(PairTable(two, two, two, values, values, values, values)) == 2
 
 
 def test_records_cannot_be_changed():

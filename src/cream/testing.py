@@ -2,12 +2,14 @@
 
 Nothing here is a stand-in for a part of Cream: `tiny_model_folder` writes a real (random) Hugging
 Face model with a real tokenizer, `CountingModel` is a causal language model whose log-probabilities
-are known by hand, `ScriptedSampler` and `TableScorer` implement the public protocols from a table.
+are known by hand, `tiny_judge_folder` a model that answers with a score, `ScriptedSampler` and
+`TableScorer` implement the public protocols from a table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +113,87 @@ def tiny_model_folder(
     return folder
 
 
+def tiny_reward_model_folder(
+    folder: Path, *, architecture: str = "llama", outputs: int = 1, seed: int = 0
+) -> Path:
+    """Write a tiny random sequence classifier and its tokenizer as a Hugging Face folder.
+
+    Args:
+        folder: Where to.
+        architecture: ``llama`` or ``gpt2`` (decoders), ``bert`` (an encoder).
+        outputs: Width of the classification head; a reward model has 1.
+        seed: Seed of the weights.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    shape = {
+        "llama": {"num_key_value_heads": 2, "head_dim": 16},
+        "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+        "bert": {},
+    }[architecture]
+    config = AutoConfig.for_model(
+        architecture,
+        vocab_size=259,
+        pad_token_id=2,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        num_labels=outputs,
+        **shape,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    model.eval().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def tiny_judge_folder(folder: Path) -> Path:
+    """Write a model that answers whatever it is asked with ``Score: N``, N uniform in 1 to 5.
+
+    A Markov chain by hand: attention and MLP add nothing, the embedding tells the few tokens of the
+    chain apart, and the head makes each one's successor certain. At temperature 1 the digits are
+    drawn evenly, since each of them follows the blank with probability 1/5.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    chain = [tokenizer(c, add_special_tokens=False)["input_ids"][0] for c in "\nScore: "]
+    digits = [tokenizer(c, add_special_tokens=False)["input_ids"][0] for c in "12345"]
+    follows = {a: [b] for a, b in pairwise(chain)}
+    follows |= {chain[-1]: digits} | {digit: [end] for digit in digits}
+    config = AutoConfig.for_model(
+        "llama",
+        vocab_size=259,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        tie_word_embeddings=False,
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.model.norm.weight.fill_(1.0)
+        for place, (token, successors) in enumerate(follows.items()):
+            model.get_input_embeddings().weight[token, place] = 1.0
+            model.get_output_embeddings().weight[successors, place] = 8.0
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 class CountingModel(nn.Module):
     """A causal language model that expects token (t + 1) mod V after token t.
 
@@ -118,6 +201,8 @@ class CountingModel(nn.Module):
     from its prompt has token log-probabilities of about 0 and each wrong token costs about
     ``-surprise``. An off-by-one in shifting or masking shows as a wrong number of surprises.
     """
+
+    anchor: Tensor
 
     def __init__(self, vocab_size: int = 50, surprise: float = 20.0) -> None:
         super().__init__()

@@ -154,6 +154,8 @@ class ScoreMatrix:
     """Per model: noise floor of scoring, nats per square root of a token (see `stages.score`)."""
     scores: Mapping[str, Float64[np.ndarray, " completion"]] = field(default_factory=dict)
     """Other columns (``verifier``, ``judge``, ...). NaN where absent; why is in the file."""
+    labels: Mapping[str, Int64[np.ndarray, " completion"]] = field(default_factory=dict)
+    """Text columns as codes (``extracted``): equal codes are equal texts; -1 where absent."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ class PairTable:
     rejected_reward: Float64[np.ndarray, " pair"]
     consistency: Float64[np.ndarray, " pair"]
     """The C that enters the loss, in [0, 1], after averaging, shrinking and the floor."""
+    weight: Float64[np.ndarray, " pair"]
+    """Factor on the pair's loss, >= 0; 1 unless the method weighs pairs."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -206,6 +210,8 @@ class TokenisedPair:
     reference_rejected_logps: float
     consistency: float = 1.0
     """C of this pair: 1 trusts the order fully, 0.5 not at all."""
+    weight: float = 1.0
+    """Factor on this pair's loss, >= 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,8 +205,16 @@ def test_a_key_beside_a_yaml_merge_overrides_the_merged_one():
     ("lines", "message"),
     [
         ("sampling: {temprature: 1}", "sampling.temprature: unknown key; did you mean 'temperat"),
-        ("metod: cream", "metod: unknown key; did you mean 'method'? Known keys here: data, "),
-        ("zzzz: 1", "zzzz: unknown key. Known keys here: data, evaluation,"),
+        (
+            "metod: cream",
+            "metod: unknown key; did you mean 'method'? Known keys here: calibration, ",
+        ),
+        ("zzzz: 1", "zzzz: unknown key. Known keys here: calibration, data, evaluation,"),
+        (
+            "witnesses: {other: {seed_share: 0.5, share: 1}}",
+            "witnesses.other.share: unknown key; did you mean 'seed_share'?",
+        ),
+        ("witnesses: {other: {}}", "witnesses.other.seed_share: is needed and not given"),
         ("method: {name: cream, levle: set}", "method.levle: unknown key; did you mean 'level'?"),
         ("method: {name: srlm, level: set}", "method.level: unknown key"),
         ("method: {name: cream, cream: 1}", "method.cream: unknown key"),
@@ -225,7 +233,7 @@ def test_a_key_beside_a_yaml_merge_overrides_the_merged_one():
         ),
         ("method: crem", "`name` cannot be 'crem'; did you mean 'cream'? It is one of cream, srlm"),
         ("method: {level: set}", "method: needs `name`, one of cream, srlm, oracle"),
-        ("method: {name: cream, level: st}", "method.level: Input should be 'set' or 'sample' ("),
+        ("method: {name: cream, level: st}", "method.level: Input should be 'set', 'sample' "),
         ("seed: -1", "seed: Input should be greater than or equal to 0 (got -1)"),
         ("sampling: {num_completions: 1}", "sampling.num_completions: Input should be greater"),
         ("sampling: {num_completions: 2.5}", "sampling.num_completions: Input should be a valid i"),

@@ -181,12 +181,13 @@ def test_pairs_come_back_as_they_were():
         chosen_reward=np.array([0.5, -1.0]),
         rejected_reward=np.array([0.1, -2.0]),
         consistency=np.array([0.75, 1.0]),
+        weight=np.array([1.0, 0.25]),
     )
     back = pairs_from_table(pairs_to_table(pairs))
 
     for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
         assert getattr(back, name).tolist() == getattr(pairs, name).tolist()
-    for name in ("chosen_reward", "rejected_reward", "consistency"):
+    for name in ("chosen_reward", "rejected_reward", "consistency", "weight"):
         np.testing.assert_array_equal(getattr(back, name), getattr(pairs, name))
     assert len(back) == 2
 
@@ -209,3 +210,15 @@ def test_parts_of_an_evaluation_fit_together_when_one_has_no_extracted_answer():
     ]
 
     assert pa.concat_tables(parts)["extracted"].to_pylist() == [None, "7"]
+
+
+def test_label_columns_become_codes_and_absent_ones_are_told_apart():
+    """Codes are over the whole matrix, so equal answers in different parts are equal."""
+    parts = [
+        part.append_column("extracted", pa.array(texts, pa.string()))
+        for part, texts in zip(PARTS, (["7", None], ["7"]), strict=True)
+    ]
+    labels = matrix_from_tables(parts, ["M0"], [], ["extracted"]).labels["extracted"]
+
+    assert labels[0] == labels[2] >= 0
+    assert labels[1] == -1

@@ -276,6 +276,14 @@ def test_truncated_completions_are_left_out_or_kept_as_the_recipe_says():
     assert triples(kept) == [("a-0", "a-2", 1.0), ("b-0", "b-1", 1.0)]
 
 
+def test_c_is_measured_on_the_completions_that_may_be_paired():
+    """Of three whole completions all orders agree; the truncated one would disagree with each."""
+    scores = matrix(("a", {"M2": [9, 3, 2, 1], "M1": [0, 3, 2, 1], "cut": [1, 0, 0, 0]}))
+
+    assert triples(decide(scores, CreamMethod())) == [("a-1", "a-3", 1.0)]
+    assert triples(decide(scores, CreamMethod(pairing=KEEP))) == [("a-0", "a-3", 0.5)]
+
+
 def test_pairs_without_any_c_are_an_error_for_cream():
     scores = matrix(("u", {"M2": [1, 5], "M1": [3, 3]}))
 

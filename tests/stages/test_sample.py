@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from cream.protocols import Sampler, SamplingParams
-from cream.stages.sample import sample
+from cream.stages.sample import sample, with_data_completions
 from cream.testing import ScriptedSampler
 from cream.types import (
     EncodedPrompt,
@@ -116,3 +116,23 @@ def test_a_prompt_given_twice_is_refused_rather_than_paired_with_itself():
 
 def test_no_prompts_give_no_completions():
     assert draw(ScriptedSampler(SCRIPT), names="") == []
+
+
+def test_what_the_data_answer_comes_first_in_its_group_and_was_not_sampled():
+    """So that of equal completions the data's is the one that is kept."""
+    (group,) = sample(
+        [prompt("p")],
+        ScriptedSampler(SCRIPT),
+        PARAMS,
+        num_completions=2,
+        seed_of=seed_of,
+        decode=decode,
+    )
+    joined = with_data_completions(group, ["a", "bc"], lambda text: (len(text), 0), decode)
+
+    assert [c.completion_id for c in joined] == ["p-data-0", "p-data-1", "p-0", "p-1"]
+    assert [c.token_ids for c in joined] == [(1, 0), (2, 0), (5, 0), (6, 7)]
+    assert [c.origin for c in joined] == ["data", "data", "policy", "policy"]
+    assert [c.sampling_logp is None for c in joined] == [True, True, False, False]
+    assert {c.finish_reason for c in joined[:2]} == {FinishReason.STOP}
+    assert [c.text for c in joined[:2]] == ["1,0", "2,0"]

@@ -14,6 +14,7 @@ PAIRS = PairTable(
     chosen_reward=np.array([1.0, 2.0]),
     rejected_reward=np.array([0.0, 1.0]),
     consistency=np.array([0.75, 0.5]),
+    weight=np.array([1.0, 0.25]),
 )
 COMPLETIONS = pa.table(
     {
@@ -25,12 +26,12 @@ COMPLETIONS = pa.table(
 )
 PROMPT_IDS = {"p": (90,), "q": (91, 92)}
 EXPECTED = [
-    TokenisedPair("q-1>q-0", (91, 92), (5, 6, 0), (4, 0), -5.0, -4.0, 0.75),
-    TokenisedPair("p-0>p-2", (90,), (1, 0), (3,), -1.0, -3.0, 0.5),
+    TokenisedPair("q-1>q-0", (91, 92), (5, 6, 0), (4, 0), -5.0, -4.0, 0.75, 1.0),
+    TokenisedPair("p-0>p-2", (90,), (1, 0), (3,), -1.0, -3.0, 0.5, 0.25),
 ]
 
 
-def test_pairs_get_their_ids_sums_and_consistency():
+def test_pairs_get_their_ids_sums_consistency_and_weight():
     assert tokenise_pairs(PAIRS, COMPLETIONS, PROMPT_IDS, reference_column="logps_M1") == EXPECTED
 
 

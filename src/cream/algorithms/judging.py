@@ -1,7 +1,9 @@
-"""LLM-as-a-judge with an additive five-point rubric: the prompt, and reading the score back.
+"""LLM-as-a-judge: what is asked, and reading the answer back.
+
+Two questions: a score by an additive five-point rubric, or which of two responses is better.
 
 Text in, text out; no model is called here. An answer without exactly one recognisable score is
-unscored with a reason, never 0 and never a guess.
+unscored with a reason, never 0 and never a guess; likewise one without exactly one preference.
 
 Source: the additive rubric of Self-Rewarding Language Models, Yuan et al. (arXiv 2401.10020),
 figure 2, in our own words. It differs in that the score is asked for on a line of its own at the
@@ -11,6 +13,7 @@ end, and in that any answer beyond that form is rejected rather than searched fo
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 
 MAX_SCORE = 5
@@ -39,8 +42,40 @@ where N is the total from 0 to 5:
 Score: N"""
 
 
+_COMPARISON = """\
+Judge which of the two responses below answers the user's message better. Their order and their \
+length say nothing about their quality.
+
+User's message:
+<message>
+{prompt}
+</message>
+
+Response A:
+<response>
+{first}
+</response>
+
+Response B:
+<response>
+{second}
+</response>
+
+First justify your judgement in at most 100 words. Then end with one line of exactly this form, \
+where X is A, B or tie:
+Better: X"""
+
+
+class Preference(StrEnum):
+    """What a judge of two responses said."""
+
+    FIRST = "A"
+    SECOND = "B"
+    TIE = "tie"
+
+
 class Unscored(StrEnum):
-    """Why a judge's text holds no score."""
+    """Why a judge's text holds no score, or no preference."""
 
     NO_SCORE = "no_score"
     """Nothing of the form asked for."""
@@ -49,7 +84,7 @@ class Unscored(StrEnum):
     OTHER_SCALE = "other_scale"
     """A score out of something else than 5; it is not rescaled."""
     CONFLICTING = "conflicting"
-    """Two different scores."""
+    """Two different scores, or preferences."""
     TRUNCATED = "truncated"
     """The judge ran out of tokens before it gave a score, or inside it."""
 
@@ -67,14 +102,27 @@ _SCORE = re.compile(
 )
 
 
+_PREFERENCE = re.compile(
+    r"""
+    \bbetter\b [\s*_`"]* (?:is\b|:|=) [\s*_`"]* (?:response\s+)?
+    (?P<which>A|B|tie) \b
+    (?![\s*_`"]* (?:,|/|or\b|and\b))   # "A, B or tie" repeats the choice, it is no preference
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
 def judge_prompt(prompt: str, response: str) -> str:
     """Return the judge's instruction for one prompt and response, as the text of a user's turn.
 
     Both are inserted verbatim between tags; braces in them have no meaning.
     """
-    before, between = _RUBRIC.split("{prompt}")
-    between, after = between.split("{response}")
-    return f"{before}{prompt}{between}{response}{after}"
+    return _filled(_RUBRIC, {"{prompt}": prompt, "{response}": response})
+
+
+def comparison_prompt(prompt: str, first: str, second: str) -> str:
+    """Return the judge's instruction for two responses, as the text of a user's turn."""
+    return _filled(_COMPARISON, {"{prompt}": prompt, "{first}": first, "{second}": second})
 
 
 def parse_score(text: str, *, truncated: bool = False) -> float | Unscored:
@@ -103,3 +151,27 @@ def parse_score(text: str, *, truncated: bool = False) -> float | Unscored:
         return Unscored.CONFLICTING
     (score,) = found
     return score if 0 <= score <= MAX_SCORE else Unscored.OUT_OF_RANGE
+
+
+def parse_preference(text: str, *, truncated: bool = False) -> Preference | Unscored:
+    """Read the one preference that a judge of two responses gave, or the reason why there is none.
+
+    Args:
+        text: What the judge wrote.
+        truncated: It was cut off at the token limit, so that its last word may be unfinished.
+    """
+    found: set[Preference] = set()
+    for match in _PREFERENCE.finditer(text):
+        if truncated and not text[match.end() :].strip():
+            return Unscored.TRUNCATED
+        which = match["which"]
+        found.add(Preference.TIE if which.lower() == "tie" else Preference(which.upper()))
+    if not found:
+        return Unscored.TRUNCATED if truncated else Unscored.NO_SCORE
+    return found.pop() if len(found) == 1 else Unscored.CONFLICTING
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    """Put texts into their places; what stands in a text is never taken for a place."""
+    places = "|".join(map(re.escape, values))
+    return re.sub(places, lambda match: values[match[0]], template)

@@ -28,7 +28,7 @@ def sample(
         from cream.loop.inference_steps import sample_step
 
         freeze_data(context)
-        typer.echo(json.dumps(dict(sample_step(context, t).summary)))
+        typer.echo(json.dumps(dict(sample_step(context, context.sample_set(t)).summary)))
 
 
 def score(

@@ -1,14 +1,14 @@
-"""Which iteration gets which prompts, and what may not meet: test prompts and training prompts."""
+"""Who gets which data (iterations, policy, witnesses), and what may not meet: test and training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cream.data.identity import question_key
 from cream.data.sources import Item
 from cream.errors import DataError
 from cream.runs.seeds import derive_seed
-from cream.types import Prompt
+from cream.types import Prompt, SeedExample
 
 
 def shuffled(prompts: Sequence[Prompt], *, seed: int, name: str) -> list[Prompt]:
@@ -43,6 +43,44 @@ def split_by_iteration(
     return tuple(
         tuple(pool[t * per_iteration : (t + 1) * per_iteration]) for t in range(iterations)
     )
+
+
+POLICY = "policy"
+"""Part of the seed examples that M1 is fine-tuned on."""
+
+
+def split_seed(
+    examples: Sequence[SeedExample], shares: Mapping[str, float], *, seed: int
+) -> dict[str, tuple[SeedExample, ...]]:
+    """Divide seed examples into parts that have no prompt in common; the rest is `POLICY`'s.
+
+    Args:
+        examples: In the order of their sources, which every part keeps.
+        shares: Per part its share of the prompts, in (0, 1), rounded down. Their sum is below 1.
+        seed: Seed of the run; with the prompts' ids it decides who gets which.
+
+    Raises:
+        DataError: A part would be empty.
+    """
+    prompts = {example.prompt.prompt_id: example.prompt for example in examples}
+    pool = [p.prompt_id for p in shuffled(list(prompts.values()), seed=seed, name="seed_parts")]
+    owner = dict.fromkeys(pool, POLICY)
+    start = 0
+    for name, share in shares.items():
+        end = start + int(share * len(pool))
+        owner |= dict.fromkeys(pool[start:end], name)
+        start = end
+    parts = {
+        name: tuple(e for e in examples if owner[e.prompt.prompt_id] == name)
+        for name in (POLICY, *shares)
+    }
+    empty = [name for name, part in parts.items() if not part]
+    if empty and examples:
+        raise DataError(
+            f"{len(pool)} seed prompts leave none to {', '.join(empty)}; raise its seed_share, or "
+            "add seed data"
+        )
+    return parts
 
 
 def spread(count: int, parts: int) -> list[int]:

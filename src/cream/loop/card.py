@@ -9,13 +9,13 @@ def model_card(name: str, recipe: Recipe, seed_model: str) -> str:
     """Markdown that says what this model is, from what it was made, and how.
 
     Args:
-        name: M1, M2, ...
+        name: M1, M2, ..., or a witness of the recipe.
         recipe: The run's recipe.
         seed_model: Where M0 came from.
     """
     how = (
         f"supervised fine-tuning of M0 ({seed_model}) on seed examples"
-        if name == "M1"
+        if name == "M1" or name in recipe.witnesses
         else f"preference training of M{int(name[1:]) - 1} on pairs it sampled and ranked itself"
     )
     return f"""---

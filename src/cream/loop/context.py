@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from cream.data.dataset import LoadedData
+from cream.data.splits import POLICY, split_seed
 from cream.errors import DataError
+from cream.loop.scorer_models import ScorerModels
 from cream.loop.shelf import ModelShelf
 from cream.methods import method_parts
 from cream.models.chat import ChatEncoder
@@ -16,7 +18,37 @@ from cream.protocols import Progress, Verifier
 from cream.recipe import Recipe
 from cream.recipe.parts import MethodParts
 from cream.runs.store import Run, Stage, fingerprint
-from cream.types import EncodedPrompt, Prompt
+from cream.types import EncodedPrompt, Prompt, SeedExample
+
+CALIBRATION = "calibration"
+"""Part of the seed examples that no model is fine-tuned on, and the folder of their stages."""
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Prompts that one model answers, and where the answers and their scores are kept."""
+
+    folder: str
+    """``iteration-1``, ..., or ``calibration``; its stages are ``<folder>/sample``, ..."""
+    label: str
+    """The same in words."""
+    model: str
+    prompts: tuple[Prompt, ...]
+    answers: Mapping[str, Sequence[str]]
+    """Per prompt id the completions that the data have for it. They join the sampled ones. Empty
+    if no prompt has any."""
+    seed_name: tuple[str | int, ...]
+    """Name from which the seeds of the completions derive."""
+
+
+def _with_answers(
+    examples: Sequence[SeedExample],
+) -> tuple[tuple[Prompt, ...], dict[str, list[str]]]:
+    prompts = {example.prompt.prompt_id: example.prompt for example in examples}
+    answers: dict[str, list[str]] = {key: [] for key in prompts}
+    for example in examples:
+        answers[example.prompt.prompt_id].append(example.completion)
+    return tuple(prompts.values()), answers
 
 
 @dataclass
@@ -32,15 +64,44 @@ class Context:
     seed_model_fingerprint: str
     verifier: Verifier
     """Checks a completion the way its prompt says."""
+    scorers: ScorerModels = field(default_factory=ScorerModels)
+    """Models outside the run that a method ranks by."""
 
     @cached_property
     def template_fingerprint(self) -> str:
         """Fingerprint of what turns messages into ids."""
         return fingerprint([self.encoder.template, list(self.encoder.stop_ids)])
 
+    @cached_property
+    def seed_parts(self) -> dict[str, tuple[SeedExample, ...]]:
+        """Seed examples of the policy, of each witness, and those held out for calibration."""
+        shares = {name: witness.seed_share for name, witness in self.recipe.witnesses.items()}
+        if self.recipe.calibration is not None:
+            shares[CALIBRATION] = self.recipe.calibration.seed_share
+        return split_seed(self.data.seed_examples, shares, seed=self.recipe.seed)
+
     def parts(self, t: int) -> MethodParts:
         """Parts of the recipe's method at iteration t."""
         return method_parts(self.recipe.method, t)
+
+    def prompts(self, t: int) -> tuple[Prompt, ...]:
+        """What M_t answers in iteration t."""
+        return self.sample_set(t).prompts
+
+    def sample_set(self, t: int) -> SampleSet:
+        """Completions of M_t in iteration t: for unlabelled prompts, or for M1's seed prompts."""
+        if self.parts(t).prompts == "unlabelled":
+            prompts, answers = self.data.prompts_for(t), {}
+        else:
+            prompts, answers = _with_answers(self.seed_parts[POLICY])
+        return SampleSet(
+            f"iteration-{t}", f"iteration {t}", f"M{t}", prompts, answers, ("sample", t)
+        )
+
+    def calibration_set(self) -> SampleSet:
+        """What M1 answers for calibration: held-out seed prompts, beside their completions."""
+        prompts, answers = _with_answers(self.seed_parts[CALIBRATION])
+        return SampleSet(CALIBRATION, CALIBRATION, "M1", prompts, answers, (CALIBRATION,))
 
     def loss_reference(self, t: int) -> str:
         """Name of the model that is the reference of the loss at iteration t."""
@@ -69,12 +130,17 @@ class Context:
         """A stage of this run; the run's seed is always among the inputs."""
         return self.run.stage(name, {"seed": self.recipe.seed, **inputs})
 
-    def model_fingerprint(self, m: int) -> str:
-        """Fingerprint of M_m: of the weights for M0, of the stage that trained it otherwise."""
-        if m == 0:
+    def made_by(self, model: str) -> str:
+        """Stage that made a model of this run: M1, M2, ... or a witness."""
+        if model in self.recipe.witnesses:
+            return f"witnesses/{model}/train"
+        return "sft/train" if model == "M1" else f"iteration-{int(model[1:]) - 1}/train"
+
+    def model_fingerprint(self, model: str) -> str:
+        """Fingerprint of a model: of the weights for M0, of the stage that trained it otherwise."""
+        if model == "M0":
             return self.seed_model_fingerprint
-        trained = "sft/train" if m == 1 else f"iteration-{m - 1}/train"
-        return self.run.finished(trained).fingerprint
+        return self.run.finished(self.made_by(model)).fingerprint
 
     def prompts_fingerprint(self, prompts: Sequence[Prompt]) -> str:
         """Fingerprint of prompts, their answers included."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from cream.data.frozen import prompts_to_table, seed_to_table
 from cream.data.verifiers import constant_baseline
 from cream.loop.context import Context
@@ -38,6 +40,20 @@ def freeze_data(context: Context) -> None:
         stage.write_part(0, seed_to_table(data.seed_examples), 0.0)
         summary = {"examples": len(data.seed_examples), "tally": _as_json(data.tallies["seed"])}
         stage.finish(summary, 0.0)
+    if len(context.seed_parts) > 1:
+        _freeze_seed_parts(context)
+
+
+def _freeze_seed_parts(context: Context) -> None:
+    """Write who is fine-tuned on which seed prompts: one row per prompt."""
+    owners = {e.prompt.prompt_id: n for n, part in context.seed_parts.items() for e in part}
+    stage = context.stage("data/seed-parts", {"owners": fingerprint(sorted(owners.items()))})
+    if stage.finished() is None:
+        stage.begin()
+        table = pa.table({"prompt_id": list(owners), "part": list(owners.values())})
+        stage.write_part(0, table, 0.0)
+        parts = {name: len(part) for name, part in context.seed_parts.items()}
+        stage.finish({"tally": {"total": sum(parts.values()), "parts": parts}}, 0.0)
 
 
 def _as_json(tally: Tally) -> dict[str, object]:

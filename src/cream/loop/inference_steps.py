@@ -1,4 +1,4 @@
-"""Steps that run a model forward: sample, score, verify, evaluate, and the matrix of all scores.
+"""Steps that run a model of the run forward: sample, score, evaluate; and the score matrix.
 
 Each step names its artifact, says what determines it, and makes it if missing. What is
 computed is the stages' business (`cream.stages`), how it is kept the store's (`cream.runs`).
@@ -6,25 +6,27 @@ computed is the stages' business (`cream.stages`), how it is kept the store's (`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
 
 from cream.engines.sampler import TorchSampler
 from cream.engines.scorer import TorchScorer
-from cream.loop.context import Context
+from cream.loop.context import Context, SampleSet
+from cream.loop.score_columns import ScoreColumn
 from cream.loop.shards import batched, run_shards
 from cream.protocols import SamplingParams
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
-from cream.runs.store import Stage, StageRecord
+from cream.runs.store import Stage, StageRecord, fingerprint
 from cream.runs.tables import (
     EVALUATION_SCHEMA,
     LOGP_PREFIX,
     NUM_TOKENS,
+    POLICY_ORIGIN,
     completions_from_table,
     completions_to_table,
     join_by_id,
@@ -32,23 +34,25 @@ from cream.runs.tables import (
     with_metadata,
 )
 from cream.stages.evaluate import evaluate
-from cream.stages.sample import sample
-from cream.stages.score import measure_noise, score, verify
-from cream.types import Completion, FinishReason
+from cream.stages.sample import sample, with_data_completions
+from cream.stages.score import measure_noise, score
+from cream.types import Completion, FinishReason, Prompt
 
 NOISE_GROUPS = 8
 """Prompts whose completions are scored twice to measure the noise floor of a scorer."""
 
 
-def sample_step(context: Context, t: int) -> StageRecord:
-    """Completions of M_t for the prompts of iteration t."""
+def sample_step(context: Context, samples: SampleSet) -> StageRecord:
+    """Completions of a model for a set of prompts."""
     settings = context.recipe.sampling
-    prompts = context.data.prompts_for(t)
+    answers = samples.answers
+    added = {"data_completions": fingerprint(sorted(answers.items()))} if answers else {}
     stage = context.stage(
-        f"iteration-{t}/sample",
+        f"{samples.folder}/sample",
         {
-            "model": context.model_fingerprint(t),
-            "prompts": context.prompts_fingerprint(context.data.prompts_for(t)),
+            "model": context.model_fingerprint(samples.model),
+            "prompts": context.prompts_fingerprint(samples.prompts),
+            **added,
             "template": context.template_fingerprint,
             "compute_dtype": str(context.shelf.compute_dtype),
             "settings": settings.model_dump(mode="json"),
@@ -64,28 +68,47 @@ def sample_step(context: Context, t: int) -> StageRecord:
     def work(shard: Sequence[Any]) -> pa.Table:
         groups = sample(
             context.encode(shard, settings.max_completion_tokens),
-            TorchSampler(context.shelf.for_inference(f"M{t}")),
+            TorchSampler(context.shelf.for_inference(samples.model)),
             params,
             num_completions=settings.num_completions,
-            seed_of=lambda key, k: derive_seed(context.recipe.seed, "sample", t, key, k),
+            seed_of=lambda key, k: derive_seed(context.recipe.seed, *samples.seed_name, key, k),
             decode=context.encoder.decode,
         )
+        if answers:
+            groups = _with_data(context, {p.prompt_id: p for p in shard}, answers, groups)
         return completions_to_table(c for group in groups for c in group)
 
     return run_shards(
         stage,
         context.progress,
-        label=f"iteration {t}: sample from M{t}",
+        label=f"{samples.label}: sample from {samples.model}",
         unit="prompts",
-        shards=batched(prompts, settings.prompts_per_shard),
+        shards=batched(samples.prompts, settings.prompts_per_shard),
         work=work,
         summarise=_summarise_samples,
     )
 
 
+def _with_data(
+    context: Context,
+    prompts: Mapping[str, Prompt],
+    answers: Mapping[str, Sequence[str]],
+    groups: Iterable[list[Completion]],
+) -> Iterator[list[Completion]]:
+    """The same groups, each with the data's completions first."""
+    encoder = context.encoder
+    for group in groups:
+        key = group[0].prompt_id
+        encode = partial(encoder.encode_completion, prompts[key].messages)
+        yield with_data_completions(group, answers[key], encode, encoder.decode)
+
+
 def _summarise_samples(stage: Stage) -> tuple[dict[str, Any], str]:
     completions = tokens = truncated = distinct = 0
-    for table in stage.tables(["prompt_id", "ids_hash", "token_ids", "finish_reason"]):
+    columns = ["prompt_id", "ids_hash", "token_ids", "finish_reason", "origin"]
+    for table in stage.tables(columns):
+        own = [origin == POLICY_ORIGIN for origin in table["origin"].to_pylist()]
+        table = table.filter(pa.array(own, pa.bool_()))
         completions += table.num_rows
         tokens += sum(map(len, table["token_ids"]))
         truncated += table["finish_reason"].to_pylist().count(FinishReason.LENGTH)
@@ -99,14 +122,14 @@ def _summarise_samples(stage: Stage) -> tuple[dict[str, Any], str]:
     return summary, f"{completions} completions, {distinct} distinct, {truncated} truncated"
 
 
-def score_step(context: Context, t: int, model: str) -> StageRecord:
-    """Log-probabilities of iteration t's completions under one model."""
-    sampled = context.run.finished(f"iteration-{t}/sample")
+def score_step(context: Context, samples: SampleSet, model: str) -> StageRecord:
+    """Log-probabilities of a set's completions under one model."""
+    sampled = context.run.finished(f"{samples.folder}/sample")
     stage = context.stage(
-        f"iteration-{t}/score/{model}",
+        f"{samples.folder}/score/{model}",
         {
             "completions": sampled.fingerprint,
-            "model": context.model_fingerprint(int(model[1:])),
+            "model": context.model_fingerprint(model),
             "compute_dtype": str(context.shelf.compute_dtype),
             "settings": {"token_budget": context.recipe.scoring.token_budget},
         },
@@ -114,7 +137,7 @@ def score_step(context: Context, t: int, model: str) -> StageRecord:
 
     @cache
     def prompt_ids() -> dict[str, tuple[int, ...]]:
-        encoded = context.encode(context.data.prompts_for(t), 0)
+        encoded = context.encode(samples.prompts, 0)
         return {p.prompt.prompt_id: p.token_ids for p in encoded}
 
     def work(shard: Sequence[Any]) -> pa.Table:
@@ -144,7 +167,7 @@ def score_step(context: Context, t: int, model: str) -> StageRecord:
     return run_shards(
         stage,
         context.progress,
-        label=f"iteration {t}: score under {model}",
+        label=f"{samples.label}: score under {model}",
         unit="shards",
         shards=[[path] for path in sampled.parts()],
         work=work,
@@ -152,84 +175,23 @@ def score_step(context: Context, t: int, model: str) -> StageRecord:
     )
 
 
-def verify_step(context: Context, t: int) -> StageRecord:
-    """Verdicts on iteration t's completions, where prompts have answers.
-
-    Read by the `oracle` method and by reports; no other method may.
-    """
-    sampled = context.run.finished(f"iteration-{t}/sample")
+def matrix_step(
+    context: Context,
+    samples: SampleSet,
+    models: Sequence[str],
+    scores: Mapping[str, ScoreColumn],
+) -> StageRecord:
+    """The score matrix of a set: completions with the columns named, joined by id."""
+    folder = samples.folder
+    sampled = context.run.finished(f"{folder}/sample")
+    columns = {name: context.run.finished(f"{folder}/score/{name}") for name in models}
+    others = {name: context.run.finished(f"{folder}/score/{name}") for name in scores}
     stage = context.stage(
-        f"iteration-{t}/score/verifier",
-        {
-            "completions": sampled.fingerprint,
-            "prompts": context.prompts_fingerprint(context.data.prompts_for(t)),
-        },
-    )
-    prompts = {p.prompt_id: p for p in context.data.prompts_for(t)}
-
-    def work(shard: Sequence[Any]) -> pa.Table:
-        (path,) = shard
-        completions = completions_from_table(read_table(path))
-        rows = verify(completions, prompts, context.verifier)
-        schema = pa.schema(
-            [
-                ("prompt_id", pa.string()),
-                ("completion_id", pa.string()),
-                ("verifier", pa.float64()),
-                ("partial_credit", pa.float64()),
-                ("extracted", pa.string()),
-            ]
-        )
-        return pa.Table.from_pylist(
-            [
-                {
-                    "prompt_id": row.prompt_id,
-                    "completion_id": row.completion_id,
-                    "verifier": row.correct,
-                    "partial_credit": row.partial_credit,
-                    "extracted": row.extracted,
-                }
-                for row in rows
-            ],
-            schema=schema,
-        )
-
-    return run_shards(
-        stage,
-        context.progress,
-        label=f"iteration {t}: verify",
-        unit="shards",
-        shards=[[path] for path in sampled.parts()],
-        work=work,
-        summarise=_summarise_verdicts,
-    )
-
-
-def _summarise_verdicts(stage: Stage) -> tuple[dict[str, Any], str]:
-    table = pa.concat_tables(stage.tables(["verifier", "extracted"]))
-    verified = table.num_rows - table["verifier"].null_count
-    right = table["verifier"].to_pylist().count(1.0)
-    summary = {
-        "verified": verified,
-        "right": right,
-        "unverifiable": table["verifier"].null_count,
-        "unparsed": verified - (table.num_rows - table["extracted"].null_count),
-    }
-    return summary, f"{right} of {verified} right" if verified else "no reference answers"
-
-
-def matrix_step(context: Context, t: int) -> StageRecord:
-    """The score matrix of iteration t: completions with every column, joined by id."""
-    sampled = context.run.finished(f"iteration-{t}/sample")
-    models = context.columns(t)
-    columns = {name: context.run.finished(f"iteration-{t}/score/{name}") for name in models}
-    verdicts = context.run.finished(f"iteration-{t}/score/verifier")
-    stage = context.stage(
-        f"iteration-{t}/matrix",
+        f"{folder}/matrix",
         {
             "completions": sampled.fingerprint,
             "columns": {name: column.fingerprint for name, column in columns.items()},
-            "verifier": verdicts.fingerprint,
+            **{name: other.fingerprint for name, other in others.items()},
         },
     )
 
@@ -239,8 +201,8 @@ def matrix_step(context: Context, t: int) -> StageRecord:
         for place, (name, column) in enumerate(columns.items()):
             names = [LOGP_PREFIX + name] if place else [NUM_TOKENS, LOGP_PREFIX + name]
             table = join_by_id(table, read_table(column.part(index)), names)
-        names = ["verifier", "partial_credit", "extracted"]
-        table = join_by_id(table, read_table(verdicts.part(index)), names)
+        for name, other in others.items():
+            table = join_by_id(table, read_table(other.part(index)), scores[name].columns)
         noise = {
             name: read_metadata(read_table(column.part(0), ["completion_id"]))["noise"]
             for name, column in columns.items()
@@ -250,7 +212,7 @@ def matrix_step(context: Context, t: int) -> StageRecord:
     return run_shards(
         stage,
         context.progress,
-        label=f"iteration {t}: score matrix",
+        label=f"{samples.label}: score matrix",
         unit="shards",
         shards=[[index] for index in range(len(sampled.parts()))],
         work=work,
@@ -267,7 +229,7 @@ def evaluate_step(context: Context, m: int) -> StageRecord | None:
     stage = context.stage(
         f"{folder}/evaluate",
         {
-            "model": context.model_fingerprint(m),
+            "model": context.model_fingerprint(f"M{m}"),
             "test": context.prompts_fingerprint(context.data.test),
             "template": context.template_fingerprint,
             "compute_dtype": str(context.shelf.compute_dtype),

@@ -14,10 +14,10 @@ from cream.loop.inference_steps import (
     matrix_step,
     sample_step,
     score_step,
-    verify_step,
 )
 from cream.loop.pair_step import pair_step
-from cream.loop.training_steps import remove_unneeded, sft_step, train_step
+from cream.loop.score_columns import needed_columns, score_column_steps
+from cream.loop.training_steps import remove_unneeded, sft_step, train_step, witness_step
 from cream.runs.store import StageRecord
 
 
@@ -27,13 +27,16 @@ def run_recipe(context: Context) -> None:
     evaluate_step(context, 0)
     sft_step(context)
     evaluate_step(context, 1)
+    for name in context.recipe.witnesses:
+        witness_step(context, name)
+    calibrate(context)
     for t in range(1, context.recipe.iterations + 1):
         run_iteration(context, t)
 
 
 def run_iteration(context: Context, t: int) -> None:
     """Iteration t: sample from M_t, score, pair, train M_{t+1}, evaluate it."""
-    sample_step(context, t)
+    sample_step(context, context.sample_set(t))
     score_iteration(context, t)
     pair_step(context, t)
     train_step(context, t)
@@ -42,8 +45,20 @@ def run_iteration(context: Context, t: int) -> None:
 
 
 def score_iteration(context: Context, t: int) -> StageRecord:
-    """Fill the score matrix of iteration t: every model's column, the verdicts, then the join."""
-    for model in context.columns(t):
-        score_step(context, t, model)
-    verify_step(context, t)
-    return matrix_step(context, t)
+    """Fill the score matrix of iteration t: every model's column, other scores, then the join."""
+    samples, models = context.sample_set(t), context.columns(t)
+    for model in models:
+        score_step(context, samples, model)
+    score_column_steps(context, t)
+    return matrix_step(context, samples, models, needed_columns(context, t))
+
+
+def calibrate(context: Context) -> None:
+    """Answers of M1 to the seed prompts that no model saw, scored under every model there is."""
+    if context.recipe.calibration is None:
+        return
+    samples, models = context.calibration_set(), ("M1", "M0", *context.recipe.witnesses)
+    sample_step(context, samples)
+    for model in models:
+        score_step(context, samples, model)
+    matrix_step(context, samples, models, {})

@@ -7,23 +7,19 @@ from pathlib import Path
 
 from cream.data.dataset import load_data
 from cream.data.verifiers import PromptVerifier
-from cream.errors import DataError, RunError
+from cream.errors import DataError, RecipeError, RunError
 from cream.loop.context import Context
-from cream.loop.shelf import ModelShelf
-from cream.models.chat import ChatEncoder, read_chat_template
-from cream.models.devices import pick_compute_dtype, pick_device
+from cream.loop.models import open_models
+from cream.loop.score_columns import VERIFIER, check_score_columns
+from cream.loop.scorer_models import open_scorers
 from cream.models.fingerprints import model_fingerprint, stored_parameters
-from cream.models.folders import resolve_model
-from cream.models.loading import context_length, generation_eos_ids, load_config, load_tokenizer
 from cream.protocols import Progress
 from cream.recipe import Recipe
-from cream.recipe.model import ModelConfig
+from cream.recipe.parts import Calibrated
 from cream.runs.files import remove_leftovers, write_json
 from cream.runs.manifest import build_manifest
 from cream.runs.store import RECIPE, Run
 
-VERIFIER = "verifier"
-"""Score column that holds verdicts."""
 BYTES_PER_WEIGHT = 4
 """Checkpoints and the training state are float32."""
 
@@ -67,51 +63,57 @@ def open_context(
         progress=progress,
         seed_model_fingerprint=model_fingerprint(shelf.seed_folder),
         verifier=PromptVerifier(),
+        scorers=open_scorers(recipe, shelf, encoder, cache_dir),
     )
+    _check_models(context)
+    _check_calibration(context)
+    check_score_columns(context)
     _check_lengths(context)
     _check_answers(context)
     _check_disk(context)
     run.claim(resolved, may_change=may_change)  # last: a recipe found wrong can be mended in place
-    inputs = {"M0": context.seed_model_fingerprint, "template": context.template_fingerprint}
+    inputs = {
+        "M0": context.seed_model_fingerprint,
+        "template": context.template_fingerprint,
+        **context.scorers.fingerprints,
+    }
     write_json(run.root / "manifest.json", build_manifest(resolved, inputs))
     return context
 
 
-def open_models(
-    config: ModelConfig, folder: Path, cache_dir: Path
-) -> tuple[ModelShelf, ChatEncoder]:
-    """Find M0 and examine its tokenizer and template.
+def _check_models(context: Context) -> None:
+    """A method that names a model which the run will not have fails now, not after sampling."""
+    witnesses = tuple(context.recipe.witnesses)
+    for t in range(1, context.recipe.iterations + 1):
+        made = {*(f"M{m}" for m in range(t + 1)), *witnesses}
+        unknown = [name for name in context.columns(t) if name not in made]
+        if unknown:
+            raise RecipeError(
+                f"method {context.recipe.method.name} asks {', '.join(unknown)} at iteration {t}; "
+                f"models there: M0 to M{t}, and the witnesses of the recipe "
+                f"({', '.join(witnesses) or 'none'}). Add it under `witnesses`"
+            )
 
-    Args:
-        config: The recipe's model section.
-        folder: Where trained models go.
-        cache_dir: Cream's cache.
-    """
-    seed_folder = resolve_model(config, cache_dir)
-    template = read_chat_template(config.chat_template)
-    shape = load_config(seed_folder, trust_remote_code=config.trust_remote_code)
-    tokenizer = load_tokenizer(
-        seed_folder, chat_template=template, trust_remote_code=config.trust_remote_code
-    )
-    device = pick_device(config.device)
-    shelf = ModelShelf(
-        folder=folder,
-        seed_folder=seed_folder,
-        seed_name=config.name,
-        tokenizer=tokenizer,
-        device=device,
-        compute_dtype=pick_compute_dtype(device, config.compute_dtype).dtype,
-        context_length=context_length(shape),
-        trust_remote_code=config.trust_remote_code,
-    )
-    return shelf, ChatEncoder(tokenizer, template, eos_ids=generation_eos_ids(seed_folder))
+
+def _check_calibration(context: Context) -> None:
+    """A method whose C is calibrated needs something to calibrate it on."""
+    agreement = context.parts(1).agreement
+    calibrated = agreement is not None and isinstance(agreement.level, Calibrated)
+    if calibrated and context.recipe.calibration is None:
+        raise RecipeError(
+            f"method {context.recipe.method.name} calibrates C on held-out seed examples and there "
+            "are none; add a section `calibration: {seed_share: 0.2}`"
+        )
 
 
 def _check_lengths(context: Context) -> None:
     """Encode every prompt and seed example once, so that none fails hours later."""
     recipe = context.recipe
     for t in range(1, recipe.iterations + 1):
-        context.encode(context.data.prompts_for(t), recipe.sampling.max_completion_tokens)
+        context.encode(context.prompts(t), recipe.sampling.max_completion_tokens)
+    if recipe.calibration is not None:
+        held_out = context.calibration_set().prompts
+        context.encode(held_out, recipe.sampling.max_completion_tokens)
     context.encode(context.data.test, recipe.evaluation.max_completion_tokens)
     for example in context.data.seed_examples:
         context.encoder.encode_completion(example.prompt.messages, example.completion)
@@ -122,7 +124,7 @@ def _check_answers(context: Context) -> None:
     for t in range(1, context.recipe.iterations + 1):
         if VERIFIER not in context.parts(t).score_columns:
             continue
-        prompts = context.data.prompts_for(t)
+        prompts = context.prompts(t)
         if all(context.verifier.verify(prompt, "") is None for prompt in prompts):
             raise DataError(
                 f"method {context.recipe.method.name} ranks by the verifier, and none of the "
@@ -133,10 +135,12 @@ def _check_answers(context: Context) -> None:
 
 def _check_disk(context: Context) -> None:
     weights = stored_parameters(context.shelf.seed_folder) * BYTES_PER_WEIGHT
+    witnesses = len(context.recipe.witnesses)  # kept whatever keep_checkpoints says
     made = context.recipe.iterations + 1
     at_once = 4 if context.recipe.training.loss_reference == "sft" else 3  # M_{t-1} to M_{t+1}
     kept = made if context.recipe.keep_checkpoints == "all" else min(made, at_once)
-    existing = len(list(context.shelf.folder.glob("M*")))
+    kept += witnesses
+    existing = len(list(context.shelf.folder.glob("*")))
     training_state = 3 * weights  # parameters and two moments, while a stage trains
     needed = max(kept - existing, 0) * weights + training_state
     free = shutil.disk_usage(context.run.root).free

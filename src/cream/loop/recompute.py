@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cream.errors import RunError
+from cream.loop.calibration import calibration_of
 from cream.loop.pairing import make_pairs, read_matrix
 from cream.methods import method_parts
+from cream.methods.scorers import judge_of, reward_model_of
+from cream.recipe import Recipe
 from cream.recipe.load import apply_overrides, validate_recipe
 from cream.runs.files import read_yaml
 from cream.runs.store import RECIPE, Run, fingerprint
@@ -32,7 +35,8 @@ def recompute_pairs(
         The summary of the pairs, with their folder as ``folder``.
 
     Raises:
-        RunError: No such run, its score matrix is unfinished or lacks a column of the method.
+        RunError: No such run, its score matrix is unfinished or lacks a column of the method, or
+            an override changes how a stored column was made.
         RecipeError: An override is wrong, or changes something that does not decide pairs.
     """
     run = Run(source)
@@ -45,12 +49,32 @@ def recompute_pairs(
                 f"--set {override}: pairs do not depend on {key}; only {', '.join(MAY_CHANGE)} may "
                 "be set with --from"
             )
-    values = apply_overrides(read_yaml(source / RECIPE), overrides)
-    recipe = validate_recipe(values, source=str(source / RECIPE))
+    stored = read_yaml(source / RECIPE)
+    recipe = validate_recipe(apply_overrides(stored, overrides), source=str(source / RECIPE))
+    _refuse_other_scorers(recipe, validate_recipe(stored, source=str(source / RECIPE)))
     parts = method_parts(recipe.method, t)
     report = recipe.scoring.report_consistency
     matrix = read_matrix(run.finished(f"iteration-{t}/matrix"), parts, t, report_consistency=report)
     key = fingerprint([parts.model_dump(mode="json"), report])[:8]
     folder = out or source / f"iteration-{t}" / f"pair-{key}"
-    summary = make_pairs(folder, matrix, parts, t, seed=recipe.seed, report_consistency=report)
+    summary = make_pairs(
+        folder,
+        matrix,
+        parts,
+        t,
+        seed=recipe.seed,
+        report_consistency=report,
+        calibration=calibration_of(run, method_parts(recipe.method, 1)),
+    )
     return {"folder": str(folder), **summary}
+
+
+def _refuse_other_scorers(recipe: Recipe, stored: Recipe) -> None:
+    """Scores are read from the matrix; settings under which they were not made would be a lie."""
+    for name, find in (("judge", judge_of), ("reward_model", reward_model_of)):
+        before, now = find(stored.method), find(recipe.method)
+        if before is not None and now is not None and before != now:
+            raise RunError(
+                f"--set method.{name}: the stored scores were made with other settings, and --from "
+                "makes none; run the recipe with these in a new run_dir"
+            )

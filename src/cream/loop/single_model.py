@@ -13,7 +13,7 @@ from cream.data.dataset import load_test
 from cream.data.verifiers import PromptVerifier, constant_baseline
 from cream.engines.sampler import TorchSampler
 from cream.loop.context import encode_prompts
-from cream.loop.opening import open_models
+from cream.loop.models import open_models
 from cream.loop.shards import batched
 from cream.protocols import Progress, SamplingParams
 from cream.recipe.data import TestData

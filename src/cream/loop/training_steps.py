@@ -1,13 +1,14 @@
-"""Steps that make models: supervised fine-tuning (M0 -> M1) and preference training."""
+"""Steps that make models: supervised fine-tuning (M1, witnesses) and preference training."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from cream.data.splits import POLICY
 from cream.loop.card import model_card
 from cream.loop.context import Context
 from cream.loop.shards import stopwatch
@@ -21,7 +22,7 @@ from cream.training.loop import OnStep
 from cream.training.preference import SetConsistency, train_pairs
 from cream.training.sft import train_sft
 from cream.training.summary import TrainingSummary
-from cream.types import TokenisedPair
+from cream.types import SeedExample, TokenisedPair
 
 STATE = "state"
 """Folder of the resumable training state, removed when the stage is finished."""
@@ -34,12 +35,22 @@ Train = Callable[[Any, OnStep], TrainingSummary]
 
 
 def sft_step(context: Context) -> StageRecord:
-    """M1: M0 fine-tuned on the seed examples."""
-    examples = context.data.seed_examples
+    """M1: M0 fine-tuned on the policy's seed examples, all of them if there are no witnesses."""
+    return _fine_tune(context, "M1", context.seed_parts[POLICY], ("sft",))
+
+
+def witness_step(context: Context, name: str) -> StageRecord:
+    """A witness: M0 fine-tuned like M1, on other seed examples and in another order."""
+    return _fine_tune(context, name, context.seed_parts[name], ("sft", name))
+
+
+def _fine_tune(
+    context: Context, result: str, examples: Sequence[SeedExample], seed_name: tuple[str, ...]
+) -> StageRecord:
     stage = context.stage(
-        "sft/train",
+        context.made_by(result),
         {
-            "model": context.model_fingerprint(0),
+            "model": context.model_fingerprint("M0"),
             "examples": fingerprint([[e.prompt.prompt_id, e.completion] for e in examples]),
             "template": context.template_fingerprint,
             "settings": context.recipe.sft.model_dump(mode="json", exclude=NO_RESULT),
@@ -52,12 +63,12 @@ def sft_step(context: Context) -> StageRecord:
             model,
             tokenise_examples(examples, encoder.encode_prompt, encoder.encode_completion),
             context.recipe.sft,
-            seed=derive_seed(context.recipe.seed, "sft"),
+            seed=derive_seed(context.recipe.seed, *seed_name),
             state_dir=stage.folder / STATE,
             on_step=on_step,
         )
 
-    return _train(context, stage, "M0", "M1", "fine-tune M0 -> M1", train)
+    return _train(context, stage, "M0", result, f"fine-tune M0 -> {result}", train)
 
 
 def train_step(context: Context, t: int) -> StageRecord:
@@ -67,7 +78,7 @@ def train_step(context: Context, t: int) -> StageRecord:
     stage = context.stage(
         f"iteration-{t}/train",
         {
-            "model": context.model_fingerprint(t),
+            "model": context.model_fingerprint(f"M{t}"),
             "pairs": paired.fingerprint,
             "reference": context.loss_reference(t),
             "objective": parts.objective.model_dump(mode="json"),
@@ -95,7 +106,7 @@ def _training_pairs(context: Context, t: int, paired: Stage) -> list[TokenisedPa
     reference = LOGP_PREFIX + context.loss_reference(t)
     matrix = context.run.finished(f"iteration-{t}/matrix")
     wanted = ["prompt_id", "completion_id", "token_ids", reference]
-    prompts = context.encode(context.data.prompts_for(t), 0)
+    prompts = context.encode(context.prompts(t), 0)
     return tokenise_pairs(
         pairs_from_table(read_table(paired.folder / "pairs.parquet")),
         pa.concat_tables(matrix.tables(wanted)),
@@ -115,7 +126,7 @@ def _set_consistency(context: Context, t: int, paired: Stage) -> SetConsistency 
         rate=measured["rate"],
         low=measured["low"],
         high=measured["high"],
-        level=agreement.level,
+        level=agreement.level_name,
     )
 
 

@@ -8,23 +8,70 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from cream.methods.cream import cream_parts
+from cream.methods.cream import cream_pair_parts, cream_parts, cream_sample_parts
+from cream.methods.cream_cross import cream_cross_parts
+from cream.methods.cream_reference import cream_reference_parts
+from cream.methods.dice import dice_parts
 from cream.methods.oracle import oracle_parts
-from cream.methods.srlm import srlm_parts
-from cream.recipe.methods import CreamMethod, MethodConfig, OracleMethod, SrlmMethod
+from cream.methods.reward_model import reward_model_parts
+from cream.methods.scpo import scpo_parts
+from cream.methods.spa import spa_parts
+from cream.methods.spin import spin_parts
+from cream.methods.srlm import fixed_smoothing_parts, srlm_parts
+from cream.methods.srlm_judge import srlm_judge_parts
+from cream.recipe.methods import (
+    CreamCrossMethod,
+    CreamMethod,
+    CreamPairMethod,
+    CreamReferenceMethod,
+    CreamSampleMethod,
+    DiceMethod,
+    FixedSmoothingMethod,
+    MethodConfig,
+    OracleMethod,
+    RewardModelMethod,
+    ScpoMethod,
+    SpaMethod,
+    SpinMethod,
+    SrlmJudgeMethod,
+    SrlmKlMethod,
+    SrlmMethod,
+)
 from cream.recipe.parts import MethodParts
 
 __all__ = ["method_parts"]
 
 
-def method_parts(method: MethodConfig, t: int) -> MethodParts:
+def method_parts(method: MethodConfig, t: int) -> MethodParts:  # noqa: C901 - a case per method
     """What iteration t (M_t -> M_{t+1}, t >= 1) of a method reads and does."""
     match method:
         case CreamMethod():
             return cream_parts(method, t)
-        case SrlmMethod():
+        case CreamSampleMethod():
+            return cream_sample_parts(method, t)
+        case CreamPairMethod():
+            return cream_pair_parts(method, t)
+        case CreamCrossMethod():
+            return cream_cross_parts(method, t)
+        case CreamReferenceMethod():
+            return cream_reference_parts(method, t)
+        case SrlmMethod() | SrlmKlMethod():
             return srlm_parts(method, t)
+        case FixedSmoothingMethod():
+            return fixed_smoothing_parts(method, t)
+        case DiceMethod():
+            return dice_parts(method, t)
+        case ScpoMethod():
+            return scpo_parts(method, t)
+        case SpaMethod():
+            return spa_parts(method, t)
+        case SpinMethod():
+            return spin_parts(method, t)
         case OracleMethod():
             return oracle_parts(method, t)
+        case SrlmJudgeMethod():
+            return srlm_judge_parts(method, t)
+        case RewardModelMethod():
+            return reward_model_parts(method, t)
         case _:
             assert_never(method)

@@ -1,4 +1,4 @@
-"""Loading causal language models and tokenizers from checked folders.
+"""Loading causal language models, reward models and tokenizers from checked folders.
 
 Stricter than the library underneath: safetensors only, no weight may be missing (the library would
 fill it with random numbers and say so in a log line), no token id may lie outside the embedding.
@@ -16,7 +16,12 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from transformers import PretrainedConfig as ModelShape
 from transformers import PreTrainedModel as Model
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -103,7 +108,57 @@ def load_model(
     if is_adapter(folder):
         model: Any = _merged(folder, trust_remote_code)
     else:
-        model = _whole(folder, dtype, trust_remote_code)
+        model = _whole(AutoModelForCausalLM, folder, dtype, trust_remote_code)
+    with _explained(folder, "model"):
+        model = model.to(device=device, dtype=dtype)
+    return model.eval()
+
+
+def check_reward_model(folder: Path, config: ModelShape) -> None:
+    """Check that a folder is a whole model whose configuration states a head of one output.
+
+    Args:
+        folder: A folder that `cream.models.folders.resolve_model` returned.
+        config: Its configuration (`load_config`).
+
+    Raises:
+        ModelError: It is an adapter, or its head has another number of outputs (a causal language
+            model has none, which transformers takes for two).
+    """
+    if is_adapter(folder):
+        raise ModelError(
+            f"{folder} is an adapter; a reward model must be whole. Merge it into its base model "
+            "with peft and save the result."
+        )
+    if config.num_labels != 1:
+        raise ModelError(
+            f"{folder} has {config.num_labels} outputs by its config.json (num_labels), or is no "
+            "classifier at all; a reward model has one output. Name another model."
+        )
+
+
+def load_reward_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+) -> Model:
+    """Load a sequence classifier with one output in evaluation mode.
+
+    Args:
+        folder: A folder that `cream.models.folders.resolve_model` returned.
+        dtype: Type of the weights in memory, whatever they are on disk.
+        device: Where the weights go.
+        trust_remote_code: Allow a model that comes as Python code.
+
+    Raises:
+        ModelError: As `check_reward_model`, or the weights are damaged or incomplete (a head that
+            is missing is never made up), or do not fit into memory.
+    """
+    check_reward_model(folder, load_config(folder, trust_remote_code=trust_remote_code))
+    kind = AutoModelForSequenceClassification
+    model: Any = _whole(kind, folder, dtype, trust_remote_code)
     with _explained(folder, "model"):
         model = model.to(device=device, dtype=dtype)
     return model.eval()
@@ -138,9 +193,10 @@ def count_parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _whole(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Model:
+def _whole(kind: Any, folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Model:
+    """Load weights into an auto class of transformers, refusing to make up what is missing."""
     with _explained(folder, "model"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
@@ -152,13 +208,14 @@ def _whole(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Model:
     if absent:
         raise ModelError(
             f"{folder} lacks {len(absent)} of the model's weights (first: {absent[0]}), or they "
-            "have another shape. It is incomplete, or not the causal language model that it says."
+            "have another shape. It is incomplete, or not the kind of model that it says."
         )
     return model
 
 
 def _merged(folder: Path, trust_remote_code: bool) -> Model:
-    base = _whole(adapter_base(folder), torch.float32, trust_remote_code)
+    source = adapter_base(folder)
+    base = _whole(AutoModelForCausalLM, source, torch.float32, trust_remote_code)
     with _explained(folder, "adapter"), warnings.catch_warnings():
         # Only a warning there, an error below.
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
@@ -183,5 +240,5 @@ def _explained(folder: Path, what: str) -> Iterator[None]:
         lines = str(error).strip().splitlines() or ["no details"]
         raise ModelError(
             f"the {what} in {folder} could not be loaded ({type(error).__name__}: {lines[0]}). "
-            "Check that it is a complete causal language model of a kind that transformers knows."
+            "Check that it is a complete model of a kind that transformers knows."
         ) from error

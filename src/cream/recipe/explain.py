@@ -70,7 +70,7 @@ def _walk(location: Sequence[str | int], root: type[BaseModel]) -> tuple[list[st
     """Follow a location to the sections there, leaving out what a recipe does not spell.
 
     Those are the tag of a union, after which one class is left, and pydantic's own names of the
-    members of a union of plain types (``tuple[str, ...]``).
+    members of other unions (``tuple[str, ...]``, or a section's class).
     """
     path: list[str] = []
     sections: Sections = [root]
@@ -80,12 +80,15 @@ def _walk(location: Sequence[str | int], root: type[BaseModel]) -> tuple[list[st
             if chosen:
                 sections = chosen
                 continue
+        if any(section.__name__ == part for section in sections):
+            continue  # the section's member of a union with plain values
         if isinstance(part, int):
             path.append(str(part))
         elif "[" not in part:
             path.append(part)
             fields = [s.model_fields[part] for s in sections if part in s.model_fields]
-            sections = [inner for field in fields for inner in _sections_in(field.annotation)]
+            if fields:  # else it is a name in a mapping of sections, such as that of a witness
+                sections = [inner for field in fields for inner in _sections_in(field.annotation)]
     return path, sections
 
 

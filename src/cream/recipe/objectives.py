@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cream.recipe.base import Section
+from cream.recipe.unions import usual
 
 Beta = Annotated[float, Field(gt=0)]
 
@@ -164,3 +165,24 @@ ObjectiveConfig = Annotated[
     Field(discriminator="name"),
 ]
 """Every objective a recipe can name; ``name`` decides which fields may follow."""
+
+AgreementObjective = Annotated[
+    Annotated[Cream | WeightedDpo, Field(discriminator="name")], usual("name", "cream")
+]
+"""Objectives in which C acts; ``name`` left out is ``cream``."""
+
+PlainObjective = Annotated[
+    Annotated[
+        Dpo
+        | ConservativeDpo
+        | Ipo
+        | LengthNormalisedIpo
+        | RobustDpo
+        | LengthNormalisedDpo
+        | SimPo
+        | SrlmKl,
+        Field(discriminator="name"),
+    ],
+    usual("name", "dpo"),
+]
+"""Objectives that trust all pairs alike; ``name`` left out is ``dpo``."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cream.recipe.base import Section
 from cream.recipe.objectives import ObjectiveConfig
+from cream.recipe.pairing import BestWorst as BestWorst
+from cream.recipe.pairing import MajorityVote, PairingConfig
 
 Unit = Literal["implicit", "implicit_per_token", "likelihood", "mean_likelihood"]
 """``implicit``: log pi - log pi_M0, token sum, nats (the paper's reward, no beta).
@@ -22,8 +24,16 @@ Statistic = Literal["kendall", "spearman", "weighted_tau", "top_order"]
 """How two rankings of one group are compared. The first three are correlations in [-1, 1], of which
 C = (x + 1) / 2; ``top_order`` is a rate in [0, 1] already. Kendall is the paper's choice."""
 
-Compare = Literal["like_for_like", "reference_code"]
-"""What C compares at t = 1, where M0's implicit reward is identically zero."""
+Level = Literal["set", "sample", "shrunken", "one"]
+"""``set``: one C, the mean over prompts, for all pairs. ``sample``: each prompt its own.
+``shrunken``: between the two, as far as the spread of C_j exceeds its sampling noise.
+``one``: every pair 1; C is measured and only ``filter`` acts."""
+
+PairFilter = Literal["none", "agreeing"]
+"""``agreeing`` keeps only pairs that the second ranking orders the same way."""
+
+Compare = Literal["like_for_like", "reference_code", "implicit"]
+"""What C compares with M0, whose implicit reward is identically zero. ``implicit`` refuses to."""
 
 BelowHalf = Literal["floor", "allow", "drop"]
 """What happens to a C below 1/2, which is outside the theory (it would train on reversed pairs):
@@ -59,7 +69,85 @@ class ScoreQuantity(Section):
         return self.column
 
 
-Quantity = Annotated[LogpQuantity | ScoreQuantity, Field(discriminator="kind")]
+class LengthRegularised(Section):
+    """``base - alpha * tokens`` with a fitted alpha (DICE, arXiv 2406.09760).
+
+    alpha makes the best and the worst of a group equally long on average.
+    """
+
+    kind: Literal["length_regularised"] = "length_regularised"
+    base: LogpQuantity
+
+    def __str__(self) -> str:
+        return f"length_regularised({self.base})"
+
+
+class MeanMinusStds(Section):
+    """Mean over models minus some standard deviations: a lower bound that disagreement lowers."""
+
+    num_stds: float = Field(ge=0.0)
+    """Population standard deviations over models, >= 0."""
+
+
+class Ensemble(Section):
+    """One quantity of several models, combined per completion."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: tuple[LogpQuantity, ...] = Field(min_length=1)
+    combine: Literal["mean", "min"] | MeanMinusStds = "mean"
+
+    def __str__(self) -> str:
+        how = self.combine if isinstance(self.combine, str) else f"mean-{self.combine.num_stds:g}sd"
+        return f"{how}({', '.join(map(str, self.members))})"
+
+
+class Votes(Section):
+    """Share of the group's completions that give the same extracted answer, copies counted."""
+
+    kind: Literal["votes"] = "votes"
+    column: str = "extracted"
+    """Label column of the matrix; completions without an answer have no value."""
+
+    def __str__(self) -> str:
+        return f"votes({self.column})"
+
+
+AnyQuantity = LogpQuantity | ScoreQuantity | LengthRegularised | Ensemble | Votes
+Quantity = Annotated[AnyQuantity, Field(discriminator="kind")]
+
+
+def models_of(quantity: AnyQuantity) -> tuple[str, ...]:
+    """Log-probability columns that a quantity reads, each once."""
+    match quantity:
+        case LogpQuantity():
+            return quantity.columns
+        case LengthRegularised():
+            return quantity.base.columns
+        case Ensemble():
+            return tuple(dict.fromkeys(c for m in quantity.members for c in m.columns))
+        case ScoreQuantity() | Votes():
+            return ()
+
+
+class TwoGaussian(Section):
+    """C of a pair: how likely two Gaussian raters with the observed tau order it alike.
+
+    The trained pair, best against worst, is the easiest order of its group, so this C is nearer to
+    0 or 1 than (tau + 1) / 2; see `cream.algorithms.raters.best_worst_agreement`. tau is shrunken
+    towards that of the set. Ours.
+    """
+
+    source: Literal["two_gaussian"] = "two_gaussian"
+
+
+class Calibrated(Section):
+    """C of a pair: how often pairs of held-out seed items were right, given what the witness says.
+
+    One C where the second ranking orders the pair like the first, another where it does not; see
+    `cream.stages.calibrate`. Ours.
+    """
+
+    source: Literal["seed_items"] = "seed_items"
 
 
 class Agreement(Section):
@@ -67,21 +155,39 @@ class Agreement(Section):
 
     first: Quantity
     second: Quantity
-    statistic: Statistic = "kendall"
-    level: Literal["set", "sample"] = "set"
-    """``set``: one C, the mean over prompts, for all pairs. ``sample``: each prompt its own."""
+    """The witness: whose order of a trained pair ``filter`` asks for."""
+    statistic: Statistic | Literal["kendall_by_position"] = "kendall"
+    """``kendall_by_position`` is the reference code's: equal values are ranked by their place in
+    the list and every copy of a completion counts."""
+    level: Level | TwoGaussian | Calibrated = "set"
     below_half: BelowHalf = "floor"
+    filter: PairFilter = "none"
+
+    @property
+    def level_name(self) -> Literal["set", "sample", "pair"]:
+        """``set`` if all pairs have one C, ``sample`` one per prompt, ``pair`` one per pair."""
+        if isinstance(self.level, str):
+            return "set" if self.level == "set" else "sample"
+        return "pair"
+
+    @model_validator(mode="after")
+    def _sampling_noise_is_known_for_kendall_only(self) -> Agreement:
+        rests_on_tau = self.level == "shrunken" or isinstance(self.level, TwoGaussian)
+        if rests_on_tau and self.statistic != "kendall":
+            raise ValueError(
+                "level: shrunken and the pair level rest on the distribution of Kendall's tau; "
+                f"set statistic: kendall (it is {self.statistic}), or level: set or sample"
+            )
+        return self
 
 
-class BestWorst(Section):
-    """Chosen is the best completion of the group, rejected the worst (the paper's rule)."""
+class LowConfidence(Section):
+    """C = 1 - label_smoothing for the pairs with the smallest reward gaps, 1 for the others."""
 
-    rule: Literal["best_worst"] = "best_worst"
-    min_gap: float = Field(default=0.0, ge=0.0)
-    """Smallest difference between chosen and rejected, in the unit of the reward. Differences
-    within the noise floor of scoring are ties whatever this says."""
-    truncated: Literal["keep", "drop"] = "drop"
-    """What to do with completions cut off at the token limit."""
+    share: float = Field(ge=0.0, le=1.0)
+    """Share of the pairs of an iteration that are taken to be noisy."""
+    label_smoothing: float = Field(ge=0.0, le=0.5)
+    """Probability that the order of such a pair is wrong."""
 
 
 class MethodParts(Section):
@@ -95,11 +201,26 @@ class MethodParts(Section):
     """None: C = 1 for every pair."""
     reported: Agreement | None = None
     """Compared for reports only, by methods that do not use C."""
-    pairing: BestWorst
+    smoothing: LowConfidence | None = None
+    """C by the size of the reward gap instead of by agreement."""
+    pair_weight: Literal["one", "reward_gap"] = "one"
+    """Factor on a pair's loss: 1, or chosen minus rejected reward (ScPO's vote margin)."""
+    prompts: Literal["unlabelled", "seed"] = "unlabelled"
+    """``seed``: M_t answers the seed prompts, whose own completions join its groups (origin
+    ``data``, column ``from_data``). Decides the matrix, not what is made of it."""
+    pairing: PairingConfig
     objective: ObjectiveConfig
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> MethodParts:
+        if self.agreement and self.smoothing:
+            raise ValueError("C comes from agreement or from smoothing, not from both")
+        if isinstance(self.pairing, MajorityVote) and not isinstance(self.reward, Votes):
+            raise ValueError("pairing.rule: majority_vote pairs by votes; the reward is no vote")
+        return self
+
     @property
-    def quantities(self) -> tuple[LogpQuantity | ScoreQuantity, ...]:
+    def quantities(self) -> tuple[AnyQuantity, ...]:
         """All quantities the pair stage computes."""
         agreement = (self.agreement.first, self.agreement.second) if self.agreement else ()
         tie_break = (self.tie_break,) if self.tie_break else ()
@@ -108,19 +229,24 @@ class MethodParts(Section):
     @property
     def logp_columns(self) -> tuple[str, ...]:
         """Models whose log-probabilities are needed, each once, in order of first use."""
-        logps = [q for q in self.quantities if isinstance(q, LogpQuantity)]
-        return tuple(dict.fromkeys(column for q in logps for column in q.columns))
+        return tuple(dict.fromkeys(name for q in self.quantities for name in models_of(q)))
 
     @property
     def reported_columns(self) -> tuple[str, ...]:
         """Models needed only for what is reported."""
         if self.reported is None:
             return ()
-        logps = [q for q in (self.reported.first, self.reported.second) if q.kind == "logp"]
-        return tuple(dict.fromkeys(column for q in logps for column in q.columns))
+        both = (self.reported.first, self.reported.second)
+        return tuple(dict.fromkeys(name for q in both for name in models_of(q)))
 
     @property
     def score_columns(self) -> tuple[str, ...]:
         """Score columns that are needed, each once."""
         scores = [q for q in self.quantities if isinstance(q, ScoreQuantity)]
         return tuple(dict.fromkeys(q.column for q in scores))
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """Label columns (extracted answers) that are needed, each once."""
+        votes = [q for q in self.quantities if isinstance(q, Votes)]
+        return tuple(dict.fromkeys(q.column for q in votes))

@@ -15,6 +15,7 @@ from cream.recipe.data import DataConfig
 from cream.recipe.methods import CreamMethod, MethodConfig
 from cream.recipe.model import ModelConfig
 from cream.recipe.training import SftConfig, TrainingConfig
+from cream.recipe.witnesses import CalibrationConfig, Witnesses
 
 
 class SamplingConfig(Section):
@@ -73,6 +74,11 @@ class Recipe(Section):
     model: ModelConfig = ModelConfig()
     data: DataConfig
     sft: SftConfig = SftConfig()
+    witnesses: Witnesses = Field(default_factory=dict)
+    """Models beside M1, by name, each fine-tuned on its own part of the seed examples. A method
+    that asks one names it."""
+    calibration: CalibrationConfig | None = None
+    """Seed examples held out to calibrate pair-level agreement, or none."""
     sampling: SamplingConfig = SamplingConfig()
     scoring: ScoringConfig = ScoringConfig()
     training: TrainingConfig = TrainingConfig()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,34 @@ def run_status(root: Path) -> list[dict[str, Any]]:
     if not (root / RECIPE).exists():
         raise RunError(f"{root} holds no run (no {RECIPE})")
     recipe = read_yaml(root / RECIPE)
-    names = _expected(root, recipe["iterations"])
+    names = [*_before_the_loop(root, recipe), *_iterations(root, recipe["iterations"])]
     if recipe["data"].get("test") is None:
         names = [name for name in names if not name.endswith("/evaluate")]
     return [_stage(root, name) for name in names]
 
 
-def _expected(root: Path, iterations: int) -> list[str]:
-    names = ["data/seed", *(f"data/prompts-{t}" for t in range(1, iterations + 1)), "data/test"]
+def _before_the_loop(root: Path, recipe: Mapping[str, Any]) -> list[str]:
+    witnesses, calibrated = recipe.get("witnesses") or {}, bool(recipe.get("calibration"))
+    iterations = range(1, recipe["iterations"] + 1)
+    names = ["data/seed", *(f"data/prompts-{t}" for t in iterations), "data/test"]
+    names += ["data/seed-parts"] if witnesses or calibrated else []
     names += ["seed-model/evaluate", "sft/train", "sft/evaluate"]
+    names += [f"witnesses/{name}/train" for name in witnesses]
+    return names + (_scored(root, "calibration") if calibrated else [])
+
+
+def _iterations(root: Path, iterations: int) -> list[str]:
+    names: list[str] = []
     for folder in model_folders(iterations)[2:]:
-        # Which columns a method needs is the loop's knowledge: those are shown that were begun.
-        scores = sorted(p.name for p in (root / folder / "score").glob("*") if p.is_dir())
-        names += [f"{folder}/sample", *(f"{folder}/score/{name}" for name in scores)]
-        names += [f"{folder}/{stage}" for stage in ("matrix", "pair", "train", "evaluate")]
+        names += _scored(root, folder)
+        names += [f"{folder}/{stage}" for stage in ("pair", "train", "evaluate")]
     return names
+
+
+def _scored(root: Path, folder: str) -> list[str]:
+    # Which columns a method needs is the loop's knowledge: those are shown that were begun.
+    scores = sorted(p.name for p in (root / folder / "score").glob("*") if p.is_dir())
+    return [f"{folder}/sample", *(f"{folder}/score/{n}" for n in scores), f"{folder}/matrix"]
 
 
 def _stage(root: Path, name: str) -> dict[str, Any]:

@@ -75,7 +75,10 @@ def stage_seconds(root: Path) -> dict[str, float]:
     rounds.sort(key=lambda path: int(path.name.removeprefix("iteration-")))
     found = [
         path
-        for folder in (root / "data", root / "seed-model", root / "sft", *rounds)
+        for folder in [
+            root / name for name in ("data", "seed-model", "sft", "witnesses", "calibration")
+        ]
+        + rounds
         for path in sorted(folder.rglob(DONE), key=lambda path: path.stat().st_mtime_ns)
     ]
     return {str(path.parent.relative_to(root)): read_json(path)["seconds"] for path in found}

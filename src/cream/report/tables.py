@@ -134,13 +134,6 @@ def _tau(consistency: Mapping[str, Any] | None) -> str:
     return mean if spread is None else f"{mean} ± {spread:.2f}"
 
 
-def _tau(consistency: Mapping[str, Any]) -> str:
-    mean, spread = consistency["tau_mean"], consistency["tau_std"]
-    if mean is None:  # a rate, not a correlation (TopOrder)
-        return ""
-    return f"{mean:+.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
-
-
 def _drops(summary: Mapping[str, Any]) -> list[Text]:
     lines = []
     for row in summary["iterations"]:
@@ -155,7 +148,8 @@ def _time_line(summary: Mapping[str, Any]) -> Text:
     kinds: dict[str, float] = {}
     for stage, seconds in summary["seconds"].items():
         parts = stage.split("/")
-        kind = "fine-tune" if stage == "sft/train" else parts[1] if len(parts) > 1 else parts[0]
+        fine_tuned = stage == "sft/train" or parts[0] == "witnesses"
+        kind = "fine-tune" if fine_tuned else parts[1] if len(parts) > 1 else parts[0]
         kinds[kind] = kinds.get(kind, 0.0) + seconds
     total = sum(kinds.values())
     shown = ", ".join(f"{kind} {s:.0f}" for kind, s in kinds.items() if s >= 0.5)

@@ -244,7 +244,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):  # an empty one says nothing, like a key that is not there
         return {
             key: leaf
             for name, inner in value.items()

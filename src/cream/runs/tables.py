@@ -43,8 +43,14 @@ EVALUATION_SCHEMA = pa.schema(
     ]
 )
 """Stated, not inferred: a part without a single extracted answer must still be like the others."""
+FROM_DATA = "from_data"
+"""Score column of groups that hold completions of a data set: 1 for them, 0 for the policy's."""
+POLICY_ORIGIN = "policy"
+"""Origin of completions that the policy sampled."""
 LOGP_PREFIX = "logps_"
 NUM_TOKENS = "num_tokens"
+BASE_COLUMNS = ("prompt_id", "completion_id", "ids_hash", "finish_reason", NUM_TOKENS)
+"""What is read of every score matrix, whatever the method."""
 _METADATA = b"cream"
 
 
@@ -121,7 +127,10 @@ def read_metadata(table: pa.Table) -> dict[str, Any]:
 
 
 def matrix_from_tables(
-    tables: Sequence[pa.Table], logp_columns: Sequence[str], score_columns: Sequence[str]
+    tables: Sequence[pa.Table],
+    logp_columns: Sequence[str],
+    score_columns: Sequence[str],
+    label_columns: Sequence[str] = (),
 ) -> ScoreMatrix:
     """Build the score matrix from its Parquet parts, with the named columns only.
 
@@ -129,12 +138,13 @@ def matrix_from_tables(
         tables: Parts of a ``matrix`` stage, in order.
         logp_columns: Models, e.g. ``M0``.
         score_columns: Other columns, e.g. ``verifier``.
+        label_columns: Text columns that become codes, e.g. ``extracted``.
     """
     table = pa.concat_tables(tables).combine_chunks()
     prompt_column = table["prompt_id"].combine_chunks().dictionary_encode()
     codes = prompt_column.indices.to_numpy(zero_copy_only=False)
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
-    prompt_ids = np.asarray(prompt_column.dictionary.to_pylist(), dtype=object)
+    prompt_ids = _strings(prompt_column.dictionary)
     if len(starts) != len(prompt_ids):
         raise RunError("rows of one prompt are not contiguous in the score matrix; it was edited")
 
@@ -144,26 +154,39 @@ def matrix_from_tables(
     return ScoreMatrix(
         prompt_ids=prompt_ids,
         group_offsets=np.append(starts, len(codes)).astype(np.int64),
-        completion_ids=np.asarray(table["completion_id"].to_pylist(), dtype=object),
+        completion_ids=_strings(table["completion_id"]),
         num_tokens=table[NUM_TOKENS].to_numpy().astype(np.int32),
-        truncated=np.asarray(table["finish_reason"].to_pylist()) == str(FinishReason.LENGTH),
+        truncated=_strings(table["finish_reason"]) == str(FinishReason.LENGTH),
         ids_hash=table["ids_hash"].to_numpy().astype(np.int64),
         logps={name: floats(LOGP_PREFIX + name) for name in logp_columns},
         noise={name: float(read_metadata(tables[0])["noise"][name]) for name in logp_columns},
         scores={name: floats(name) for name in score_columns},
+        labels={name: _codes(table[name]) for name in label_columns},
     )
+
+
+def _strings(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """An object array of str; ten times as fast as a list on the way."""
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=object)
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    """Equal codes for equal texts, -1 for null."""
+    codes = column.combine_chunks().dictionary_encode().indices
+    return codes.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def pairs_to_table(pairs: PairTable) -> pa.Table:
     """One row per pair."""
     return pa.table(
         {
-            "prompt_id": pa.array(pairs.prompt_ids.tolist(), pa.string()),
-            "chosen_id": pa.array(pairs.chosen_ids.tolist(), pa.string()),
-            "rejected_id": pa.array(pairs.rejected_ids.tolist(), pa.string()),
+            "prompt_id": pa.array(pairs.prompt_ids, pa.string()),
+            "chosen_id": pa.array(pairs.chosen_ids, pa.string()),
+            "rejected_id": pa.array(pairs.rejected_ids, pa.string()),
             "chosen_reward": pairs.chosen_reward,
             "rejected_reward": pairs.rejected_reward,
             "consistency": pairs.consistency,
+            "weight": pairs.weight,
         }
     )
 
@@ -171,10 +194,11 @@ def pairs_to_table(pairs: PairTable) -> pa.Table:
 def pairs_from_table(table: pa.Table) -> PairTable:
     """Inverse of `pairs_to_table`."""
     return PairTable(
-        prompt_ids=np.asarray(table["prompt_id"].to_pylist(), dtype=object),
-        chosen_ids=np.asarray(table["chosen_id"].to_pylist(), dtype=object),
-        rejected_ids=np.asarray(table["rejected_id"].to_pylist(), dtype=object),
+        prompt_ids=_strings(table["prompt_id"]),
+        chosen_ids=_strings(table["chosen_id"]),
+        rejected_ids=_strings(table["rejected_id"]),
         chosen_reward=table["chosen_reward"].to_numpy(),
         rejected_reward=table["rejected_reward"].to_numpy(),
         consistency=table["consistency"].to_numpy(),
+        weight=table["weight"].to_numpy(),
     )

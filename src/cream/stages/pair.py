@@ -7,39 +7,70 @@ in seconds. Only the columns that `MethodParts` names are read.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
+from jaxtyping import Bool, Float64, Int64
 
 from cream.algorithms.consistency import (
     BelowHalf,
     ConsistencySummary,
     apply_below_half,
     consistency_rates,
+    null_variance,
     sample_level,
     set_level,
+    shrunken_level,
     summarise,
 )
-from cream.algorithms.groups import Groups, group_rows, pad, pad_counts, pad_flags
+from cream.algorithms.groups import Groups
 from cream.algorithms.pairing import (
     Candidates,
     Outcome,
     Pairs,
+    all_pairs,
+    best_random,
     best_worst,
-    drop_truncated,
-    keep_truncated,
+    majority_vote,
+    top_bottom,
 )
-from cream.algorithms.ranking import (
-    Agreement,
-    Definedness,
-    kendall_tau,
-    spearman,
-    top_order,
-    weighted_tau,
+from cream.algorithms.ranking import Agreement, Definedness
+from cream.algorithms.raters import (
+    Calibration,
+    WitnessVerdict,
+    best_worst_agreement,
+    calibrated_consistency,
+    witness_verdicts,
 )
-from cream.algorithms.rewards import Reward, difference, exact, likelihood, per_token
+from cream.algorithms.rewards import Reward
+from cream.recipe.pairing import (
+    AllPairs,
+    BestRandom,
+    BestWorst,
+    MajorityVote,
+    PairingConfig,
+    TopBottom,
+)
 from cream.recipe.parts import Agreement as AgreementSpec
-from cream.recipe.parts import BestWorst, LogpQuantity, MethodParts, ScoreQuantity
+from cream.recipe.parts import (
+    Calibrated,
+    LengthRegularised,
+    Level,
+    LowConfidence,
+    MethodParts,
+    TwoGaussian,
+)
+from cream.stages.layout import Layout
 from cream.types import PairTable, ScoreMatrix, Tally
+
+KEPT = "kept"
+BELOW_HALF = "below_half"
+"""A pair that was dropped because its C is below 1/2."""
+WITNESS_DISAGREES = "witness_disagrees"
+"""A pair that was dropped because the witness orders it the other way."""
+WITNESS_SILENT = "witness_silent"
+"""A pair that was dropped because the witness has no order for it (tied or not scored)."""
+DROPPED = (BELOW_HALF, WITNESS_SILENT, WITNESS_DISAGREES)
 
 
 @dataclass(frozen=True)
@@ -58,6 +89,15 @@ class PromptTable:
 
 
 @dataclass(frozen=True)
+class Members:
+    """Pairs as prompt and member indices of padded groups."""
+
+    prompt: Int64[np.ndarray, " pair"]
+    chosen: Int64[np.ndarray, " pair"]
+    rejected: Int64[np.ndarray, " pair"]
+
+
+@dataclass(frozen=True)
 class PairingResult:
     """Pairs of one iteration with everything that explains them."""
 
@@ -67,6 +107,15 @@ class PairingResult:
     """C of the two rankings compared, never floored; None if none were compared."""
     tally: Tally
     """Prompts: paired, or dropped by reason."""
+    pair_tally: Tally
+    """Pairs that the rule proposed: kept, or dropped by reason."""
+    members: Members
+    """The pairs as places in `layout`, in the order of `pairs`."""
+    rates: Float64[np.ndarray, " prompt"] | None
+    """C_j per prompt, NaN where undefined; None if no rankings were compared."""
+    layout: Layout
+    length_alpha: float | None
+    """The fitted price of a token, nats, of a length-regularised reward."""
 
 
 def pair(
@@ -75,87 +124,66 @@ def pair(
     *,
     generator: np.random.Generator,
     report_consistency: bool = True,
+    calibration: Calibration | None = None,
 ) -> PairingResult:
     """Make the pairs of one iteration.
 
     Args:
         matrix: Scores of the iteration's completions.
         parts: What the method ranks by, compares, and pairs.
-        generator: For the bootstrap interval of C.
+        generator: For the bootstrap interval of C, and the rule ``best_random``.
         report_consistency: Also measure C for methods that do not use it.
+        calibration: What the witness's word is worth, for ``level: Calibrated``.
 
     Raises:
         KeyError: The matrix lacks a column that `parts` names.
+        ValueError: `parts` asks for a calibration and there is none.
         DataError: C enters the loss but is defined for no prompt.
     """
-    layout = _Layout(matrix)
-    reward = layout.quantity(parts.reward)
+    layout = Layout(matrix, parts.pairing)
+    candidates = layout.candidates(layout.quantity(parts.reward))
     tie_break = layout.quantity(parts.tie_break) if parts.tie_break else None
-    candidates = _candidates(layout, reward, parts.pairing)
-    pairs = best_worst(candidates, min_gap=parts.pairing.min_gap, tie_break=tie_break)
-    used = parts.agreement
-    compared = used or (parts.reported if report_consistency else None)
-    counted = layout.groups.distinct & ~candidates.excluded
-    correlation = layout.correlation(compared, counted) if compared else None
+    pairs = _propose(parts.pairing, candidates, tie_break, generator)
+    compared = parts.agreement or (parts.reported if report_consistency else None)
+    correlation = layout.correlation(compared) if compared else None
     rates = _rates(compared, correlation) if compared and correlation else None
-    if used and rates and len(pairs.prompt):
-        by_prompt = (
-            np.full(len(matrix.prompt_ids), set_level(rates))
-            if used.level == "set"
-            else sample_level(rates)
-        )
-        in_loss = apply_below_half(by_prompt[pairs.prompt], BelowHalf(used.below_half))
-        values, kept = in_loss.values, in_loss.kept
-    else:
-        values, kept = np.ones(len(pairs.prompt)), np.ones(len(pairs.prompt), dtype=bool)
-    outcome = _outcome_names(pairs, kept)
+    consistency, reason = _trust(layout, parts, candidates, pairs, rates, calibration)
+    kept = reason == KEPT
+    outcome = _outcome_names(pairs, reason)
+    reward = parts.reward
     return PairingResult(
-        pairs=_pair_table(matrix, layout.groups, reward, pairs, values, kept),
+        pairs=_pair_table(layout, candidates.reward, pairs, parts, consistency, kept),
         prompts=_prompt_table(matrix, layout.groups, correlation, outcome),
         consistency=summarise(rates, generator) if rates else None,
-        tally=_tally(outcome),
+        tally=_tally(outcome, [*(kind.name.lower() for kind in Outcome), *DROPPED]),
+        pair_tally=_tally(reason, [KEPT, *DROPPED]),
+        members=Members(pairs.prompt[kept], pairs.chosen[kept], pairs.rejected[kept]),
+        rates=rates.values if rates else None,
+        layout=layout,
+        length_alpha=layout.length_alpha(reward) if isinstance(reward, LengthRegularised) else None,
     )
 
 
-class _Layout:
-    """The matrix as padded groups, and quantities computed on it."""
-
-    def __init__(self, matrix: ScoreMatrix) -> None:
-        self.matrix = matrix
-        self.groups: Groups = group_rows(matrix.group_offsets, matrix.ids_hash)
-        self.num_tokens = pad_counts(matrix.num_tokens, self.groups)
-        self.truncated = pad_flags(matrix.truncated, self.groups)
-
-    def quantity(self, spec: LogpQuantity | ScoreQuantity) -> Reward:
-        if isinstance(spec, ScoreQuantity):
-            return exact(pad(self.matrix.scores[spec.column], self.groups))
-        model = self._likelihood(spec.model)
-        match spec.unit:
-            case "likelihood":
-                return model
-            case "mean_likelihood":
-                return per_token(model, self.num_tokens)
-            case "implicit":
-                return difference(model, self._likelihood(spec.reference))
-            case "implicit_per_token":
-                reference = self._likelihood(spec.reference)
-                return per_token(difference(model, reference), self.num_tokens)
-
-    def correlation(self, spec: AgreementSpec, counted: np.ndarray) -> Agreement:
-        statistic = {
-            "kendall": kendall_tau,
-            "spearman": spearman,
-            "weighted_tau": weighted_tau,
-            "top_order": top_order,
-        }[spec.statistic]
-        return statistic(self.quantity(spec.first), self.quantity(spec.second), counted)
-
-    def _likelihood(self, model: str) -> Reward:
-        return likelihood(
-            pad(self.matrix.logps[model], self.groups),
-            self.num_tokens,
-            noise_floor=self.matrix.noise[model],
-        )
+def _propose(
+    rule: PairingConfig,
+    candidates: Candidates,
+    tie_break: Reward | None,
+    generator: np.random.Generator,
+) -> Pairs:
+    gap = rule.min_gap
+    match rule:
+        case BestWorst():
+            return best_worst(candidates, min_gap=gap, tie_break=tie_break)
+        case BestRandom():
+            return best_random(candidates, generator, min_gap=gap, tie_break=tie_break)
+        case AllPairs():
+            return all_pairs(candidates, min_gap=gap)
+        case TopBottom(k=k):
+            return top_bottom(candidates, k=k, min_gap=gap, tie_break=tie_break)
+        case MajorityVote(min_share=share):
+            return majority_vote(candidates, min_share=share, min_gap=gap, tie_break=tie_break)
+        case _:
+            assert_never(rule)
 
 
 def _rates(spec: AgreementSpec, correlation: Agreement) -> Agreement:
@@ -163,44 +191,100 @@ def _rates(spec: AgreementSpec, correlation: Agreement) -> Agreement:
     return correlation if spec.statistic == "top_order" else consistency_rates(correlation)
 
 
-def _candidates(layout: _Layout, reward: Reward, spec: BestWorst) -> Candidates:
-    """Completions that may be paired, and so the ones whose ranking C is about."""
-    if spec.truncated == "drop":
-        return drop_truncated(layout.groups, reward, layout.truncated)
-    return keep_truncated(layout.groups, reward)
+def _trust(
+    layout: Layout,
+    parts: MethodParts,
+    candidates: Candidates,
+    pairs: Pairs,
+    rates: Agreement | None,
+    calibration: Calibration | None,
+) -> tuple[Float64[np.ndarray, " pair"], np.ndarray]:
+    """C of each proposed pair as it enters the loss, and `KEPT` or why the pair is dropped."""
+    reason = np.full(len(pairs.prompt), KEPT, dtype=object)
+    if parts.smoothing:
+        return _low_confidence(pairs.gap, parts.smoothing), reason
+    spec = parts.agreement
+    if spec is None or rates is None or not len(pairs.prompt):
+        return np.ones(len(pairs.prompt)), reason
+    witness = layout.quantity(spec.second)
+    verdicts = witness_verdicts(witness, pairs.prompt, pairs.chosen, pairs.rejected)
+    if isinstance(spec.level, Calibrated):
+        if calibration is None:
+            raise ValueError("a calibrated level needs a calibration")
+        level = calibrated_consistency(verdicts, calibration)
+    else:
+        level = _level(spec.level, candidates, pairs, rates)
+    in_loss = apply_below_half(level, BelowHalf(spec.below_half))
+    reason[~in_loss.kept] = BELOW_HALF
+    if spec.filter == "agreeing":
+        reason[verdicts != WitnessVerdict.AGREES] = WITNESS_SILENT
+        reason[verdicts == WitnessVerdict.DISAGREES] = WITNESS_DISAGREES
+    return in_loss.values, reason
 
 
-BELOW_HALF = "below_half"
-"""Outcome of a prompt whose pair was dropped because its C is below 1/2."""
+def _level(
+    level: Level | TwoGaussian, candidates: Candidates, pairs: Pairs, rates: Agreement
+) -> Float64[np.ndarray, " pair"]:
+    """C of each pair before anything happens to values below 1/2."""
+    match level:
+        case "one":
+            return np.ones(len(pairs.prompt))
+        case "set":
+            return np.full(len(pairs.prompt), set_level(rates))
+        case "sample":
+            return sample_level(rates)[pairs.prompt]
+        case "shrunken":
+            return shrunken_level(rates, null_variance(rates.members))[pairs.prompt]
+    shrunken = shrunken_level(rates, null_variance(rates.members))[pairs.prompt]
+    size = candidates.eligible.sum(axis=1)[pairs.prompt]
+    return np.clip(best_worst_agreement(2 * shrunken - 1, size), 0.0, 1.0)  # sums of weights round
 
 
-def _outcome_names(pairs: Pairs, kept: np.ndarray) -> np.ndarray:
+def _low_confidence(
+    gap: Float64[np.ndarray, " pair"], spec: LowConfidence
+) -> Float64[np.ndarray, " pair"]:
+    """Smooth the pairs with the smallest gaps; those tied with the last of them as well."""
+    count = int(spec.share * len(gap))
+    if count == 0:
+        return np.ones(len(gap))
+    largest = np.partition(gap, count - 1)[count - 1]
+    return np.where(gap <= largest, 1 - spec.label_smoothing, 1.0)
+
+
+def _outcome_names(pairs: Pairs, reason: np.ndarray) -> np.ndarray:
+    """Outcome per prompt; one that lost all its pairs says why, a disagreeing witness first."""
     names = np.array([kind.name.lower() for kind in Outcome], dtype=object)[pairs.outcome]
-    names[np.setdiff1d(pairs.prompt[~kept], pairs.prompt[kept])] = BELOW_HALF
+    kept: Bool[np.ndarray, " prompt"] = np.zeros(len(names), dtype=bool)
+    kept[pairs.prompt[reason == KEPT]] = True
+    for name in DROPPED:
+        lost = pairs.prompt[reason == name]
+        names[lost[~kept[lost]]] = name
     return names
 
 
-def _tally(outcome: np.ndarray) -> Tally:
-    names = [*(kind.name.lower() for kind in Outcome), BELOW_HALF]
-    return Tally(len(outcome), {name: int((outcome == name).sum()) for name in names})
+def _tally(names: np.ndarray, kinds: list[str]) -> Tally:
+    return Tally(len(names), {kind: int((names == kind).sum()) for kind in kinds})
 
 
 def _pair_table(
-    matrix: ScoreMatrix,
-    groups: Groups,
+    layout: Layout,
     reward: Reward,
     pairs: Pairs,
-    consistency: np.ndarray,
-    kept: np.ndarray,
+    parts: MethodParts,
+    consistency: Float64[np.ndarray, " pair"],
+    kept: Bool[np.ndarray, " pair"],
 ) -> PairTable:
+    matrix, rows = layout.matrix, layout.groups.rows
     prompt, chosen, rejected = pairs.prompt[kept], pairs.chosen[kept], pairs.rejected[kept]
+    gap = pairs.gap[kept]
     return PairTable(
         prompt_ids=matrix.prompt_ids[prompt],
-        chosen_ids=matrix.completion_ids[groups.rows[prompt, chosen]],
-        rejected_ids=matrix.completion_ids[groups.rows[prompt, rejected]],
+        chosen_ids=matrix.completion_ids[rows[prompt, chosen]],
+        rejected_ids=matrix.completion_ids[rows[prompt, rejected]],
         chosen_reward=reward.values[prompt, chosen],
         rejected_reward=reward.values[prompt, rejected],
         consistency=consistency[kept],
+        weight=gap if parts.pair_weight == "reward_gap" else np.ones(len(gap)),
     )
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from cream.protocols import Sampler, SamplingParams
-from cream.types import Completion, EncodedPrompt, SampledGroup, SamplingRequest
+from cream.types import Completion, EncodedPrompt, FinishReason, SampledGroup, SamplingRequest
+
+DATA_ORIGIN = "data"
+"""Origin of completions that no policy sampled but a data set holds."""
 
 
 def sample(
@@ -55,6 +58,40 @@ def sample(
         raise ValueError(f"sampler left out {len(missing)} prompts, {min(missing)} among them")
     for request in requests:
         yield _decoded(groups[request.prompt_id], decode)
+
+
+def with_data_completions(
+    group: Sequence[Completion],
+    texts: Sequence[str],
+    encode: Callable[[str], tuple[int, ...]],
+    decode: Callable[[Sequence[int]], str],
+) -> list[Completion]:
+    """A group with what a data set answers to the same prompt (origin ``data``) put first.
+
+    First, because of equal completions the first is kept: a sampled copy of the data's completion
+    then counts as a duplicate of it. Nothing was drawn, so there is no sampling log-probability and
+    the seed is 0.
+
+    Args:
+        group: Sampled completions of one prompt.
+        texts: The data set's completions of it.
+        encode: Text to the ids the policy would have had to sample, end token included.
+        decode: Token ids to text without special tokens.
+    """
+    prompt_id = group[0].prompt_id
+    data = [
+        Completion(
+            prompt_id=prompt_id,
+            completion_id=f"{prompt_id}-{DATA_ORIGIN}-{index}",
+            token_ids=ids,
+            text=decode(ids),
+            finish_reason=FinishReason.STOP,
+            seed=0,
+            origin=DATA_ORIGIN,
+        )
+        for index, ids in enumerate(map(encode, texts))
+    ]
+    return [*data, *group]
 
 
 def _decoded(group: SampledGroup, decode: Callable[[Sequence[int]], str]) -> list[Completion]:

@@ -58,11 +58,12 @@ def tokenise_pairs(
         if key in wanted
     }
     tokenised = []
-    for prompt_id, chosen, rejected, consistency in zip(
+    for prompt_id, chosen, rejected, consistency, weight in zip(
         pairs.prompt_ids.tolist(),
         pairs.chosen_ids.tolist(),
         pairs.rejected_ids.tolist(),
         pairs.consistency.tolist(),
+        pairs.weight.tolist(),
         strict=True,
     ):
         (chosen_ids, chosen_logps), (rejected_ids, rejected_logps) = rows[chosen], rows[rejected]
@@ -75,6 +76,7 @@ def tokenise_pairs(
                 reference_chosen_logps=chosen_logps,
                 reference_rejected_logps=rejected_logps,
                 consistency=consistency,
+                weight=weight,
             )
         )
     return tokenised

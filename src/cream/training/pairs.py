@@ -73,7 +73,7 @@ class PairTask:
         pairs = [self.pairs[i] for i in indices]
         step_pairs = sum(len(part) for part in step)
         inputs = self._inputs(model, pairs)
-        losses = self.objective(inputs)
+        losses = self.objective(inputs) * self._column([p.weight for p in pairs])
         metrics = preference_metrics(inputs.policy, inputs.reference, beta=self.objective.beta)
         tokens = [shared_length(p) for p in pairs]
         if self.route.layout == "separate":

@@ -10,10 +10,39 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from cream.recipe.methods.cream import CreamMethod
+from cream.recipe.methods.cream_cross import CreamCrossMethod
+from cream.recipe.methods.cream_pair import CreamPairMethod
+from cream.recipe.methods.cream_reference import CreamReferenceMethod
+from cream.recipe.methods.cream_sample import CreamSampleMethod
+from cream.recipe.methods.dice import DiceMethod
+from cream.recipe.methods.fixed_smoothing import FixedSmoothingMethod
 from cream.recipe.methods.oracle import OracleMethod
+from cream.recipe.methods.reward_model import RewardModelMethod
+from cream.recipe.methods.scpo import ScpoMethod
+from cream.recipe.methods.spa import SpaMethod
+from cream.recipe.methods.spin import SpinMethod
 from cream.recipe.methods.srlm import SrlmMethod
+from cream.recipe.methods.srlm_judge import SrlmJudgeMethod
+from cream.recipe.methods.srlm_kl import SrlmKlMethod
 
-__all__ = ["CreamMethod", "MethodConfig", "OracleMethod", "SrlmMethod"]
+__all__ = [
+    "CreamCrossMethod",
+    "CreamMethod",
+    "CreamPairMethod",
+    "CreamReferenceMethod",
+    "CreamSampleMethod",
+    "DiceMethod",
+    "FixedSmoothingMethod",
+    "MethodConfig",
+    "OracleMethod",
+    "RewardModelMethod",
+    "ScpoMethod",
+    "SpaMethod",
+    "SpinMethod",
+    "SrlmJudgeMethod",
+    "SrlmKlMethod",
+    "SrlmMethod",
+]
 
 
 def _from_name(value: Any) -> Any:
@@ -22,6 +51,23 @@ def _from_name(value: Any) -> Any:
 
 
 MethodConfig = Annotated[
-    Annotated[CreamMethod | SrlmMethod | OracleMethod, Field(discriminator="name")],
+    Annotated[
+        CreamMethod
+        | SrlmMethod
+        | OracleMethod
+        | CreamCrossMethod
+        | CreamPairMethod
+        | CreamReferenceMethod
+        | CreamSampleMethod
+        | DiceMethod
+        | FixedSmoothingMethod
+        | RewardModelMethod
+        | ScpoMethod
+        | SpaMethod
+        | SpinMethod
+        | SrlmJudgeMethod
+        | SrlmKlMethod,
+        Field(discriminator="name"),
+    ],
     BeforeValidator(_from_name),
 ]

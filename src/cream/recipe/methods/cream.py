@@ -7,8 +7,11 @@ from typing import Literal
 from pydantic import model_validator
 
 from cream.recipe.base import Section
+from cream.recipe.comparison import PreviousModel, WitnessChoice
+from cream.recipe.objectives import AgreementObjective
 from cream.recipe.objectives import Cream as CreamObjective
-from cream.recipe.parts import BelowHalf, BestWorst, Compare, Statistic, Unit
+from cream.recipe.pairing import BestWorst, RewardPairing
+from cream.recipe.parts import BelowHalf, Compare, PairFilter, Statistic, Unit
 
 
 class CreamMethod(Section):
@@ -17,26 +20,46 @@ class CreamMethod(Section):
     name: Literal["cream"] = "cream"
     reward: Unit = "implicit"
     """Quantity of M_t that picks the pairs. The paper uses ``implicit``."""
-    level: Literal["set", "sample"] = "set"
-    """``set``: one C per iteration (the paper's main method); ``sample``: one per prompt."""
+    level: Literal["set", "sample", "shrunken"] = "set"
+    """``set``: one C per iteration (the paper's main method); ``sample``: one per prompt;
+    ``shrunken``: one per prompt, drawn to the set's as far as it is sampling noise."""
+    witness: WitnessChoice = PreviousModel()
+    """Whose ranking is compared with that of M_t. The paper asks M_{t-1}."""
     compare: Compare = "like_for_like"
-    """Which rankings are compared. ``like_for_like``: mean log-likelihoods of M1 and M0 at t = 1
-    (where M0's implicit reward is identically zero), later the pair-picking reward of M_t and
-    M_{t-1}. ``reference_code``: at t = 1 the implicit reward of M1 against the mean
-    log-likelihood of M0, which share log pi_0 with opposite signs and so bias tau downwards."""
+    """Which rankings are compared where the witness is M0. ``like_for_like``: mean log-likelihoods
+    of both models (M0's implicit reward is identically zero). ``reference_code``: the implicit
+    reward of M_t against the mean log-likelihood of M0, which share log pi_0 with opposite signs
+    and so bias tau downwards. ``implicit``: implicit rewards always, refused where it meets M0."""
     statistic: Statistic = "kendall"
     """How two rankings of a group are compared. The paper's main choice is Kendall's tau."""
+    filter: PairFilter = "none"
+    """``agreeing`` trains only on pairs that the witness orders the same way."""
     below_half: BelowHalf = "floor"
     """What happens to a C below 1/2 before it enters the loss; the reported C is never floored."""
-    pairing: BestWorst = BestWorst()
-    objective: CreamObjective = CreamObjective()
+    pairing: RewardPairing = BestWorst()
+    objective: AgreementObjective = CreamObjective()
 
     @model_validator(mode="after")
     def _set_level_action_needs_a_set_level(self) -> CreamMethod:
-        action = self.objective.set_level_action
-        if action != "train" and self.level != "set":
+        refuse_set_level_action(self.objective, self.level)
+        if self.level == "shrunken" and self.statistic != "kendall":
             raise ValueError(
-                f"objective.set_level_action: {action} acts on one C for the whole set, and level "
-                f"is {self.level}; set level: set, or set_level_action: train"
+                "level: shrunken rests on the sampling noise of Kendall's tau; set statistic: "
+                f"kendall (it is {self.statistic}), or level: set or sample"
             )
         return self
+
+
+def refuse_set_level_action(objective: AgreementObjective, level: str) -> None:
+    """Refuse an action on one C for the whole set where there is none.
+
+    Raises:
+        ValueError: The objective acts on the set and the level is not ``set``.
+    """
+    if not isinstance(objective, CreamObjective) or objective.set_level_action == "train":
+        return
+    if level != "set":
+        raise ValueError(
+            f"objective.set_level_action: {objective.set_level_action} acts on one C for the whole "
+            f"set, and level is {level}; set level: set, or set_level_action: train"
+        )

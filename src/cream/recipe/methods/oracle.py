@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from cream.recipe.base import Section
-from cream.recipe.objectives import Dpo
-from cream.recipe.parts import BestWorst, Unit
+from cream.recipe.objectives import Dpo, PlainObjective
+from cream.recipe.pairing import BestWorst, RewardPairing
+from cream.recipe.parts import Unit
 
 
 class OracleMethod(Section):
@@ -15,6 +16,6 @@ class OracleMethod(Section):
     name: Literal["oracle"] = "oracle"
     tie_break: Unit = "implicit"
     """Quantity of M_t that orders completions with equal verdicts."""
-    pairing: BestWorst = BestWorst()
+    pairing: RewardPairing = BestWorst()
     """Equal verdicts are ties, so only groups with right and wrong answers give a pair."""
-    objective: Dpo = Dpo()
+    objective: PlainObjective = Dpo()

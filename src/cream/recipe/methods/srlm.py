@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from cream.recipe.base import Section
-from cream.recipe.objectives import Dpo
-from cream.recipe.parts import BestWorst, Unit
+from cream.recipe.objectives import Dpo, PlainObjective
+from cream.recipe.pairing import BestWorst, RewardPairing
+from cream.recipe.parts import Unit
 
 
 class SrlmMethod(Section):
@@ -15,5 +16,5 @@ class SrlmMethod(Section):
     name: Literal["srlm"] = "srlm"
     reward: Unit = "implicit"
     """Quantity of M_t that picks the pairs."""
-    pairing: BestWorst = BestWorst()
-    objective: Dpo = Dpo()
+    pairing: RewardPairing = BestWorst()
+    objective: PlainObjective = Dpo()

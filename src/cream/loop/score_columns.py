@@ -1,0 +1,171 @@
+"""Steps that fill the score columns beside the log-probabilities: verifier, judge, reward model.
+
+`SCORE_COLUMNS` is the one place where the name of a column leads to the step that makes it and to
+what the score matrix takes from it. What is needed follows from the parts of the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from cream.errors import RecipeError
+from cream.loop.context import Context
+from cream.loop.shards import run_shards
+from cream.loop.text_scorers import judge_step, reward_model_step
+from cream.methods.scorers import judge_of, reward_model_of
+from cream.runs.files import read_table
+from cream.runs.store import Stage, StageRecord
+from cream.runs.tables import FROM_DATA, POLICY_ORIGIN, completions_from_table
+from cream.stages.score import verify
+
+VERIFIER = "verifier"
+"""Column that every run has: reports say how many pairs are right."""
+
+VERDICT_SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("completion_id", pa.string()),
+        ("verifier", pa.float64()),
+        ("partial_credit", pa.float64()),
+        ("extracted", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreColumn:
+    """How a score column is made."""
+
+    step: Callable[[Context, int], StageRecord]
+    """Makes ``iteration-<t>/score/<name>`` for the completions of iteration t."""
+    columns: tuple[str, ...]
+    """What the score matrix takes from it: the scores, and why they are missing."""
+
+
+def score_column_steps(context: Context, t: int) -> None:
+    """Fill every score column that iteration t needs."""
+    for column in needed_columns(context, t).values():
+        column.step(context, t)
+
+
+def needed_columns(context: Context, t: int) -> dict[str, ScoreColumn]:
+    """Score columns of iteration t by name: the verdicts always, others as the method says."""
+    names = dict.fromkeys((VERIFIER, *context.parts(t).score_columns))
+    return {name: SCORE_COLUMNS[name] for name in names}
+
+
+def check_score_columns(context: Context) -> None:
+    """A column that the run cannot fill is refused now, not after sampling.
+
+    Raises:
+        RecipeError: The method reads a score column that does not exist, or that needs a section
+            which this method does not have.
+    """
+    method = context.recipe.method
+    fillable = {VERIFIER}
+    fillable |= {"judge"} if judge_of(method) else set()
+    fillable |= {"reward_model"} if reward_model_of(method) else set()
+    fillable |= {FROM_DATA} if context.parts(1).prompts == "seed" else set()
+    for t in range(1, context.recipe.iterations + 1):
+        wrong = [name for name in context.parts(t).score_columns if name not in fillable]
+        if wrong:
+            raise RecipeError(
+                f"method {method.name} reads the score column {', '.join(wrong)} at iteration {t}, "
+                f"which this run cannot fill; it has {', '.join(sorted(fillable))}. `judge` comes "
+                "with method srlm_judge, `reward_model` with method reward_model"
+            )
+
+
+def verify_step(context: Context, t: int) -> StageRecord:
+    """Verdicts on iteration t's completions, where prompts have answers.
+
+    Read by the `oracle` method and by reports; no other method may.
+    """
+    sampled = context.run.finished(f"iteration-{t}/sample")
+    stage = context.stage(
+        f"iteration-{t}/score/verifier",
+        {
+            "completions": sampled.fingerprint,
+            "prompts": context.prompts_fingerprint(context.prompts(t)),
+        },
+    )
+    prompts = {p.prompt_id: p for p in context.prompts(t)}
+
+    def work(shard: Sequence[Any]) -> pa.Table:
+        (path,) = shard
+        completions = completions_from_table(read_table(path))
+        rows = verify(completions, prompts, context.verifier)
+        return pa.Table.from_pylist(
+            [
+                {
+                    "prompt_id": row.prompt_id,
+                    "completion_id": row.completion_id,
+                    "verifier": row.correct,
+                    "partial_credit": row.partial_credit,
+                    "extracted": row.extracted,
+                }
+                for row in rows
+            ],
+            schema=VERDICT_SCHEMA,
+        )
+
+    return run_shards(
+        stage,
+        context.progress,
+        label=f"iteration {t}: verify",
+        unit="shards",
+        shards=[[path] for path in sampled.parts()],
+        work=work,
+        summarise=_summarise_verdicts,
+    )
+
+
+def from_data_step(context: Context, t: int) -> StageRecord:
+    """Which of iteration t's completions a data set holds (1) and which M_t sampled (0)."""
+    sampled = context.run.finished(f"iteration-{t}/sample")
+    stage = context.stage(f"iteration-{t}/score/{FROM_DATA}", {"completions": sampled.fingerprint})
+
+    def work(shard: Sequence[Any]) -> pa.Table:
+        (path,) = shard
+        table = read_table(path, ["prompt_id", "completion_id", "origin"])
+        marks = [float(origin != POLICY_ORIGIN) for origin in table["origin"].to_pylist()]
+        return table.drop_columns("origin").append_column(FROM_DATA, pa.array(marks, pa.float64()))
+
+    def summarise(stage: Stage) -> tuple[dict[str, Any], str]:
+        found = sum(sum(table[FROM_DATA].to_pylist()) for table in stage.tables([FROM_DATA]))
+        return {"data_completions": int(found)}, f"{int(found)} completions of the data"
+
+    return run_shards(
+        stage,
+        context.progress,
+        label=f"iteration {t}: mark the data's completions",
+        unit="shards",
+        shards=[[path] for path in sampled.parts()],
+        work=work,
+        summarise=summarise,
+    )
+
+
+def _summarise_verdicts(stage: Stage) -> tuple[dict[str, Any], str]:
+    table = pa.concat_tables(stage.tables(["verifier", "extracted"]))
+    verified = table.num_rows - table["verifier"].null_count
+    right = table["verifier"].to_pylist().count(1.0)
+    summary = {
+        "verified": verified,
+        "right": right,
+        "unverifiable": table["verifier"].null_count,
+        "unparsed": verified - (table.num_rows - table["extracted"].null_count),
+    }
+    return summary, f"{right} of {verified} right" if verified else "no reference answers"
+
+
+SCORE_COLUMNS: Mapping[str, ScoreColumn] = {
+    VERIFIER: ScoreColumn(verify_step, ("verifier", "partial_credit", "extracted")),
+    FROM_DATA: ScoreColumn(from_data_step, (FROM_DATA,)),
+    "judge": ScoreColumn(judge_step, ("judge", "judge_reason", "judge_count")),
+    "reward_model": ScoreColumn(reward_model_step, ("reward_model", "reward_model_reason")),
+}

@@ -1,0 +1,186 @@
+"""The models outside the loop that a method ranks by: its judge, its reward model.
+
+Found and examined when a run is opened; loaded by their step only, and only while nothing else is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+import torch
+
+from cream.algorithms.judging import comparison_prompt, judge_prompt
+from cream.errors import ModelError
+from cream.loop.models import open_models
+from cream.loop.shelf import ModelShelf
+from cream.methods.scorers import judge_of, reward_model_of
+from cream.models.chat import ChatEncoder, read_chat_template
+from cream.models.conversations import ConversationEncoder
+from cream.models.devices import pick_compute_dtype, pick_device
+from cream.models.fingerprints import model_fingerprint
+from cream.models.folders import resolve_model
+from cream.models.loading import (
+    check_reward_model,
+    context_length,
+    load_config,
+    load_reward_model,
+    load_tokenizer,
+)
+from cream.recipe import Recipe
+from cream.recipe.model import ModelConfig
+from cream.recipe.scorers import OWN_MODELS, JudgeConfig, PairwiseJudgeConfig, RewardModelConfig
+from cream.types import Message
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalJudge:
+    """A judge that is no model of the run; its weights are M0 of a shelf of its own."""
+
+    shelf: ModelShelf
+    encoder: ChatEncoder
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalRewardModel:
+    """A reward model that has been examined and not loaded."""
+
+    folder: Path
+    encoder: ConversationEncoder
+    fingerprint: str
+    context_length: int | None
+    device: torch.device
+    compute_dtype: torch.dtype
+    trust_remote_code: bool
+
+    def load(self) -> Any:
+        """Load the weights."""
+        return load_reward_model(
+            self.folder,
+            dtype=self.compute_dtype,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerModels:
+    """What a method needs beside the models of its run; mostly nothing."""
+
+    judge: ExternalJudge | None = None
+    """None also where a model of the run judges."""
+    reward_model: ExternalRewardModel | None = None
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint per scorer, for the manifest."""
+        found = {"judge": self.judge, "reward_model": self.reward_model}
+        return {name: model.fingerprint for name, model in found.items() if model is not None}
+
+
+def open_scorers(
+    recipe: Recipe, shelf: ModelShelf, encoder: ChatEncoder, cache_dir: Path
+) -> ScorerModels:
+    """Find and examine what the recipe's method ranks by; load no weights.
+
+    Args:
+        recipe: Whole recipe; its ``model`` section says device and arithmetic of a judge.
+        shelf: Models of the run.
+        encoder: Template of the run.
+        cache_dir: Cream's cache.
+
+    Raises:
+        ModelError: No such model, it cannot be used, or the judge's context is too short to be
+            asked anything; the message begins with the section at fault.
+    """
+    judge, reward_model = judge_of(recipe.method), reward_model_of(recipe.method)
+    opened = ScorerModels()
+    if judge is not None:
+        with _section("method.judge"):
+            own = judge.model in OWN_MODELS
+            outside = None if own else _open_judge(judge, recipe.model, shelf.folder, cache_dir)
+            asked = (shelf, encoder) if outside is None else (outside.shelf, outside.encoder)
+            _check_rubric_fits(judge, asked[1], asked[0].context_length)
+            opened = ScorerModels(judge=outside)
+    if reward_model is not None:
+        with _section("method.reward_model"):
+            opened = ScorerModels(
+                reward_model=_open_reward_model(reward_model, recipe.model.device, cache_dir)
+            )
+    return opened
+
+
+def empty_question(judge: JudgeConfig | PairwiseJudgeConfig) -> str:
+    """What a judge is asked, without prompt and responses."""
+    match judge:
+        case JudgeConfig():
+            return judge_prompt("", "")
+        case PairwiseJudgeConfig():
+            return comparison_prompt("", "", "")
+        case _:
+            assert_never(judge)
+
+
+def _open_judge(
+    judge: JudgeConfig | PairwiseJudgeConfig, model: ModelConfig, folder: Path, cache_dir: Path
+) -> ExternalJudge:
+    config = ModelConfig(
+        name=judge.model,
+        revision=judge.revision,
+        chat_template=judge.chat_template,
+        trust_remote_code=judge.trust_remote_code,
+        device=model.device,
+        compute_dtype=model.compute_dtype,
+    )
+    shelf, encoder = open_models(config, folder, cache_dir)
+    return ExternalJudge(shelf, encoder, model_fingerprint(shelf.seed_folder))
+
+
+def _check_rubric_fits(
+    judge: JudgeConfig | PairwiseJudgeConfig, encoder: ChatEncoder, limit: int | None
+) -> None:
+    rubric = len(encoder.encode_prompt([Message("user", empty_question(judge))]))
+    if limit is not None and rubric + judge.max_judgement_tokens >= limit:
+        raise ModelError(
+            f"the rubric alone has {rubric} tokens; with max_judgement_tokens "
+            f"{judge.max_judgement_tokens} nothing is left of the judge's context of {limit}. "
+            "Lower max_judgement_tokens, or name a judge with a longer context."
+        )
+
+
+def _open_reward_model(
+    reward: RewardModelConfig, device_name: str, cache_dir: Path
+) -> ExternalRewardModel:
+    config = ModelConfig(
+        name=reward.name, revision=reward.revision, trust_remote_code=reward.trust_remote_code
+    )
+    folder = resolve_model(config, cache_dir)
+    shape = load_config(folder, trust_remote_code=reward.trust_remote_code)
+    check_reward_model(folder, shape)
+    template = read_chat_template(reward.chat_template)
+    tokenizer = load_tokenizer(
+        folder, chat_template=template, trust_remote_code=reward.trust_remote_code
+    )
+    device = pick_device(device_name)
+    return ExternalRewardModel(
+        folder=folder,
+        encoder=ConversationEncoder(tokenizer, template),
+        fingerprint=model_fingerprint(folder),
+        context_length=context_length(shape),
+        device=device,
+        compute_dtype=pick_compute_dtype(device, reward.compute_dtype).dtype,
+        trust_remote_code=reward.trust_remote_code,
+    )
+
+
+@contextmanager
+def _section(name: str) -> Iterator[None]:
+    """Say whose model an error is about: messages about models speak of ``model``."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error

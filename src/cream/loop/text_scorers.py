@@ -1,0 +1,216 @@
+"""The steps of scorers that read text: a judge's scores, a reward model's scores.
+
+A part per part of the completions, so an interruption loses one at most and a resumed run equals an
+uninterrupted one: seeds are derived from iteration, completion and number of the judgement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import pyarrow as pa
+
+from cream.engines.judge import RubricJudge
+from cream.engines.pairwise import PairwiseJudge
+from cream.engines.reward_model import RewardModel
+from cream.engines.sampler import TorchSampler
+from cream.engines.texts import TextScorer
+from cream.loop.context import Context
+from cream.loop.scorer_models import empty_question
+from cream.loop.shards import run_shards
+from cream.loop.shelf import ModelShelf
+from cream.methods.scorers import judge_of, reward_model_of
+from cream.models.chat import ChatEncoder
+from cream.protocols import SamplingParams
+from cream.recipe.scorers import JudgeConfig, PairwiseJudgeConfig
+from cream.runs.files import read_table
+from cream.runs.seeds import derive_seed
+from cream.runs.store import Stage, StageRecord, fingerprint
+from cream.runs.tables import completions_from_table
+from cream.stages.judge import ScoreRow, score_texts, tally_scores
+
+NAMES_THE_MODEL = {"model", "name", "revision", "chat_template", "trust_remote_code"}
+"""Settings that say where a model is; what it is, its fingerprint says."""
+
+JUDGE_SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("completion_id", pa.string()),
+        ("judge", pa.float64()),
+        ("judge_reason", pa.string()),
+        ("judge_count", pa.int32()),
+    ]
+)
+REWARD_MODEL_SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("completion_id", pa.string()),
+        ("reward_model", pa.float64()),
+        ("reward_model_reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """The model that judges in one iteration: one of the run, or one of its own."""
+
+    shelf: ModelShelf
+    name: str
+    encoder: ChatEncoder
+    fingerprint: str
+
+
+def judge_step(context: Context, t: int) -> StageRecord:
+    """Scores that the method's judge gives iteration t's completions."""
+    settings = judge_of(context.recipe.method)
+    assert settings is not None, "a method that reads the column `judge` has a judge"
+    judge = _judge(context, settings, t)
+    inputs = {
+        "model": judge.fingerprint,
+        "template": fingerprint([judge.encoder.template, list(judge.encoder.stop_ids)]),
+        "compute_dtype": str(judge.shelf.compute_dtype),
+        "rubric": fingerprint(empty_question(settings)),
+        "settings": settings.model_dump(mode="json", exclude=NAMES_THE_MODEL),
+    }
+
+    def scorer() -> TextScorer:
+        if judge.shelf is not context.shelf:
+            context.shelf.release()
+        return _text_scorer(context, t, settings, judge)
+
+    def table(rows: Sequence[ScoreRow]) -> pa.Table:
+        values = [(r.prompt_id, r.completion_id, r.value, r.reason, r.count) for r in rows]
+        names = JUDGE_SCHEMA.names
+        named = [dict(zip(names, row, strict=True)) for row in values]
+        return pa.Table.from_pylist(named, schema=JUDGE_SCHEMA)
+
+    record = _score_texts_step(context, t, "judge", inputs, scorer, table)
+    if judge.shelf is not context.shelf:
+        judge.shelf.release()
+    return record
+
+
+def reward_model_step(context: Context, t: int) -> StageRecord:
+    """Scores that the method's reward model gives iteration t's completions."""
+    settings = reward_model_of(context.recipe.method)
+    model = context.scorers.reward_model
+    assert settings is not None, "a method that reads the column `reward_model` has one"
+    assert model is not None, "the reward model was opened with the run"
+    inputs = {
+        "model": model.fingerprint,
+        "template": fingerprint(model.encoder.template),
+        "compute_dtype": str(model.compute_dtype),
+        "settings": {"token_budget": settings.token_budget},
+    }
+
+    def scorer() -> TextScorer:
+        context.shelf.release()
+        return RewardModel(
+            model.load(),
+            model.encoder,
+            token_budget=settings.token_budget,
+            context_length=model.context_length,
+        )
+
+    def table(rows: Sequence[ScoreRow]) -> pa.Table:
+        values = [(r.prompt_id, r.completion_id, r.value, r.reason) for r in rows]
+        names = REWARD_MODEL_SCHEMA.names
+        named = [dict(zip(names, row, strict=True)) for row in values]
+        return pa.Table.from_pylist(named, schema=REWARD_MODEL_SCHEMA)
+
+    return _score_texts_step(context, t, "reward_model", inputs, scorer, table)
+
+
+def _judge(context: Context, settings: JudgeConfig | PairwiseJudgeConfig, t: int) -> _Judge:
+    external = context.scorers.judge
+    if external is not None:
+        return _Judge(external.shelf, "M0", external.encoder, external.fingerprint)
+    name = "M0" if settings.model == "seed" else f"M{t}"
+    return _Judge(context.shelf, name, context.encoder, context.model_fingerprint(name))
+
+
+def _text_scorer(
+    context: Context, t: int, settings: JudgeConfig | PairwiseJudgeConfig, judge: _Judge
+) -> TextScorer:
+    """The judge, its model loaded."""
+    sampler = TorchSampler(judge.shelf.for_inference(judge.name))
+    limit = judge.shelf.context_length
+    params = SamplingParams(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_completion_tokens=settings.max_judgement_tokens,
+        stop_ids=judge.encoder.stop_ids,
+    )
+
+    def seed_of(*path: str | int) -> int:
+        return derive_seed(context.recipe.seed, "judge", t, *path)
+
+    match settings:
+        case JudgeConfig(votes=votes):
+            return RubricJudge(
+                sampler,
+                judge.encoder,
+                params,
+                votes=votes,
+                seed_of=seed_of,
+                context_length=limit,
+            )
+        case PairwiseJudgeConfig():
+            return PairwiseJudge(
+                sampler, judge.encoder, params, seed_of=seed_of, context_length=limit
+            )
+        case _:
+            assert_never(settings)
+
+
+def _score_texts_step(
+    context: Context,
+    t: int,
+    column: str,
+    inputs: dict[str, Any],
+    make_scorer: Callable[[], TextScorer],
+    to_table: Callable[[Sequence[ScoreRow]], pa.Table],
+) -> StageRecord:
+    """Fill one column; the scorer is made when the first missing part needs it."""
+    sampled = context.run.finished(f"iteration-{t}/sample")
+    prompts = {p.prompt_id: p for p in context.prompts(t)}
+    stage = context.stage(
+        f"iteration-{t}/score/{column}", {"completions": sampled.fingerprint, **inputs}
+    )
+    made: list[TextScorer] = []
+
+    def work(shard: Sequence[Any]) -> pa.Table:
+        (path,) = shard
+        if not made:
+            made.append(make_scorer())
+        completions = completions_from_table(read_table(path))
+        return to_table(score_texts(completions, prompts, made[0]))
+
+    return run_shards(
+        stage,
+        context.progress,
+        label=f"iteration {t}: score by {column}",
+        unit="shards",
+        shards=[[path] for path in sampled.parts()],
+        work=work,
+        summarise=lambda stage: _summarise(stage, column),
+    )
+
+
+def _summarise(stage: Stage, column: str) -> tuple[dict[str, Any], str]:
+    reason = f"{column}_reason"
+    table = pa.concat_tables(stage.tables([column, reason]))
+    tally = tally_scores(table[reason].to_pylist())
+    values = [value for value in table[column].to_pylist() if value is not None]
+    mean = sum(values) / len(values) if values else None
+    summary = {
+        "tally": {"total": tally.total, "parts": dict(tally.parts)},
+        "mean_score": mean,
+        "distinct_scores": len(set(values)),
+    }
+    words = [f"{name} {count}" for name, count in tally.parts.items()]
+    average = "" if mean is None else f", mean {mean:.2f}"
+    return summary, f"{', '.join(words)} of {tally.total}{average}"

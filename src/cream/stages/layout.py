@@ -1,0 +1,160 @@
+"""The score matrix as padded groups, and every quantity a recipe can name computed on it.
+
+A quantity is a number per completion with its noise (`cream.algorithms.rewards.Reward`), read from
+the columns that it names and from no others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from cream.algorithms.groups import group_rows, pad, pad_counts, pad_flags
+from cream.algorithms.pairing import (
+    Candidates,
+    drop_truncated,
+    keep_truncated,
+    penalise_truncated,
+)
+from cream.algorithms.ranking import Agreement, kendall_tau, spearman, top_order, weighted_tau
+from cream.algorithms.rewards import (
+    Reward,
+    difference,
+    ensemble_lower_bound,
+    ensemble_mean,
+    ensemble_min,
+    exact,
+    length_alpha,
+    likelihood,
+    per_token,
+    subtract_length,
+    vote_share,
+)
+from cream.recipe.pairing import PairingRule
+from cream.recipe.parts import Agreement as AgreementSpec
+from cream.recipe.parts import (
+    AnyQuantity,
+    Ensemble,
+    LengthRegularised,
+    LogpQuantity,
+    ScoreQuantity,
+    Votes,
+)
+from cream.types import ScoreMatrix
+
+
+class Layout:
+    """A score matrix, its groups, and which completions count."""
+
+    def __init__(self, matrix: ScoreMatrix, rule: PairingRule) -> None:
+        """Lay a matrix out.
+
+        Args:
+            matrix: Scores of the completions.
+            rule: Says whether truncated completions count.
+        """
+        self.matrix = matrix
+        self.rule = rule
+        self.groups = group_rows(matrix.group_offsets, matrix.ids_hash)
+        self.num_tokens = pad_counts(matrix.num_tokens, self.groups)
+        self.truncated = pad_flags(matrix.truncated, self.groups)
+        self._alphas: dict[LengthRegularised, float] = {}
+        self._likelihoods: dict[str, Reward] = {}
+
+    @property
+    def usable(self) -> Bool[np.ndarray, "prompt member"]:
+        """Completions that may be paired, copies included."""
+        dropped = self.truncated if self.rule.truncated == "drop" else False
+        return self.groups.present & ~np.asarray(dropped)
+
+    def quantity(self, spec: AnyQuantity) -> Reward:
+        """Compute a quantity.
+
+        Raises:
+            KeyError: The matrix lacks a column that it names.
+        """
+        match spec:
+            case LogpQuantity():
+                return self._logp(spec)
+            case ScoreQuantity(column=column):
+                return exact(pad(self.matrix.scores[column], self.groups))
+            case LengthRegularised(base=base):
+                return subtract_length(
+                    self._logp(base), self.num_tokens, alpha=self.length_alpha(spec)
+                )
+            case Ensemble(members=members, combine=combine):
+                rewards = [self._logp(member) for member in members]
+                if combine == "mean":
+                    return ensemble_mean(rewards)
+                if combine == "min":
+                    return ensemble_min(rewards)
+                return ensemble_lower_bound(rewards, num_stds=combine.num_stds)
+            case Votes(column=column):
+                answers = np.full(self.groups.rows.shape, -1, dtype=np.int64)
+                answers[self.groups.present] = self.matrix.labels[column]
+                return vote_share(answers, self.groups)
+
+    def length_alpha(self, spec: LengthRegularised) -> float:
+        """The fitted price of a token, nats."""
+        if spec not in self._alphas:
+            counted = self.usable & self.groups.distinct
+            self._alphas[spec] = length_alpha(self._logp(spec.base), self.num_tokens, counted)
+        return self._alphas[spec]
+
+    def candidates(self, reward: Reward) -> Candidates:
+        """Completions that may be paired, with the reward that ranks them."""
+        match self.rule.truncated:
+            case "keep":
+                return keep_truncated(self.groups, reward)
+            case "drop":
+                return drop_truncated(self.groups, reward, self.truncated)
+            case penalise:
+                return penalise_truncated(
+                    self.groups, reward, self.truncated, penalty=penalise.penalty
+                )
+
+    def correlation(self, spec: AgreementSpec) -> Agreement:
+        """How far two rankings agree, per prompt, over the completions that may be paired."""
+        first, second = self.quantity(spec.first), self.quantity(spec.second)
+        distinct = self.usable & self.groups.distinct
+        match spec.statistic:
+            case "kendall":
+                return kendall_tau(first, second, distinct)
+            case "spearman":
+                return spearman(first, second, distinct)
+            case "weighted_tau":
+                return weighted_tau(first, second, distinct)
+            case "top_order":
+                return top_order(first, second, distinct)
+            case "kendall_by_position":
+                return kendall_tau(_by_position(first), _by_position(second), self.usable)
+
+    def _logp(self, spec: LogpQuantity) -> Reward:
+        model = self._likelihood(spec.model)
+        match spec.unit:
+            case "likelihood":
+                return model
+            case "mean_likelihood":
+                return per_token(model, self.num_tokens)
+            case "implicit":
+                return difference(model, self._likelihood(spec.reference))
+            case "implicit_per_token":
+                reference = self._likelihood(spec.reference)
+                return per_token(difference(model, reference), self.num_tokens)
+
+    def _likelihood(self, model: str) -> Reward:
+        if model not in self._likelihoods:
+            self._likelihoods[model] = likelihood(
+                pad(self.matrix.logps[model], self.groups),
+                self.num_tokens,
+                noise_floor=self.matrix.noise[model],
+            )
+        return self._likelihoods[model]
+
+
+def _by_position(reward: Reward) -> Reward:
+    """Ordinal ranks in place of values: of equal values the earlier in the list is better."""
+    order = np.argsort(-reward.values, axis=1, kind="stable")
+    places = np.argsort(order, axis=1, kind="stable")
+    ranks: Float64[np.ndarray, "prompt member"] = np.where(reward.scored, -places, np.nan)
+    return exact(ranks)

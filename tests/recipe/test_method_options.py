@@ -1,0 +1,77 @@
+"""Unions whose discriminator may be left out, and refusals where an option would not act."""
+
+import pytest
+from pydantic import ValidationError
+
+from cream.errors import RecipeError
+from cream.recipe.load import parse_recipe
+from cream.recipe.methods import CreamMethod, SrlmMethod
+from cream.recipe.objectives import Cream, Dpo, Ipo, WeightedDpo
+from cream.recipe.pairing import BestWorst, MajorityVote, Penalise, TopBottom
+from cream.recipe.parts import Agreement, LogpQuantity, MethodParts
+
+BASE = """name: small
+iterations: 1
+data:
+  seed: {sources: [{source: file, path: seed.jsonl}]}
+  prompts: {per_iteration: 3, sources: [{source: file, path: prompts.jsonl}]}
+method: """
+
+
+def method(text: str):
+    return parse_recipe(BASE + text).method
+
+
+def test_the_usual_member_of_a_union_need_not_be_named():
+    found = method("{name: cream, pairing: {min_gap: 1.0}, objective: {beta: 0.3}}")
+
+    assert found == CreamMethod(pairing=BestWorst(min_gap=1.0), objective=Cream(beta=0.3))
+    assert method("{name: srlm, objective: {beta: 0.3}}") == SrlmMethod(objective=Dpo(beta=0.3))
+
+
+def test_other_members_are_named():
+    assert method("{name: cream, pairing: {rule: top_bottom, k: 2}}") == CreamMethod(
+        pairing=TopBottom(k=2)
+    )
+    assert method("{name: cream, objective: weighted_dpo}") == CreamMethod(objective=WeightedDpo())
+    assert method("{name: srlm, objective: {name: ipo}}") == SrlmMethod(objective=Ipo())
+    assert method("{name: srlm, pairing: {truncated: {penalty: 2.0}}}") == SrlmMethod(
+        pairing=BestWorst(truncated=Penalise(penalty=2.0))
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{name: cream, pairing: {k: 2}}", "method.pairing.k: unknown key"),
+        ("{name: cream, pairing: {rule: top_bottom}}", "method.pairing.k: is needed"),
+        ("{name: srlm, pairing: {rule: majority_vote}}", "`rule` cannot be 'majority_vote'"),
+        ("{name: srlm, objective: cream}", "`name` cannot be 'cream'"),
+        ("{name: cream, objective: dpo}", "`name` cannot be 'dpo'"),
+        ("{name: srlm, pairing: {truncated: {penalty: 0}}}", "method.pairing.truncated.penalty: "),
+        ("srlm_kl", "method.objective: is needed"),
+        ("{name: srlm_kl, objective: {beta: 0.1}}", "method.objective.kl_weight: is needed"),
+        ("fixed_smoothing", "method.consistency: is needed"),
+        ("{name: fixed_smoothing, consistency: 0.4}", "method.consistency: Input should be great"),
+        ("{name: cream, level: shrunken, statistic: spearman}", "sampling noise of Kendall's tau"),
+        (
+            "{name: cream_sample, objective: {set_level_action: skip}}",
+            "acts on one C for the whole set, and level is sample",
+        ),
+        ("{name: dice, reward: implicit}", "method.reward: unknown key"),
+    ],
+)
+def test_what_would_not_act_is_refused_where_it_stands(text: str, message: str):
+    with pytest.raises(RecipeError) as error:
+        method(text)
+
+    assert message in str(error.value)
+
+
+def test_parts_that_contradict_each_other_are_refused():
+    reward = LogpQuantity(unit="implicit", model="M1")
+
+    with pytest.raises(ValidationError, match="the reward is no vote"):
+        MethodParts(reward=reward, pairing=MajorityVote(), objective=Dpo())
+    with pytest.raises(ValidationError, match="distribution of Kendall's tau"):
+        Agreement(first=reward, second=reward, statistic="top_order", level="shrunken")

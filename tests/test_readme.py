@@ -1,0 +1,112 @@
+"""The README's commands do what it says, on a tiny model or on reduced sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def shell_commands() -> list[str]:
+    """Lines of the README's shell blocks, without comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def cream(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from cream.cli import main; main()", *args],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "160"},
+    )
+
+
+def test_every_command_of_the_readme_is_tried_here():
+    """A command added to a shell block must be added to a test of this file, or to make's."""
+    assert shell_commands() == [
+        "make demo",
+        "make test",
+        "cream init my.yaml",
+        "cream run my.yaml",
+        "cream status runs/my-run",
+    ]
+
+
+def test_make_demo_runs_the_quickstart_recipe():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+    assert re.search(r"^demo: setup\n\t\S+/cream run recipes/quickstart.yaml$", makefile, re.M)
+
+
+def test_init_run_and_status_work_as_written(tiny_inputs: Path, recipe_values: Any, tmp_path: Path):
+    """`cream init`, model and data edited as the README says, then `cream run` and `status`."""
+    assert cream("init", "my.yaml", cwd=tmp_path).returncode == 0
+    recipe = yaml.safe_load((tmp_path / "my.yaml").read_text(encoding="utf-8"))
+    kept = ("name", "method")
+    edited = {**recipe, **{k: v for k, v in recipe_values.items() if k not in kept}}
+    edited["iterations"] = 1
+    for role in ("seed", "prompts", "test"):
+        for source in edited["data"][role]["sources"]:
+            source["path"] = str(tiny_inputs / source["path"])
+    edited["method"] = {"name": recipe["method"], "pairing": {"truncated": "keep"}}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(edited), encoding="utf-8")
+
+    ran = cream("run", "my.yaml", cwd=tmp_path)
+    status = cream("status", "runs/my-run", "--json", cwd=tmp_path)
+    baseline = cream(
+        "pair", "--from", "runs/my-run", "--set", "method=srlm", "--json", cwd=tmp_path
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert "M2" in ran.stdout
+    states = {stage["state"] for stage in json.loads(status.stdout)["stages"]}
+    assert states == {"finished"}
+    assert baseline.returncode in (0, 2)  # all-truncated groups give srlm's default no pair
+    evaluated = cream(
+        "eval", "runs/my-run/models/M2", "--recipe", "my.yaml", "--json", cwd=tmp_path
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    in_run = json.loads(status.stdout)["summary"]["models"][-1]["overall"]
+    assert json.loads(evaluated.stdout)["overall"] == in_run
+
+
+def test_the_method_table_links_every_method_page():
+    pages = {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")}
+
+    assert set(re.findall(r"\(docs/methods/(\w+)\.md\)", README)) == pages
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_the_demo_on_reduced_sizes_prints_its_table(tmp_path: Path):
+    """`make demo` is this command on the recipe's own sizes."""
+    sizes = {
+        "data.seed.sources.0.count": 48,
+        "data.prompts.per_iteration": 18,
+        "data.test.sources.0.count": 18,
+        "evaluation.num_samples": 2,
+        "run_dir": str(tmp_path / "run"),
+    }
+    overrides = [part for key, value in sizes.items() for part in ("--set", f"{key}={value}")]
+
+    ran = cream("run", "recipes/quickstart.yaml", *overrides, cwd=ROOT)
+
+    assert ran.returncode == 0, ran.stderr
+    for name in ("M0", "M1", "M2", "M3", "constant"):
+        assert re.search(rf"│ {name} ", ran.stdout), ran.stdout
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert [m["overall"]["n"] for m in summary["models"]] == [18] * 4
