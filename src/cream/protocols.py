@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from cream.types import (
-    Completion,
     Prompt,
     SampledGroup,
     SamplingRequest,
@@ -64,15 +63,6 @@ class Verifier(Protocol):
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict | None:
         """Return a verdict, or None if this prompt cannot be verified (no reference answer)."""
-        ...
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """Gives completions a score other than a log-probability."""
-
-    def judge(self, prompt: Prompt, completion: Completion) -> float | str:
-        """Return a score, or the reason (a short word) why there is none. Never 0 for absence."""
         ...
 
 

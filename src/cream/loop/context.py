@@ -14,9 +14,10 @@ from cream.loop.scorer_models import ScorerModels
 from cream.loop.shelf import ModelShelf
 from cream.methods import method_parts
 from cream.models.chat import ChatEncoder
-from cream.protocols import Progress, Verifier
+from cream.protocols import Progress, SamplingParams, Verifier
 from cream.recipe import Recipe
 from cream.recipe.parts import MethodParts
+from cream.recipe.recipe import EvaluationConfig, SamplingConfig
 from cream.runs.store import Run, Stage, fingerprint
 from cream.types import EncodedPrompt, Prompt, SeedExample
 
@@ -169,3 +170,15 @@ def encode_prompts(
                 f"{context_length}"
             )
     return encoded
+
+
+def sampling_params(
+    settings: SamplingConfig | EvaluationConfig, encoder: ChatEncoder
+) -> SamplingParams:
+    """A recipe's sampling settings, with the end tokens of the template."""
+    return SamplingParams(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_completion_tokens=settings.max_completion_tokens,
+        stop_ids=encoder.stop_ids,
+    )

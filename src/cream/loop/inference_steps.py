@@ -15,10 +15,9 @@ import pyarrow as pa
 
 from cream.engines.sampler import TorchSampler
 from cream.engines.scorer import TorchScorer
-from cream.loop.context import Context, SampleSet
+from cream.loop.context import Context, SampleSet, sampling_params
 from cream.loop.score_columns import ScoreColumn
 from cream.loop.shards import batched, run_shards
-from cream.protocols import SamplingParams
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage, StageRecord, fingerprint
@@ -58,12 +57,7 @@ def sample_step(context: Context, samples: SampleSet) -> StageRecord:
             "settings": settings.model_dump(mode="json"),
         },
     )
-    params = SamplingParams(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        max_completion_tokens=settings.max_completion_tokens,
-        stop_ids=context.encoder.stop_ids,
-    )
+    params = sampling_params(settings, context.encoder)
 
     def work(shard: Sequence[Any]) -> pa.Table:
         groups = sample(
@@ -236,12 +230,7 @@ def evaluate_step(context: Context, m: int) -> StageRecord | None:
             "settings": settings.model_dump(mode="json"),
         },
     )
-    params = SamplingParams(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        max_completion_tokens=settings.max_completion_tokens,
-        stop_ids=context.encoder.stop_ids,
-    )
+    params = sampling_params(settings, context.encoder)
 
     def work(shard: Sequence[Any]) -> pa.Table:
         rows = evaluate(

@@ -12,10 +12,10 @@ import pyarrow as pa
 from cream.data.dataset import load_test
 from cream.data.verifiers import PromptVerifier, constant_baseline
 from cream.engines.sampler import TorchSampler
-from cream.loop.context import encode_prompts
+from cream.loop.context import encode_prompts, sampling_params
 from cream.loop.models import open_models
 from cream.loop.shards import batched
-from cream.protocols import Progress, SamplingParams
+from cream.protocols import Progress
 from cream.recipe.data import TestData
 from cream.recipe.model import ModelConfig
 from cream.recipe.recipe import EvaluationConfig
@@ -55,12 +55,7 @@ def evaluate_model(
     prompts = load_test(test, seed=seed, base_dir=base_dir, tasks=tasks)
     shelf, encoder = open_models(model, base_dir, cache_dir)
     encoded = encode_prompts(prompts, encoder, shelf.context_length, settings.max_completion_tokens)
-    params = SamplingParams(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        max_completion_tokens=settings.max_completion_tokens,
-        stop_ids=encoder.stop_ids,
-    )
+    params = sampling_params(settings, encoder)
     verifier = PromptVerifier()
     sampler = TorchSampler(shelf.for_inference("M0"))
     progress.start(f"evaluate {model.name}", len(prompts), "prompts")
