@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_init_run_and_status_work_as_written(tiny_inputs: Path, recipe_values: A
     assert cream("init", "my.yaml", cwd=tmp_path).returncode == 0
     recipe = yaml.safe_load((tmp_path / "my.yaml").read_text(encoding="utf-8"))
     kept = ("name", "method")
-    edited = {**recipe, **{k: v for k, v in recipe_values.items() if k not in kept}}
+    edited = {**recipe, **{k: v for k, v in deepcopy(recipe_values).items() if k not in kept}}
     edited["iterations"] = 1
     for role in ("seed", "prompts", "test"):
         for source in edited["data"][role]["sources"]:

@@ -244,10 +244,15 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):  # an empty one says nothing, like a key that is not there
-        return {
-            key: leaf
-            for name, inner in value.items()
-            for key, leaf in _flatten(inner, f"{prefix}.{name}" if prefix else str(name)).items()
-        }
-    return {prefix: value}
+    """Leaves by dotted path; an empty mapping says nothing, like a key that is not there."""
+    if isinstance(value, Mapping):
+        children = value.items()
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        children = enumerate(value)
+    else:
+        return {prefix: value}
+    return {
+        key: leaf
+        for name, inner in children
+        for key, leaf in _flatten(inner, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
