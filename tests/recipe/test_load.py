@@ -7,7 +7,7 @@ import pytest
 from cream.errors import RecipeError
 from cream.recipe import Recipe, load_recipe, parse_recipe
 from cream.recipe.load import apply_overrides
-from cream.recipe.methods import CreamMethod, OracleMethod, SrlmMethod
+from cream.recipe.methods import CreamCrossMethod, CreamMethod, OracleMethod, SrlmMethod
 
 BASE = """\
 name: small
@@ -46,11 +46,17 @@ def test_a_recipe_cannot_be_edited_after_it_is_loaded():
         parse_recipe(BASE).seed = 3
 
 
-@pytest.mark.parametrize("path", ["src/cream/recipe/template.yaml", "recipes/quickstart.yaml"])
-def test_the_recipes_that_come_with_cream_load(path: str):
-    recipe = load_recipe(Path(__file__).parents[2] / path)
+def test_the_template_is_the_paper_s_method_with_its_defaults():
+    recipe = load_recipe(Path(__file__).parents[2] / "src/cream/recipe/template.yaml")
 
     assert recipe.method == CreamMethod()
+
+
+def test_the_quickstart_names_a_witness_that_it_makes():
+    recipe = load_recipe(Path(__file__).parents[2] / "recipes/quickstart.yaml")
+
+    assert isinstance(recipe.method, CreamCrossMethod)
+    assert recipe.method.witness in recipe.witnesses
 
 
 # --- overrides ---
