@@ -17,7 +17,7 @@ from cream.recipe.methods import (
     SpaMethod,
     SrlmKlMethod,
 )
-from cream.recipe.objectives import ConservativeDpo, ConstantNll, Cream, SrlmKl
+from cream.recipe.objectives import ConservativeDpo, ConstantNll, Cream, Dpo, SrlmKl
 from cream.recipe.parts import (
     Ensemble,
     LengthRegularised,
@@ -142,7 +142,7 @@ def test_each_remaining_method_declares_what_its_page_says():
 
     assert dice.reward == LengthRegularised(base=logp("implicit", "M2"))
     assert (scpo.reward, scpo.pair_weight) == (Votes(), "reward_gap")
-    assert scpo.objective.nll == ConstantNll(weight=1.0)
+    assert scpo.objective == Dpo(beta=0.5, nll=ConstantNll(weight=1.0))
     assert spa.smoothing == LowConfidence(share=0.3, label_smoothing=0.1)
     assert spa.objective == Cream()
     assert kl.objective == SrlmKl(kl_weight=0.5)

@@ -236,7 +236,7 @@ def test_truncated_completions_can_be_penalised_instead_of_dropped():
 
 
 def test_equal_values_rank_by_position_and_copies_count():
-    """Ordinal ranks: J 2 > 0 > 1, K 0 > 1 > 2, one of three orders alike; tau-b sees only two."""
+    """Ordinal ranks: J 2 > 1 > 0, K 1 > 0 > 2, one of three orders alike; tau-b sees only two."""
     scores = matrix(("a", {"M2": [1, 1, 2], "M1": [5, 5, 3]}))
     assert decide(scores, CreamReferenceMethod()).pairs.consistency.tolist() == pytest.approx(
         [1 / 3]

@@ -110,8 +110,8 @@ def subtract_length(
     """Length-regularised reward: value - alpha * tokens, alpha in nats per token.
 
     Source:
-        DICE, arXiv:2406.09760 (there beta * log-ratio; here without beta, so this alpha is
-        theirs divided by beta).
+        DICE, arXiv:2406.09760, whose code has no beta in the reward either; its lengths are in
+        characters.
     """
     return Reward(reward.values - alpha * num_tokens, reward.noise)
 
@@ -139,7 +139,8 @@ def length_alpha(
         Nats per token, positive if the reward favours long completions. 0 if no group counts.
 
     Source:
-        DICE, arXiv:2406.09760: alpha = argmin |E[length of chosen - length of rejected]|.
+        DICE, arXiv:2406.09760: alpha = argmin |E[length of chosen - length of rejected]|, there
+        over a grid from 0 upwards.
 
     """
     counted = counted & reward.scored

@@ -16,6 +16,7 @@ import pyarrow as pa
 from cream.engines.sampler import TorchSampler
 from cream.engines.scorer import TorchScorer
 from cream.loop.context import Context, SampleSet, sampling_params
+from cream.loop.sample_summary import SAMPLE_COLUMNS, sample_summary
 from cream.loop.score_columns import ScoreColumn
 from cream.loop.shards import batched, run_shards
 from cream.runs.files import read_table
@@ -25,7 +26,6 @@ from cream.runs.tables import (
     EVALUATION_SCHEMA,
     LOGP_PREFIX,
     NUM_TOKENS,
-    POLICY_ORIGIN,
     completions_from_table,
     completions_to_table,
     join_by_id,
@@ -35,7 +35,7 @@ from cream.runs.tables import (
 from cream.stages.evaluate import evaluate
 from cream.stages.sample import sample, with_data_completions
 from cream.stages.score import measure_noise, score
-from cream.types import Completion, FinishReason, Prompt
+from cream.types import Completion, Prompt
 
 NOISE_GROUPS = 8
 """Prompts whose completions are scored twice to measure the noise floor of a scorer."""
@@ -98,22 +98,9 @@ def _with_data(
 
 
 def _summarise_samples(stage: Stage) -> tuple[dict[str, Any], str]:
-    completions = tokens = truncated = distinct = 0
-    columns = ["prompt_id", "ids_hash", "token_ids", "finish_reason", "origin"]
-    for table in stage.tables(columns):
-        own = [origin == POLICY_ORIGIN for origin in table["origin"].to_pylist()]
-        table = table.filter(pa.array(own, pa.bool_()))
-        completions += table.num_rows
-        tokens += sum(map(len, table["token_ids"]))
-        truncated += table["finish_reason"].to_pylist().count(FinishReason.LENGTH)
-        distinct += table.group_by(["prompt_id", "ids_hash"]).aggregate([]).num_rows
-    summary = {
-        "completions": completions,
-        "tokens": tokens,
-        "truncated": truncated,
-        "distinct": distinct,
-    }
-    return summary, f"{completions} completions, {distinct} distinct, {truncated} truncated"
+    summary = sample_summary(stage.tables(SAMPLE_COLUMNS))
+    counts = (f"{summary[key]} {key}" for key in ("completions", "distinct", "truncated"))
+    return summary, ", ".join(counts)
 
 
 def score_step(context: Context, samples: SampleSet, model: str) -> StageRecord:

@@ -1,6 +1,6 @@
 """ScPO: the most voted answer against the least voted one, weighed by the vote margin.
 
-Source: Prasad et al., arXiv 2411.04109.
+Source: Prasad et al., arXiv 2411.04109, section 2.
 """
 
 from __future__ import annotations

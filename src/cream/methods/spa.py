@@ -1,6 +1,6 @@
 """SPA: labels of the pairs the model is least sure of are smoothed.
 
-Source: Kim et al., arXiv 2406.04112; decided once from the score matrix, not in every step.
+Source: Kim et al., arXiv 2406.04412; decided once from the score matrix, not in every step.
 """
 
 from __future__ import annotations

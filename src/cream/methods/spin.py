@@ -1,7 +1,7 @@
 """SPIN: self-play fine-tuning, the seed completions against the policy's own.
 
-Source: Chen et al., arXiv 2401.01335, eq. 4.7 with the logistic loss, which is DPO with reference
-M_t, chosen = the seed completion, rejected = a completion of M_t.
+Source: Chen et al., arXiv 2401.01335 (``spin_loss`` in `uclaml/SPIN` with its default, the logistic
+loss). That is DPO with reference M_t, chosen = the seed completion, rejected = a completion of M_t.
 """
 
 from __future__ import annotations

@@ -127,7 +127,10 @@ class Layout:
             case "top_order":
                 return top_order(first, second, distinct)
             case "kendall_by_position":
-                return kendall_tau(_by_position(first), _by_position(second), self.usable)
+                counted = self.usable
+                return kendall_tau(
+                    _by_position(first, counted), _by_position(second, counted), counted
+                )
 
     def _logp(self, spec: LogpQuantity) -> Reward:
         model = self._likelihood(spec.model)
@@ -152,9 +155,14 @@ class Layout:
         return self._likelihoods[model]
 
 
-def _by_position(reward: Reward) -> Reward:
-    """Ordinal ranks in place of values: of equal values the earlier in the list is better."""
-    order = np.argsort(-reward.values, axis=1, kind="stable")
-    places = np.argsort(order, axis=1, kind="stable")
-    ranks: Float64[np.ndarray, "prompt member"] = np.where(reward.scored, -places, np.nan)
+def _by_position(reward: Reward, counted: Bool[np.ndarray, "prompt member"]) -> Reward:
+    """Ordinal ranks in place of values: of equal values the later in the list is better.
+
+    A group with an unscored completion has no ranks. Both are rules of the reference code, which
+    are recorded in ``tests/golden/cream_reference.json``.
+    """
+    order = np.argsort(reward.values, axis=1, kind="stable")  # NaN comes last
+    places = np.argsort(order, axis=1)
+    complete = (reward.scored | ~counted).all(axis=1, keepdims=True)
+    ranks: Float64[np.ndarray, "prompt member"] = np.where(reward.scored & complete, places, np.nan)
     return exact(ranks)

@@ -17,5 +17,6 @@ class ScpoMethod(Section):
     tie_break: Unit | None = None
     """Quantity of M_t that orders completions with equal votes; none: arbitrary but fixed."""
     pairing: MajorityVote = MajorityVote()
-    objective: PlainObjective = Dpo(nll=ConstantNll(weight=1.0))
-    """Each pair's loss, likelihood term included, is multiplied by its vote margin."""
+    objective: PlainObjective = Dpo(beta=0.5, nll=ConstantNll(weight=1.0))
+    """Each pair's loss, likelihood term included, is multiplied by its vote margin. Beta and weight
+    are the paper's."""

@@ -13,7 +13,7 @@ from cream.recipe.parts import Unit
 
 
 class SpaMethod(Section):
-    """SPA (arXiv 2406.04112): smoothed labels for the pairs the model is least sure of."""
+    """SPA (arXiv 2406.04412): smoothed labels for the pairs the model is least sure of."""
 
     name: Literal["spa"] = "spa"
     reward: Unit = "implicit"

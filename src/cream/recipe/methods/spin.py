@@ -14,9 +14,9 @@ class SpinMethod(Section):
 
     name: Literal["spin"] = "spin"
     rejected: Literal["one", "all"] = "one"
-    """How many distinct completions of M_t a seed completion is paired with. The paper: ``one``."""
+    """How many distinct completions of M_t a seed completion is paired with. The authors: one."""
     truncated: Literal["keep", "drop"] = "drop"
-    """What to do with completions cut off at the token limit."""
+    """What to do with completions cut off at the token limit. The authors' code: ``keep``."""
     objective: Dpo = Dpo()
 
     @property
