@@ -69,14 +69,21 @@ def test_init_run_and_status_work_as_written(tiny_inputs: Path, recipe_values: A
     ran = cream("run", "my.yaml", cwd=tmp_path)
     status = cream("status", "runs/my-run", "--json", cwd=tmp_path)
     baseline = cream(
-        "pair", "--from", "runs/my-run", "--set", "method=srlm", "--json", cwd=tmp_path
+        "pair",
+        "--from",
+        "runs/my-run",
+        "--set",
+        "method={name: srlm, pairing: {truncated: keep}}",
+        "--json",
+        cwd=tmp_path,
     )
 
     assert ran.returncode == 0, ran.stderr
     assert "M2" in ran.stdout
     states = {stage["state"] for stage in json.loads(status.stdout)["stages"]}
     assert states == {"finished"}
-    assert baseline.returncode in (0, 2)  # all-truncated groups give srlm's default no pair
+    assert baseline.returncode == 0, baseline.stderr
+    assert json.loads(baseline.stdout)["consistency_in_loss"] is None
     evaluated = cream(
         "eval", "runs/my-run/models/M2", "--recipe", "my.yaml", "--json", cwd=tmp_path
     )
