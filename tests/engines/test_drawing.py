@@ -64,13 +64,26 @@ def test_prefilter_and_full_sort_agree_on_the_same_numbers(monkeypatch):
     numbers = uniforms(torch.arange(400), torch.full((400,), 3))
     source = torch.arange(400) % 8
     outcomes = []
-    for prefilter in (4, 1500, 2000):
-        monkeypatch.setattr(drawing, "PREFILTER", prefilter)
+    for prefilters in ((4,), (4, 1500), (1500,), ()):
+        monkeypatch.setattr(drawing, "PREFILTERS", prefilters)
         outcomes.append(draw(logits, source, numbers, params(1.0, 0.9)))
 
     for tokens, logps in outcomes[1:]:
         assert torch.equal(tokens, outcomes[0][0])
         torch.testing.assert_close(logps, outcomes[0][1], atol=1e-6, rtol=0)
+
+
+def test_selection_among_group_maxima_finds_the_largest_of_all():
+    logits = torch.randn(5, 4096, generator=torch.Generator().manual_seed(2))
+    logits[1] = logits[1].round()  # ties
+    logits[2, :20] += 50.0  # several of the largest in the same group or neighbours
+
+    best, ids = drawing._largest(logits, 100)
+
+    expected = logits.topk(100).values
+    assert torch.equal(best, expected)
+    assert torch.equal(logits.gather(1, ids), expected)
+    assert all(len(set(row)) == 100 for row in ids.tolist())
 
 
 def test_rows_with_and_without_cover_mix_in_one_call():

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from cream.errors import ModelError
+from cream.models.lean import Attention, lean_decoder
 
 _ATTENTION_NAME = "cream_packed"
 _FORMULA_ARGUMENTS = ("softcap", "s_aux", "position_bias", "head_mask")
@@ -36,22 +38,6 @@ _LOGIT_ATTRIBUTES = {
 """Config attributes that change attention scores or logits, with the value that does nothing."""
 
 
-@runtime_checkable
-class Attention(Protocol):
-    """Attention over a packed stream: knows which token may see which."""
-
-    def attend(
-        self,
-        layer: int,
-        query: Float[Tensor, "1 head token dim"],
-        key: Float[Tensor, "1 kv_head token dim"],
-        value: Float[Tensor, "1 kv_head token dim"],
-        scale: float,
-    ) -> Float[Tensor, "token head dim"]:
-        """Return what every token gathers from the tokens it may see."""
-        ...
-
-
 class Backbone:
     """Runs a model's layers on a packed stream of tokens under a given `Attention`."""
 
@@ -60,6 +46,7 @@ class Backbone:
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.num_layers: int = model.config.get_text_config().num_hidden_layers
         self.head: Any = model.get_output_embeddings()
+        self._lean = lean_decoder(model)
 
     def hidden(
         self,
@@ -68,6 +55,9 @@ class Backbone:
         attention: Attention,
     ) -> Float[Tensor, "token hidden"]:
         """Final hidden states of a packed stream."""
+        if self._lean is not None:
+            embedded = F.embedding(token_ids, self._lean.embedding)
+            return self._lean.hidden(embedded, positions, attention)
         with _own_attention(self.model.config):
             output = self.model.base_model(
                 input_ids=token_ids[None],

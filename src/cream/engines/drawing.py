@@ -19,8 +19,11 @@ from torch import Tensor
 from cream.engines.normalising import log_normalisers
 from cream.protocols import SamplingParams
 
-PREFILTER = 256
-"""Largest logits that are tried as the nucleus before the full vocabulary is sorted."""
+PREFILTERS = (256, 4096)
+"""How many of the largest logits are tried as the nucleus before all of them are sorted."""
+
+_STRIPES = 8
+"""Entries per group of the first pass of `_largest`."""
 
 _BLOCK = 256
 """Tokens per block of the two-level inversion over the whole vocabulary."""
@@ -82,20 +85,50 @@ def _draw_from_nucleus(
     numbers: Float64[Tensor, " row"],
     params: SamplingParams,
 ) -> tuple[Int64[Tensor, " row"], Float64[Tensor, " row"]]:
-    total = log_normalisers(logits, params.temperature)[:, None]
-    best, ids = logits.topk(min(PREFILTER, logits.shape[-1]))
-    logps = best.float() / params.temperature - total
-    covered = logps.double().exp().sum(-1) >= params.top_p
-    tokens, chosen_logps = _invert_sorted(logps[source], ids[source], numbers, params.top_p)
-    if not bool(covered.all()):
-        rows = (~covered[source]).nonzero()[:, 0]
-        open_sources = (~covered).nonzero()[:, 0]
-        position = (~covered).cumsum(0)[source[rows]] - 1
-        scaled = logits[open_sources].float() / params.temperature
-        logps, ids = (scaled - total[open_sources]).sort(descending=True)
-        redrawn = _invert_sorted(logps[position], ids[position], numbers[rows], params.top_p)
-        tokens[rows], chosen_logps[rows] = redrawn
-    return tokens, chosen_logps
+    total = log_normalisers(logits, params.temperature)
+    tokens = torch.empty(len(source), dtype=torch.int64, device=logits.device)
+    logps = torch.empty(len(source), dtype=torch.float64, device=logits.device)
+    open_sources = torch.arange(len(logits), device=logits.device)
+    for size in (*PREFILTERS, logits.shape[-1]):
+        count = min(size, logits.shape[-1])
+        best, ids = _largest(
+            logits[open_sources] if len(open_sources) < len(logits) else logits, count
+        )
+        best_logps = best.float() / params.temperature - total[open_sources, None]
+        covered = best_logps.double().exp().sum(-1) >= params.top_p
+        if count == logits.shape[-1]:
+            covered[:] = True  # rounding may leave the whole vocabulary short of top_p
+        position = torch.full((len(logits),), -1, device=logits.device)
+        position[open_sources[covered]] = covered.nonzero()[:, 0]
+        rows = (position[source] >= 0).nonzero()[:, 0]
+        at = position[source[rows]]
+        tokens[rows], logps[rows] = _invert_sorted(
+            best_logps[at], ids[at], numbers[rows], params.top_p
+        )
+        open_sources = open_sources[~covered]
+        if not len(open_sources):
+            break
+    return tokens, logps
+
+
+def _largest(
+    logits: Float[Tensor, "source vocab"], count: int
+) -> tuple[Float[Tensor, "source count"], Int64[Tensor, "source count"]]:
+    """The ``count`` largest logits in falling order, and their ids.
+
+    Selecting among maxima of small groups first is cheaper than among everything: the largest
+    ``count`` lie in the ``count`` groups with the largest maxima.
+    """
+    vocab = logits.shape[-1]
+    groups = vocab // _STRIPES
+    if vocab % _STRIPES or groups < 4 * count:
+        return logits.topk(count)
+    maxima = logits.unflatten(-1, (_STRIPES, groups)).amax(1)
+    chosen = maxima.topk(count, sorted=False).indices
+    stripes = torch.arange(_STRIPES, device=logits.device)[:, None] * groups
+    columns = (chosen[:, None] + stripes).flatten(1)
+    best, index = logits.gather(1, columns).topk(count)
+    return best, columns.gather(1, index)
 
 
 def _invert_sorted(

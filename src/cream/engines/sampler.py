@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class TorchSampler:
         self,
         model: Any,
         *,
-        max_rows: int = 256,
+        max_rows: int = 512,
         token_budget: int = 1 << 17,
         prefill_tokens: int = 4096,
         window_rows: int = 8192,
@@ -71,6 +72,10 @@ class TorchSampler:
         self._context_length = context_length(model)
         self._fast_length, self.plain_reason = fast_length(model)
         """Why (some) sequences take the slow path; empty if none do."""
+
+    @cached_property
+    def _backbone(self) -> Backbone:
+        return Backbone(self._model)
 
     def sample(
         self, requests: Iterable[SamplingRequest], params: SamplingParams
@@ -130,8 +135,9 @@ class TorchSampler:
         members = max(len(job.seeds) for job in jobs)
         tokens = len(jobs[0].request.prompt_ids) + members * params.max_completion_tokens
         fitting = min(self._max_rows // members, self._token_budget // tokens, len(jobs))
+        backbone = self._backbone
         with torch.inference_mode():
-            decoder = _Decoder(Backbone(self._model), max(1, fitting), members, params)
+            decoder = _Decoder(backbone, max(1, fitting), members, params)
         pending = deque(jobs)
         while pending or decoder.jobs:
             with torch.inference_mode():
@@ -170,8 +176,12 @@ class _Decoder:
         self._left: dict[int, int] = {}
 
     def wants_refill(self, pending: int) -> bool:
-        """Refill in shares of an eighth, so that prefills are batched and few slots idle."""
-        share = max(1, self._cache.groups // 8)
+        """Refill when half of the slots are free.
+
+        A free slot costs the layers nothing; a prefill of few prompts costs almost as much as one
+        of many.
+        """
+        share = max(1, self._cache.groups // 2)
         return pending > 0 and len(self.free) >= min(share, pending)
 
     def admit(self, jobs: list[_Job]) -> None:

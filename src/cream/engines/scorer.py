@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,12 @@ from cream.engines.backbone import Backbone, context_length, fast_length, requir
 from cream.engines.batching import check_length, windows
 from cream.engines.normalising import log_normalisers
 from cream.engines.plain import score_plainly
+from cream.models.lean import Attention
+from cream.models.rows import PADDING, PROMPT, RowAttention
 from cream.types import ScoredGroup, ScoringRequest
+
+SHORT_ROW = 128
+"""Tokens of a prompt with its completions up to which plain products beat the fused kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,10 @@ class TorchScorer:
         self._fast_length, self.plain_reason = fast_length(model)
         """Why (some) sequences take the slow path; empty if none do."""
 
+    @cached_property
+    def _backbone(self) -> Backbone:
+        return Backbone(self._model)
+
     def score(self, requests: Iterable[ScoringRequest]) -> Iterator[ScoredGroup]:
         """Yield the token log-probabilities of each request, window by window.
 
@@ -107,9 +117,8 @@ class TorchScorer:
         ]
         units.sort(key=lambda unit: (len(unit.request.prompt_ids), unit.tokens), reverse=True)
         known: list[dict[tuple[int, ...], np.ndarray]] = [{} for _ in requests]
-        backbone = Backbone(self._model) if units else None
         for batch in _batches(units, self._token_budget):
-            assert backbone is not None
+            backbone = self._backbone
             with torch.inference_mode():
                 scored = _score_batch(backbone, batch, self._tile_rows)
             for unit, arrays in zip(batch, scored, strict=True):
@@ -172,11 +181,32 @@ def _score_batch(
             ids.extend(tokens)
             positions.extend(range(len(prompt), len(prompt) + len(tokens)))
     lengths = [[len(tokens) for tokens in group] for group in fed]
-    attention = PackedAttention([len(p) for p in prompts], lengths, backbone.device)
+    attention = _attention([len(p) for p in prompts], lengths, backbone.device)
     stream = torch.tensor([ids, positions], dtype=torch.int64, device=backbone.device)
     hidden = backbone.hidden(stream[0], stream[1], attention)
     logps = _head_logps(backbone, hidden, batch, tile_rows).cpu().numpy()
     return _split(logps, completions)
+
+
+def _attention(prompts: list[int], completions: list[list[int]], device: torch.device) -> Attention:
+    """Plain products where all rows are short, else the fused kernel on each part."""
+    if max(n + sum(own) for n, own in zip(prompts, completions, strict=True)) > SHORT_ROW:
+        return PackedAttention(prompts, completions, device)
+    rows, segments = [], []
+    prompt_start, start = 0, sum(prompts)
+    for prompt, own in zip(prompts, completions, strict=True):
+        inner = range(start, start + sum(own))
+        rows.append([*range(prompt_start, prompt_start + prompt), *inner])
+        segments.append([PROMPT] * prompt + [k for k, n in enumerate(own, 1) for _ in range(n)])
+        prompt_start, start = prompt_start + prompt, inner.stop
+    return RowAttention(
+        _padded(segments, PADDING, device), _padded(rows, 0, device), dtype=torch.float32
+    )
+
+
+def _padded(rows: list[list[int]], filler: int, device: torch.device) -> Int64[Tensor, "row width"]:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], device=device)
 
 
 def _head_logps(

@@ -1,0 +1,256 @@
+"""A Llama-shaped model run on a packed stream of tokens with fused projections and few passes.
+
+`LeanDecoder` computes what the layers of a Hugging Face model compute, from the same weights:
+query, key and value in one product, gate and up in one, residuals added inside the products, the
+elementwise parts as in `cream.models.passes`, attention supplied by the caller. The weights stay
+the model's: its parameters become views into the fused ones, so nothing is stored twice.
+
+No list of architectures is kept. A model fits if its layers are built of the parts named below and
+if a trial on the model itself gives the same hidden states; every other model goes through its own
+forward (`cream.engines.backbone`, `cream.training.forward`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cream.models.passes import rms_norm, rotate, swiglu
+
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""Largest relative difference of the trial's hidden states; a wrong formula is off by far more."""
+_ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_HEAD_NORMS = {"q_norm", "k_norm"}
+_MLP_PARTS = {"gate_proj", "up_proj", "down_proj"}
+
+
+@runtime_checkable
+class Attention(Protocol):
+    """Attention over a packed stream: knows which token may see which."""
+
+    def attend(
+        self,
+        layer: int,
+        query: Float[Tensor, "1 head token dim"],
+        key: Float[Tensor, "1 kv_head token dim"],
+        value: Float[Tensor, "1 kv_head token dim"],
+        scale: float,
+    ) -> Float[Tensor, "token head dim"]:
+        """Return what every token gathers from the tokens it may see."""
+        ...
+
+
+@dataclass(slots=True)
+class Layer:
+    """Weights of one decoder layer; products are ``x @ weight.T + bias``."""
+
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+    gate_up: Tensor
+    down: Tensor
+    input_norm: Tensor
+    mlp_norm: Tensor
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the layers of a model have in common."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    attention_scale: float
+    eps: float
+    head_eps: float
+
+
+class LeanDecoder:
+    """The decoder of a Llama-shaped model: token ids to hidden states.
+
+    Args:
+        shape: Sizes and constants.
+        layers: Weights, first layer first.
+        final_norm: Weight of the norm after the last layer.
+        embedding: ``(vocab, hidden)``.
+        rotary: Module that gives cosines and sines for positions.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        layers: list[Layer],
+        final_norm: Tensor,
+        embedding: Tensor,
+        rotary: nn.Module,
+    ) -> None:
+        self.shape = shape
+        self.layers = layers
+        self.final_norm = final_norm
+        self.embedding = embedding
+        self.rotary: Any = rotary
+
+    def hidden(
+        self,
+        embedded: Float[Tensor, "token hidden"],
+        positions: Int64[Tensor, " token"],
+        attention: Attention,
+    ) -> Float[Tensor, "token hidden"]:
+        """Final hidden states of a packed stream of embedded tokens."""
+        cos, sin = self.rotary(embedded[None], position_ids=positions[None])
+        x, eps = embedded, self.shape.eps
+        for index, layer in enumerate(self.layers):
+            heads = self._attend(
+                index, layer, rms_norm(x, layer.input_norm, eps), cos, sin, attention
+            )
+            x = _add_product(x, heads, layer.out, layer.out_bias)
+            inner = swiglu(F.linear(rms_norm(x, layer.mlp_norm, eps), layer.gate_up))
+            x = _add_product(x, inner, layer.down, None)
+        return rms_norm(x, self.final_norm, eps)
+
+    def _attend(
+        self, index: int, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention
+    ) -> Float[Tensor, "token head_dims"]:
+        shape = self.shape
+        projected = F.linear(x, layer.qkv, layer.qkv_bias).unflatten(1, (-1, shape.head_dim))
+        rotated, value = projected.split([shape.heads + shape.kv_heads, shape.kv_heads], 1)
+        if layer.query_norm is not None and layer.key_norm is not None:
+            query, key = rotated.split([shape.heads, shape.kv_heads], 1)
+            query = rms_norm(query.flatten(0, 1), layer.query_norm, shape.head_eps).view_as(query)
+            key = rms_norm(key.flatten(0, 1), layer.key_norm, shape.head_eps).view_as(key)
+            rotated = torch.cat([query, key], 1)
+        rotated = rotate(rotated, cos[0], sin[0])
+        query, key = rotated.split([shape.heads, shape.kv_heads], 1)
+        gathered = attention.attend(
+            index,
+            query.transpose(0, 1)[None],
+            key.transpose(0, 1)[None],
+            value.transpose(0, 1)[None],
+            shape.attention_scale,
+        )
+        return gathered.flatten(1)
+
+
+def lean_decoder(model: Any) -> LeanDecoder | None:
+    """Fuse a model's weights if it has the shape and the trial agrees, else None.
+
+    Afterwards the model computes what it did, from parameters that are views into fused tensors.
+    """
+    base = getattr(model, "base_model", None)
+    if base is None or not _has_the_shape(base):
+        return None
+    with torch.no_grad():
+        decoder = _fuse(base)
+        try:
+            agrees = _trial(base, decoder)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+            # Foreign model code that takes other arguments says so in one of these ways.
+            agrees = False
+    return decoder if agrees else None
+
+
+def _add_product(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is not None:
+        x = x + bias
+    return torch.addmm(x, y, weight.T)
+
+
+def _children(module: nn.Module) -> set[str]:
+    return {name for name, _ in module.named_children()}
+
+
+def _has_the_shape(base: Any) -> bool:
+    """Whether a model is made of the parts that `LeanDecoder` knows, all of ordinary kinds."""
+    if _children(base) != {"embed_tokens", "layers", "norm", "rotary_emb"}:
+        return False
+    return type(base.embed_tokens) is nn.Embedding and all(_is_layer(x) for x in base.layers)
+
+
+def _is_layer(layer: Any) -> bool:
+    if _children(layer) != {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}:
+        return False
+    attention, mlp = _children(layer.self_attn), _children(layer.mlp)
+    linear = [getattr(layer.self_attn, n, None) for n in _ATTENTION_PARTS]
+    linear += [getattr(layer.mlp, n, None) for n in _MLP_PARTS]
+    return (
+        attention in (_ATTENTION_PARTS, _ATTENTION_PARTS | _HEAD_NORMS)
+        and mlp == _MLP_PARTS | {"act_fn"}
+        and all(type(part) is nn.Linear for part in linear)
+        and all(part.bias is None for part in linear[len(_ATTENTION_PARTS) :] if part is not None)
+        and len({p.dtype for p in layer.parameters()}) == 1
+    )
+
+
+def _eps(norm: Any) -> float:
+    return getattr(norm, "variance_epsilon", None) or norm.eps
+
+
+def _fuse(base: Any) -> LeanDecoder:
+    first = base.layers[0].self_attn
+    normed = hasattr(first, "q_norm")
+    shape = Shape(
+        heads=first.q_proj.out_features // first.head_dim,
+        kv_heads=first.k_proj.out_features // first.head_dim,
+        head_dim=first.head_dim,
+        attention_scale=first.scaling,
+        eps=_eps(base.norm),
+        head_eps=_eps(first.q_norm) if normed else 0.0,
+    )
+    layers = [_fuse_layer(layer) for layer in base.layers]
+    return LeanDecoder(shape, layers, base.norm.weight, base.embed_tokens.weight, base.rotary_emb)
+
+
+def _fuse_layer(layer: Any) -> Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
+    biased = qkv[0].bias is not None
+    return Layer(
+        qkv=_fused([part.weight for part in qkv]),
+        qkv_bias=_fused([part.bias for part in qkv]) if biased else None,
+        out=attention.o_proj.weight,
+        out_bias=attention.o_proj.bias,
+        gate_up=_fused([mlp.gate_proj.weight, mlp.up_proj.weight]),
+        down=mlp.down_proj.weight,
+        input_norm=layer.input_layernorm.weight,
+        mlp_norm=layer.post_attention_layernorm.weight,
+        query_norm=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
+        key_norm=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
+    )
+
+
+def _fused(parameters: list[nn.Parameter]) -> Tensor:
+    """Put parameters into one tensor and make them views of it."""
+    fused = torch.cat([p.data for p in parameters])
+    for parameter, part in zip(parameters, fused.split([len(p) for p in parameters]), strict=True):
+        parameter.data = part
+    return fused
+
+
+class _OneSequence:
+    """Causal attention of a stream that is a single sequence."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        out = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale, enable_gqa=True
+        )
+        return out[0].transpose(0, 1)
+
+
+def _trial(base: Any, decoder: LeanDecoder) -> bool:
+    """Run a few tokens through the model and through its fused form."""
+    device = decoder.embedding.device
+    ids = torch.arange(1, 14, device=device) * 7919 % len(decoder.embedding)
+    positions = torch.arange(len(ids), device=device)
+    truth = base(input_ids=ids[None], position_ids=positions[None], use_cache=False)
+    truth = truth.last_hidden_state[0].double()
+    embedded = F.embedding(ids, decoder.embedding)
+    answer = decoder.hidden(embedded, positions, _OneSequence()).double()
+    return bool((answer - truth).norm() <= _TOLERANCE[decoder.embedding.dtype] * truth.norm())
