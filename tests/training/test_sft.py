@@ -164,4 +164,4 @@ def test_checkpointed_training_equals_plain_training():
     train_sft(plain, examples, config(), seed=0)
     train_sft(checkpointed, examples, config(gradient_checkpointing=True), seed=0)
     for name, p in weights(plain).items():
-        torch.testing.assert_close(p, weights(checkpointed)[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(p, weights(checkpointed)[name], rtol=0, atol=5e-6)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 ROWS_PER_TILE = 256
@@ -67,14 +67,27 @@ def logps_from_hidden(
     bias: Float[Tensor, " vocab"] | None = None,
     *,
     rows_per_tile: int = ROWS_PER_TILE,
+    weight_gradient: Float32[Tensor, "vocab hidden"] | None = None,
 ) -> Float[Tensor, " row"]:
     """Return log p(target) of each row under the head ``hidden @ weight.T + bias``.
 
     Equals ``logps_from_logits`` of that product, without keeping it. The products run in the
     common dtype of ``hidden`` and ``weight``; the gradient of the weight is summed over tiles in
     float32 and rounded once.
+
+    Args:
+        hidden: Hidden states that predict.
+        weight: The head's weight.
+        targets: Token ids.
+        bias: The head's bias.
+        rows_per_tile: Rows whose logits exist at once.
+        weight_gradient: If given, the backward pass adds the gradient of the weight to it in
+            float32 and autograd gets none. With few rows and a large vocabulary, making, widening
+            and adding a tensor of the head's size costs several times the product itself.
     """
-    return _HeadLogps.apply(hidden, weight, targets, bias, rows_per_tile)  # type: ignore[return-value]
+    return _HeadLogps.apply(  # type: ignore[return-value]
+        hidden, weight, targets, bias, rows_per_tile, weight_gradient
+    )
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -132,6 +145,7 @@ class _HeadLogps(torch.autograd.Function):
         targets: Tensor,
         bias: Tensor | None,
         rows_per_tile: int,
+        weight_gradient: Tensor | None,
     ) -> Tensor:
         values = hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
         normalisers = torch.empty_like(values)
@@ -141,32 +155,39 @@ class _HeadLogps(torch.autograd.Function):
             normalisers[tile], values[tile] = normaliser, target - normaliser
         ctx.save_for_backward(hidden, weight, targets, bias, normalisers)
         ctx.rows_per_tile = rows_per_tile
+        ctx.weight_gradient = weight_gradient
         return values
 
     @staticmethod
     def backward(
         ctx: Any, *upstream: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, None, None]:
         hidden, weight, targets, bias, normalisers = ctx.saved_tensors
-        wants_hidden, wants_weight, _, wants_bias, _ = ctx.needs_input_grad
+        wants_hidden, wants_weight, _, wants_bias, _, _ = ctx.needs_input_grad
+        sink: Tensor | None = ctx.weight_gradient
         wide = _wide(hidden.dtype)
         tiles = _tiles(len(hidden), ctx.rows_per_tile)
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=wide if len(tiles) > 1 else weight.dtype)
+        d_weight = None
+        if wants_weight and sink is None:
+            d_weight = torch.zeros_like(weight, dtype=wide if len(tiles) > 1 else weight.dtype)
         d_bias = torch.zeros_like(bias, dtype=wide) if bias is not None else None
         for tile in tiles:
             logits = torch.nn.functional.linear(hidden[tile], weight, bias)
             d_logits = _logit_gradient(logits, normalisers[tile], targets[tile], upstream[0][tile])
             if d_hidden is not None:
                 d_hidden[tile] = d_logits @ weight
-            if wants_weight:
+            if sink is not None:
+                sink.addmm_(d_logits.to(sink.dtype).T, hidden[tile].to(sink.dtype))
+            elif d_weight is not None:
                 d_weight += d_logits.T @ hidden[tile]
             if wants_bias and d_bias is not None:
                 d_bias += d_logits.sum(0, dtype=wide)
         return (
             d_hidden,
-            d_weight.to(weight.dtype) if wants_weight else None,
+            d_weight.to(weight.dtype) if d_weight is not None else None,
             None,
             d_bias.to(hidden.dtype) if wants_bias and d_bias is not None else None,
+            None,
             None,
         )

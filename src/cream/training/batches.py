@@ -18,11 +18,9 @@ from torch import Tensor
 
 from cream.algorithms.logps import predictor_positions
 from cream.errors import DataError
+from cream.models.rows import PADDING, PROMPT
 from cream.runs.seeds import derive_seed
 from cream.types import TokenisedExample, TokenisedPair
-
-PROMPT, PADDING = 0, -1
-"""Segments of a row; its completions are segments 1, 2, ..."""
 
 
 @dataclass(frozen=True, slots=True)

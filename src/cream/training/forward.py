@@ -1,9 +1,10 @@
 """The model as a function from a batch to token log-probabilities, by the cheapest exact route.
 
-Two shortcuts are taken only where a small float32 trial on the model itself shows that they change
-nothing: running the head on completion tokens alone (instead of logits for every position), and
-chosen and rejected in one row under a 4-D mask (instead of one row each). The trial costs a few
-forward passes of a few tokens; no list of architectures is kept.
+A Llama-shaped model with short rows is trained in its fused form (`cream.training.lean`), any other
+in its own. There two shortcuts are taken only where a small float32 trial on the model itself shows
+that they change nothing: running the head on completion tokens alone (instead of logits for every
+position), and chosen and rejected in one row under a 4-D mask (instead of one row each). The trial
+costs a few forward passes of a few tokens; no list of architectures is kept.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from torch import Tensor
 
 from cream.algorithms.logps import logps_from_hidden, logps_from_logits
 from cream.errors import ModelError
+from cream.models.lean import LeanDecoder, lean_decoder
+from cream.recipe.training import SftConfig, TrainingConfig
 from cream.training.batches import TokenBatch, separate_pair_batch, shared_pair_batch
+from cream.training.lean import LeanModel, fits
 from cream.types import TokenisedPair
 
 TRIAL_TOLERANCE = 1e-3
@@ -28,13 +32,25 @@ TRIAL_TOLERANCE = 1e-3
 TokenLogps = Callable[[Any, TokenBatch], Tensor]
 
 
+LEAN_ROW = 512
+"""Tokens of a row up to which the fused form's plain attention is used."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """How log-probabilities of a model are computed."""
 
-    token_logps: TokenLogps
+    by_model: TokenLogps
     head: Literal["hidden", "logits"]
     layout: Literal["shared", "separate"]
+    decoder: LeanDecoder | None = None
+    """The model's fused form, if that is what trains."""
+
+    def token_logps(self, model: Any, batch: TokenBatch) -> Float[Tensor, " target"]:
+        """Log-probabilities of a batch under the model or the `LeanModel` made of it."""
+        if isinstance(model, LeanModel):
+            return model.token_logps(batch)
+        return self.by_model(model, batch)
 
 
 def logps_by_hidden(model: Any, batch: TokenBatch) -> Float[Tensor, " target"]:
@@ -68,6 +84,7 @@ def choose_route(
     *,
     layout: Literal["auto", "shared", "separate"] = "separate",
     longest_row: int = 0,
+    lean: bool = False,
 ) -> Route:
     """Try the shortcuts on the model and return the cheapest exact route.
 
@@ -76,6 +93,7 @@ def choose_route(
         layout: What the recipe asks for.
         longest_row: Tokens of the longest shared row to come; beyond a sliding window the mask of
             a shared row would not be the model's own.
+        lean: Whether the model's fused form may train: all its parameters, without checkpointing.
 
     Raises:
         ModelError: A shared layout was demanded and does not give the model's own result.
@@ -93,9 +111,20 @@ def choose_route(
             "with chosen and rejected in one row (its attention takes no 4-D mask, or its sliding "
             "window is shorter than a row). Set pair_layout to auto or separate."
         )
+    decoder = None
+    if lean and by_hidden and longest_row <= LEAN_ROW and fits(model):
+        decoder = lean_decoder(model)
     return Route(
-        token_logps, "hidden" if by_hidden else "logits", "shared" if shares else "separate"
+        token_logps,
+        "hidden" if by_hidden else "logits",
+        "shared" if shares else "separate",
+        decoder,
     )
+
+
+def allows_lean(config: SftConfig | TrainingConfig) -> bool:
+    """Whether a training's settings leave the fused form possible."""
+    return config.lora is None and not config.compute.gradient_checkpointing
 
 
 @contextmanager

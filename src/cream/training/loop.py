@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cream.errors import TrainingError
+from cream.models.lean import LeanDecoder
 from cream.recipe.training import ComputeConfig, OptimiserConfig
 from cream.runs.seeds import derive_seed
 from cream.training.forward import inference_behaviour
@@ -59,6 +60,8 @@ class Task:
     """Names data and options; a saved state of another fingerprint is refused."""
     auxiliary: Mapping[str, nn.Parameter]
     """Parameters of the objective itself: trained and saved beside the model's."""
+    decoder: LeanDecoder | None = None
+    """The model's fused form, if `contribute` is to compute with a `LeanModel` of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ def optimise(
     Raises:
         TrainingError: A loss or gradient is not finite, or the saved state is of another training.
     """
-    weights = Weights(model, dtype)
+    weights = Weights(model, dtype, task.decoder)
     masters = {**weights.masters, **{f"objective.{n}": p for n, p in task.auxiliary.items()}}
     optimiser = adamw(masters, optimiser_config)
     states = None
@@ -110,13 +113,7 @@ def optimise(
     metrics = [] if states is None else states.restore()
     weights.publish()
     tokens, started, total = 0, time.monotonic(), len(task.steps)
-    with (
-        inference_behaviour(
-            weights.computing, gradient_checkpointing=compute.gradient_checkpointing
-        ),
-        plain_attention(weights.computing, longest_row=task.longest_row),
-        _adapter_dropout(weights.computing) as has_dropout,
-    ):
+    with _training_behaviour(weights.computing, task, compute) as has_dropout:
         for step in range(len(metrics), total):
             with _seeded(derive_seed(seed, "dropout", step) if has_dropout else None):
                 values, step_tokens = _accumulate(weights.computing, task, step)
@@ -128,6 +125,9 @@ def optimise(
             )
             _require_finite(values, step)
             _update(optimiser, values["learning_rate"])
+            weights.clear_gradients()
+            for parameter in task.auxiliary.values():
+                parameter.grad = None
             weights.publish()
             metrics.append(values)
             tokens += step_tokens
@@ -179,11 +179,24 @@ class _States:
         self.saved = time.monotonic()
 
 
+@contextmanager
+def _training_behaviour(computing: Any, task: Task, compute: ComputeConfig) -> Iterator[bool]:
+    """Behave as in inference, but for adapters; yields whether anything drops out."""
+    if task.decoder is not None:  # has no modes: its formula is that of inference
+        yield False
+        return
+    with (
+        inference_behaviour(computing, gradient_checkpointing=compute.gradient_checkpointing),
+        plain_attention(computing, longest_row=task.longest_row),
+        _adapter_dropout(computing) as has_dropout,
+    ):
+        yield has_dropout
+
+
 def _update(optimiser: torch.optim.AdamW, rate: float) -> None:
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
 
 
 def _accumulate(model: Any, task: Task, step: int) -> tuple[dict[str, float], int]:

@@ -20,22 +20,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cream.models.lean import LeanDecoder
 from cream.recipe.training import OptimiserConfig
+from cream.training.lean import LeanModel
 
 PLAIN_ATTENTION_TOKENS = 512
 """Rows up to this length take plain matrix-product attention on a CPU (see `plain_attention`)."""
 
 
 class Weights:
-    """The master weights of a model and the copy that computes with them."""
+    """The master weights of a model and what computes with them.
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+    Args:
+        model: Float32 causal language model.
+        dtype: Dtype of forward and backward.
+        decoder: The model's fused form, if that is what computes.
+    """
+
+    def __init__(self, model: Any, dtype: torch.dtype, decoder: LeanDecoder | None = None) -> None:
         self.masters: dict[str, nn.Parameter] = {
             name: p for name, p in model.named_parameters() if p.requires_grad
         }
         self.computing: Any = model
         self._copies: list[Tensor] = []
-        if dtype != torch.float32:
+        self._lean = None
+        if decoder is not None:
+            self.computing = self._lean = LeanModel(model, decoder, dtype)
+        elif dtype != torch.float32:
             self.computing = copy.deepcopy(model)
             for parameter in self.computing.parameters():
                 parameter.data = parameter.data.to(dtype)
@@ -45,10 +56,20 @@ class Weights:
                     parameter.register_post_accumulate_grad_hook(_adder(self.masters[name]))
 
     def publish(self) -> None:
-        """Round the masters into the computing copy."""
-        if self._copies:
+        """Round the masters into what computes."""
+        if self._lean is not None:
+            self._lean.publish()
+        elif self._copies:
             with torch.no_grad():
                 torch._foreach_copy_(self._copies, list(self.masters.values()))
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients of the last step."""
+        if self._lean is not None:
+            self._lean.clear_gradients()
+            return
+        for master in self.masters.values():
+            master.grad = None
 
 
 def _adder(master: nn.Parameter) -> Callable[[Tensor], None]:

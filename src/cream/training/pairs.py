@@ -64,7 +64,14 @@ class PairTask:
             )
             steps.append([[step[j] for j in part] for part in cut])
         longest = max(map(shared_length if shared else longest_of, self.pairs))
-        return Task(steps, self.contribute, longest, fingerprint, self.objective.auxiliary)
+        return Task(
+            steps,
+            self.contribute,
+            longest,
+            fingerprint,
+            self.objective.auxiliary,
+            self.route.decoder,
+        )
 
     def contribute(
         self, model: Any, indices: Sequence[int], step: Sequence[Sequence[int]]

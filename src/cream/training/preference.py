@@ -16,7 +16,7 @@ from cream.models.devices import pick_compute_dtype
 from cream.recipe.objectives import Cream, ObjectiveConfig
 from cream.recipe.training import TrainingConfig
 from cream.training.batches import shared_length
-from cream.training.forward import choose_route, inference_behaviour
+from cream.training.forward import allows_lean, choose_route, inference_behaviour
 from cream.training.loop import OnStep, Optimised, optimise
 from cream.training.lora import adapters
 from cream.training.objective import build_objective
@@ -80,6 +80,7 @@ def train_pairs(
             model,
             layout=config.compute.pair_layout,
             longest_row=max(map(shared_length, kept)),
+            lean=allows_lean(config),
         )
     done = Optimised((), 0, 0.0)
     if skipped is None:

@@ -15,7 +15,7 @@ from cream.errors import DataError
 from cream.models.devices import pick_compute_dtype
 from cream.recipe.training import SftConfig
 from cream.training.batches import example_batch, micro_batches, steps_of
-from cream.training.forward import choose_route, inference_behaviour
+from cream.training.forward import allows_lean, choose_route, inference_behaviour
 from cream.training.loop import Contribution, OnStep, Task, optimise
 from cream.training.lora import adapters
 from cream.training.summary import TrainingSummary, fingerprint_of
@@ -66,7 +66,7 @@ def train_sft(
     device = model.get_input_embeddings().weight.device
     dtype = pick_compute_dtype(device, config.compute.precision).dtype
     with inference_behaviour(model, gradient_checkpointing=False):
-        route = choose_route(model)
+        route = choose_route(model, longest_row=max(map(_length, kept)), lean=allows_lean(config))
 
     def contribute(
         computing: Any, indices: Sequence[int], step: Sequence[Sequence[int]]
@@ -82,6 +82,7 @@ def train_sft(
         max(map(_length, kept)),
         fingerprint_of(kept, config, seed=seed, dtype=dtype),
         {},
+        route.decoder,
     )
     with adapters(model, config.lora, seed=seed):
         done = optimise(

@@ -1,0 +1,146 @@
+"""Training a Llama-shaped model on packed tokens, with gradients added straight to the masters.
+
+`LeanModel` is what computes: fused weights in the compute dtype (`cream.models.lean`), no padding
+outside attention, the head on completion tokens only. The gradients of the fused weights are added
+to float32 buffers of which the master parameters' ``.grad`` are views; those of embedding and head,
+whose tables are large and whose tokens are few, are added there without ever existing in between.
+Same gradients as the model's own forward and backward (tested); which models fit is decided by
+`cream.models.lean.lean_decoder`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cream.algorithms.logps import logps_from_hidden
+from cream.models.lean import Layer, LeanDecoder
+from cream.models.rows import PADDING, RowAttention
+from cream.training.batches import TokenBatch
+
+
+class LeanModel:
+    """The computing side of a training: leaves in the compute dtype, gradients in float32.
+
+    Args:
+        model: Float32 causal language model whose weights `decoder` has fused.
+        decoder: Its fused form; every parameter of the model requires a gradient.
+        dtype: Dtype of forward and backward.
+    """
+
+    def __init__(self, model: Any, decoder: LeanDecoder, dtype: torch.dtype) -> None:
+        head = model.get_output_embeddings().weight
+        self._fused: list[Tensor] = []
+        self._leaves: list[Tensor] = []
+        self._gradients: list[Tensor] = []
+        self._dtype = dtype
+        self._embedding, self._embedding_gradient = self._table(decoder.embedding)
+        self._head, self._head_gradient = self._embedding, self._embedding_gradient
+        if head.data_ptr() != decoder.embedding.data_ptr():
+            self._head, self._head_gradient = self._table(head)
+        layers = [
+            replace(layer, **{name: self._leaf(weight) for name, weight in _weights(layer)})
+            for layer in decoder.layers
+        ]
+        self._decoder = LeanDecoder(
+            decoder.shape,
+            layers,
+            self._leaf(decoder.final_norm),
+            self._embedding,
+            decoder.rotary,
+        )
+        self._give_gradients(model)
+
+    def token_logps(self, batch: TokenBatch) -> Float[Tensor, " target"]:
+        """Log-probability of every target of the batch, differentiable."""
+        real = batch.segments != PADDING
+        attention = RowAttention(batch.segments, None, self._dtype)
+        embedded: Any = _Embedded.apply(
+            self._embedding, batch.input_ids[real], self._embedding_gradient
+        )
+        hidden = self._decoder.hidden(embedded, batch.position_ids[real], attention)
+        stream = (real.flatten().cumsum(0) - 1).view_as(real)
+        predictors = stream[batch.target_rows, batch.target_positions]
+        return logps_from_hidden(
+            hidden[predictors], self._head, batch.targets, weight_gradient=self._head_gradient
+        )
+
+    def publish(self) -> None:
+        """Round the masters into the leaves."""
+        if self._dtype != torch.float32:
+            with torch.no_grad():
+                torch._foreach_copy_(self._leaves, self._fused)
+
+    def clear_gradients(self) -> None:
+        """Set all gradients to zero; their memory stays, the masters look into it."""
+        for gradient in self._gradients:
+            gradient.zero_()
+
+    def _leaf(self, weight: Tensor) -> Tensor:
+        """A leaf with the values of a fused weight, whose gradient goes to a float32 buffer."""
+        leaf, gradient = self._table(weight)
+        if self._dtype == torch.float32:
+            leaf.grad = gradient
+        else:
+
+            def add(computing: Tensor) -> None:
+                assert computing.grad is not None
+                gradient.add_(computing.grad)
+                computing.grad = None
+
+            leaf.register_post_accumulate_grad_hook(add)
+        return leaf
+
+    def _table(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """A leaf whose gradient is added to the buffer by whoever uses it."""
+        fused = weight.detach()
+        leaf = fused.to(self._dtype) if self._dtype != torch.float32 else fused.view_as(fused)
+        self._fused.append(fused)
+        self._leaves.append(leaf.requires_grad_())
+        self._gradients.append(torch.zeros_like(fused))
+        return self._leaves[-1], self._gradients[-1]
+
+    def _give_gradients(self, model: Any) -> None:
+        """Make every parameter's ``.grad`` a view into the buffer of the tensor it is a part of."""
+        for parameter in model.parameters():
+            fused, gradient = next(
+                (fused, gradient)
+                for fused, gradient in zip(self._fused, self._gradients, strict=True)
+                if 0 <= parameter.data_ptr() - fused.data_ptr() < fused.nbytes
+            )
+            offset = (parameter.data_ptr() - fused.data_ptr()) // fused.element_size()
+            parameter.grad = gradient.as_strided(parameter.shape, parameter.stride(), offset)
+
+
+def fits(model: nn.Module) -> bool:
+    """Whether all of a model is trained and its head is a plain product."""
+    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    return (
+        type(head) is nn.Linear
+        and head.bias is None
+        and all(parameter.requires_grad for parameter in model.parameters())
+    )
+
+
+def _weights(layer: Layer) -> list[tuple[str, Tensor]]:
+    named = [(field.name, getattr(layer, field.name)) for field in fields(layer)]
+    return [(name, weight) for name, weight in named if weight is not None]
+
+
+class _Embedded(torch.autograd.Function):
+    """Rows of the embedding; their gradients are added to the given buffer."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Int64[Tensor, " token"], gradient: Tensor) -> Tensor:
+        ctx.ids, ctx.gradient = ids, gradient
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None, None]:
+        ctx.gradient.index_add_(0, ctx.ids, upstream[0].to(ctx.gradient.dtype))
+        return None, None, None
