@@ -1,0 +1,124 @@
+"""Which engine samples, and why. Decided when a run is opened and kept for as long as it lasts.
+
+Looks at the recipe, the device, what is installed, and what the run was begun with; starts nothing
+but a Python that is asked for vLLM's version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+import torch
+
+from cream.engines.vllm_sampler import SCRIPT
+from cream.engines.vllm_worker import installed_version
+from cream.errors import DependencyError, RecipeError, RunError
+from cream.recipe.engine import AnyEngine, AutoEngine, TorchEngine, VllmEngine
+
+BY_NAME = {"torch": TorchEngine, "vllm": VllmEngine}
+VERSION_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """The engine of a run."""
+
+    settings: TorchEngine | VllmEngine
+    reason: str
+    """A phrase without a full stop, e.g. ``the recipe says so``."""
+
+    def __str__(self) -> str:
+        return f"{self.settings.name} ({self.reason})"
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What a run remembers, as JSON values."""
+        return {"engine": self.settings.name, "engine_reason": self.reason}
+
+
+def choose_engine(
+    config: AnyEngine, device: torch.device, begun_with: Mapping[str, str] | None = None
+) -> EngineChoice:
+    """Decide which engine samples.
+
+    Args:
+        config: The recipe's ``engine`` section.
+        device: Where the model runs.
+        begun_with: `EngineChoice.record` of the run's first opening. ``auto`` follows it whatever
+            has been installed or removed since.
+
+    Raises:
+        DependencyError: vLLM is to sample and its environment has none.
+        RecipeError: vLLM does not run on this device.
+        RunError: The recipe names another engine than the run was begun with.
+    """
+    begun = None if begun_with is None else begun_with["engine"]
+    match config:
+        case AutoEngine():
+            choice = _automatic(device, begun)
+        case TorchEngine() | VllmEngine():
+            if begun not in (None, config.name):
+                raise RunError(
+                    f"this run was begun with engine {begun}, the recipe says {config.name}, which "
+                    f"would sample other completions; set engine: {begun}, or run_dir to a new "
+                    "folder"
+                )
+            choice = EngineChoice(config, "the recipe says so")
+        case _:
+            assert_never(config)
+    if isinstance(choice.settings, VllmEngine):
+        _require_vllm(choice.settings, device)
+    return choice if begun_with is None else replace(choice, reason=begun_with["engine_reason"])
+
+
+def _automatic(device: torch.device, begun: str | None) -> EngineChoice:
+    if begun is not None:
+        return EngineChoice(BY_NAME[begun](), "auto, and the run was begun so")
+    if device.type != "cuda":
+        return EngineChoice(TorchEngine(), f"auto, and the model runs on {device.type}")
+    version = installed_version()
+    if version is None:
+        return EngineChoice(TorchEngine(), "auto, and vLLM is not installed beside Cream")
+    return EngineChoice(VllmEngine(), f"auto, a GPU, and vLLM {version} beside Cream")
+
+
+def _require_vllm(settings: VllmEngine, device: torch.device) -> None:
+    if device.type not in ("cpu", "cuda"):
+        raise RecipeError(
+            f"engine: vllm runs on a CPU or a CUDA GPU, and model.device is {device.type}; set "
+            "engine: torch"
+        )
+    version = installed_version() if settings.python is None else _version_of(settings.python)
+    if version is None:
+        where = "Cream's environment" if settings.python is None else settings.python
+        raise DependencyError(
+            f"engine: vllm needs vLLM, which {where} does not have; install it there (extra "
+            "`vllm`), name the Python of an environment that has it in engine.python, or set "
+            "engine: torch"
+        )
+
+
+def _version_of(python: str) -> str | None:
+    """Version of vLLM in the environment of a Python; None without one."""
+    try:
+        done = subprocess.run(  # noqa: S603 - the user's own Python
+            [os.path.expanduser(python), "-P", str(SCRIPT), "--version"],
+            capture_output=True,
+            text=True,
+            timeout=VERSION_SECONDS,
+            check=True,
+        )
+        return json.loads(done.stdout)["version"]
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        problem = f"failed ({last}); it must be Python 3.11 or newer"
+    except subprocess.TimeoutExpired:
+        problem = f"did not answer within {VERSION_SECONDS:g} s"
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        problem = f"is no Python ({error})"
+    raise DependencyError(f"engine.python: {python} {problem}. Name another, or set engine: torch")
