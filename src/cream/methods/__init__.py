@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from cream.errors import RecipeError
 from cream.methods.cream import cream_pair_parts, cream_parts, cream_sample_parts
 from cream.methods.cream_cross import cream_cross_parts
 from cream.methods.cream_reference import cream_reference_parts
@@ -19,12 +20,14 @@ from cream.methods.spa import spa_parts
 from cream.methods.spin import spin_parts
 from cream.methods.srlm import fixed_smoothing_parts, srlm_parts
 from cream.methods.srlm_judge import srlm_judge_parts
+from cream.methods.temporal import temporal_parts
 from cream.recipe.methods import (
     CreamCrossMethod,
     CreamMethod,
     CreamPairMethod,
     CreamReferenceMethod,
     CreamSampleMethod,
+    CustomMethod,
     DiceMethod,
     FixedSmoothingMethod,
     MethodConfig,
@@ -36,6 +39,7 @@ from cream.recipe.methods import (
     SrlmJudgeMethod,
     SrlmKlMethod,
     SrlmMethod,
+    TemporalMethod,
 )
 from cream.recipe.parts import MethodParts
 
@@ -73,5 +77,12 @@ def method_parts(method: MethodConfig, t: int) -> MethodParts:  # noqa: C901 - a
             return srlm_judge_parts(method, t)
         case RewardModelMethod():
             return reward_model_parts(method, t)
+        case TemporalMethod():
+            return temporal_parts(method, t)
+        case CustomMethod(label=label):
+            raise RecipeError(
+                f"method {label!r} was composed in Python, and the recipe only records it; go on "
+                "with cream.run(..., method=...)"
+            )
         case _:
             assert_never(method)

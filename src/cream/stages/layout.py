@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from cream.algorithms.groups import group_rows, pad, pad_counts, pad_flags
+from cream.algorithms.groups import among_copies, group_rows, pad, pad_counts, pad_flags
 from cream.algorithms.pairing import (
     Candidates,
     drop_truncated,
@@ -66,6 +66,16 @@ class Layout:
         """Completions that may be paired, copies included."""
         dropped = self.truncated if self.rule.truncated == "drop" else False
         return self.groups.present & ~np.asarray(dropped)
+
+    def made_by(self, *origins: str) -> Bool[np.ndarray, "prompt member"]:
+        """Completions of which one of the named made a copy.
+
+        Raises:
+            ValueError: The origin of completions was not read.
+        """
+        if self.matrix.origin is None:
+            raise ValueError("the matrix was read without the origin of its completions")
+        return among_copies(np.isin(self.matrix.origin, origins), self.groups)
 
     def quantity(self, spec: AnyQuantity) -> Reward:
         """Compute a quantity.

@@ -31,6 +31,7 @@ from cream.algorithms.pairing import (
     all_pairs,
     best_random,
     best_worst,
+    best_worst_between,
     majority_vote,
     top_bottom,
 )
@@ -60,6 +61,7 @@ from cream.recipe.parts import (
     MethodParts,
     TwoGaussian,
 )
+from cream.runs.tables import FUTURE_ORIGIN, PAST_ORIGIN, POLICY_ORIGIN
 from cream.stages.layout import Layout
 from cream.types import PairTable, ScoreMatrix, Tally
 
@@ -111,6 +113,9 @@ class PairingResult:
     """Pairs that the rule proposed: kept, or dropped by reason."""
     members: Members
     """The pairs as places in `layout`, in the order of `pairs`."""
+    best_worst: Members
+    """Best against worst by the reward, of every prompt where the two differ by more than the
+    noise: before ``min_gap``, the pairing rule and any filter. What witnesses are judged on."""
     rates: Float64[np.ndarray, " prompt"] | None
     """C_j per prompt, NaN where undefined; None if no rankings were compared."""
     layout: Layout
@@ -143,7 +148,13 @@ def pair(
     layout = Layout(matrix, parts.pairing)
     candidates = layout.candidates(layout.quantity(parts.reward))
     tie_break = layout.quantity(parts.tie_break) if parts.tie_break else None
-    pairs = _propose(parts.pairing, candidates, tie_break, generator)
+    if parts.others:
+        pairs = _past_against_future(layout, candidates, tie_break, parts.pairing.min_gap)
+        ends = _past_against_future(layout, candidates, tie_break, 0.0)
+    else:
+        pairs = _propose(parts.pairing, candidates, tie_break, generator)
+        same = isinstance(parts.pairing, BestWorst) and parts.pairing.min_gap == 0
+        ends = pairs if same else best_worst(candidates, tie_break=tie_break)
     compared = parts.agreement or (parts.reported if report_consistency else None)
     correlation = layout.correlation(compared) if compared else None
     rates = _rates(compared, correlation) if compared and correlation else None
@@ -158,6 +169,7 @@ def pair(
         tally=_tally(outcome, [*(kind.name.lower() for kind in Outcome), *DROPPED]),
         pair_tally=_tally(reason, [KEPT, *DROPPED]),
         members=Members(pairs.prompt[kept], pairs.chosen[kept], pairs.rejected[kept]),
+        best_worst=Members(ends.prompt, ends.chosen, ends.rejected),
         rates=rates.values if rates else None,
         layout=layout,
         length_alpha=layout.length_alpha(reward) if isinstance(reward, LengthRegularised) else None,
@@ -184,6 +196,20 @@ def _propose(
             return majority_vote(candidates, min_share=share, min_gap=gap, tie_break=tie_break)
         case _:
             assert_never(rule)
+
+
+def _past_against_future(
+    layout: Layout, candidates: Candidates, tie_break: Reward | None, min_gap: float
+) -> Pairs:
+    """Best of M_t and the future model against the worst of M_t and the past model."""
+    return best_worst_between(
+        candidates,
+        chosen=layout.made_by(POLICY_ORIGIN, FUTURE_ORIGIN),
+        rejected=layout.made_by(POLICY_ORIGIN, PAST_ORIGIN),
+        own=layout.made_by(POLICY_ORIGIN),
+        min_gap=min_gap,
+        tie_break=tie_break,
+    )
 
 
 def _rates(spec: AgreementSpec, correlation: Agreement) -> Agreement:

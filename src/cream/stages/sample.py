@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from cream.protocols import Sampler, SamplingParams
+from cream.runs.tables import POLICY_ORIGIN
 from cream.types import Completion, EncodedPrompt, FinishReason, SampledGroup, SamplingRequest
 
 DATA_ORIGIN = "data"
@@ -19,6 +20,7 @@ def sample(
     num_completions: int,
     seed_of: Callable[[str, int], int],
     decode: Callable[[Sequence[int]], str],
+    origin: str = POLICY_ORIGIN,
 ) -> Iterator[list[Completion]]:
     """Draw `num_completions` completions per prompt; one list per prompt, in prompt order.
 
@@ -29,6 +31,7 @@ def sample(
         num_completions: N >= 1.
         seed_of: Seed of completion k of a prompt, from (prompt id, k).
         decode: Token ids to text without special tokens.
+        origin: Who draws. It is part of the ids, unless it is the policy.
 
     Raises:
         ValueError: The sampler left a prompt out, answered one twice, or gave another number of
@@ -57,7 +60,7 @@ def sample(
     if missing:
         raise ValueError(f"sampler left out {len(missing)} prompts, {min(missing)} among them")
     for request in requests:
-        yield _decoded(groups[request.prompt_id], decode)
+        yield _decoded(groups[request.prompt_id], decode, origin)
 
 
 def with_data_completions(
@@ -94,16 +97,20 @@ def with_data_completions(
     return [*data, *group]
 
 
-def _decoded(group: SampledGroup, decode: Callable[[Sequence[int]], str]) -> list[Completion]:
+def _decoded(
+    group: SampledGroup, decode: Callable[[Sequence[int]], str], origin: str
+) -> list[Completion]:
+    stem = group.prompt_id if origin == POLICY_ORIGIN else f"{group.prompt_id}-{origin}"
     return [
         Completion(
             prompt_id=group.prompt_id,
-            completion_id=f"{group.prompt_id}-{k}",
+            completion_id=f"{stem}-{k}",
             token_ids=tokens.token_ids,
             text=decode(tokens.token_ids),
             finish_reason=tokens.finish_reason,
             seed=tokens.seed,
             sampling_logp=tokens.sampling_logp,
+            origin=origin,
         )
         for k, tokens in enumerate(group.completions)
     ]

@@ -14,6 +14,7 @@ from cream.recipe.methods.cream_cross import CreamCrossMethod
 from cream.recipe.methods.cream_pair import CreamPairMethod
 from cream.recipe.methods.cream_reference import CreamReferenceMethod
 from cream.recipe.methods.cream_sample import CreamSampleMethod
+from cream.recipe.methods.custom import CustomMethod
 from cream.recipe.methods.dice import DiceMethod
 from cream.recipe.methods.fixed_smoothing import FixedSmoothingMethod
 from cream.recipe.methods.oracle import OracleMethod
@@ -24,6 +25,7 @@ from cream.recipe.methods.spin import SpinMethod
 from cream.recipe.methods.srlm import SrlmMethod
 from cream.recipe.methods.srlm_judge import SrlmJudgeMethod
 from cream.recipe.methods.srlm_kl import SrlmKlMethod
+from cream.recipe.methods.temporal import TemporalMethod
 
 __all__ = [
     "CreamCrossMethod",
@@ -31,6 +33,7 @@ __all__ = [
     "CreamPairMethod",
     "CreamReferenceMethod",
     "CreamSampleMethod",
+    "CustomMethod",
     "DiceMethod",
     "FixedSmoothingMethod",
     "MethodConfig",
@@ -42,6 +45,7 @@ __all__ = [
     "SrlmJudgeMethod",
     "SrlmKlMethod",
     "SrlmMethod",
+    "TemporalMethod",
 ]
 
 
@@ -59,6 +63,7 @@ MethodConfig = Annotated[
         | CreamPairMethod
         | CreamReferenceMethod
         | CreamSampleMethod
+        | CustomMethod
         | DiceMethod
         | FixedSmoothingMethod
         | RewardModelMethod
@@ -66,7 +71,8 @@ MethodConfig = Annotated[
         | SpaMethod
         | SpinMethod
         | SrlmJudgeMethod
-        | SrlmKlMethod,
+        | SrlmKlMethod
+        | TemporalMethod,
         Field(discriminator="name"),
     ],
     BeforeValidator(_from_name),

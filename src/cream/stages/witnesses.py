@@ -1,0 +1,74 @@
+"""What every column of a score matrix would have been worth as a witness.
+
+A witness is asked about one pair per prompt: the best and the worst completion by the ranking that
+picks the pairs, before any filter, whatever the pairing rule and ``min_gap``. So witnesses that a
+method reads and others are judged on the same pairs, and under ``filter: agreeing`` the pairs that
+the filter dropped are judged too. Reads verdicts; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from cream.algorithms.diagnostics import PairAccuracy, witness_accuracy
+from cream.algorithms.raters import WitnessVerdict, witness_verdicts
+from cream.recipe.parts import AnyQuantity, LogpQuantity, ScoreQuantity, Votes, models_of
+from cream.stages.layout import Layout
+from cream.stages.pair import Members
+from cream.types import ScoreMatrix
+
+SCORE_WITNESSES = ("judge", "reward_model")
+"""Score columns that may be asked, besides the log-probabilities of every model. Not the verifier:
+it is what witnesses are judged by."""
+VOTE_WITNESS = "extracted"
+"""Label column whose votes may be asked."""
+
+
+def witness_quantities(
+    matrix: ScoreMatrix, reward: AnyQuantity, compared: Iterable[AnyQuantity]
+) -> tuple[AnyQuantity, ...]:
+    """Every quantity of a matrix that can be asked about the order of a pair, each once.
+
+    Args:
+        matrix: Of each model its mean likelihood is asked; votes and scores if it has them.
+        reward: The ranking that picks the pairs; it would agree with itself and is left out.
+        compared: Quantities that the method compares, asked first if their columns are there.
+    """
+    found: list[AnyQuantity] = [q for q in compared if set(models_of(q)) <= set(matrix.logps)]
+    found += [LogpQuantity(unit="mean_likelihood", model=model) for model in matrix.logps]
+    if (matrix.labels.get(VOTE_WITNESS, np.array([-1])) >= 0).any():
+        found.append(Votes(column=VOTE_WITNESS))
+    found += [ScoreQuantity(column=name) for name in SCORE_WITNESSES if name in matrix.scores]
+    return tuple(quantity for quantity in dict.fromkeys(found) if quantity != reward)
+
+
+def witness_table(
+    layout: Layout,
+    asked_about: Members,
+    witnesses: Sequence[AnyQuantity],
+    correct: Float64[np.ndarray, " completion"],
+) -> Mapping[AnyQuantity, Mapping[WitnessVerdict, PairAccuracy]]:
+    """How often pairs are right where each witness agrees, disagrees, is tied, or has no value.
+
+    Args:
+        layout: The matrix.
+        asked_about: Pairs, see `PairingResult.best_worst`.
+        witnesses: Quantities of the matrix.
+        correct: The verifier's labels: 1 right, 0 wrong, NaN not verified.
+
+    Raises:
+        DataError: A label is not 0, 1 or NaN.
+    """
+    m, rows = asked_about, layout.groups.rows
+    chosen, rejected = correct[rows[m.prompt, m.chosen]], correct[rows[m.prompt, m.rejected]]
+    return {
+        witness: witness_accuracy(
+            witness_verdicts(layout.quantity(witness), m.prompt, m.chosen, m.rejected),
+            chosen,
+            rejected,
+        )
+        for witness in witnesses
+    }
