@@ -1,0 +1,219 @@
+"""How training went: losses, margins beside their fixed point, divergence, length, diversity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cream.report.page.axes import Axis, Frame, axis_over, axis_within, category_axis
+from cream.report.page.figures import Point, Reference, Series, Words, line_figure, point_figure
+from cream.report.page.headline import percent, signed
+from cream.report.page.markup import Html, Section, join, paragraph, table, tag
+from cream.report.page.records import Curve, RunRecords
+
+NOT_RECORDED = "–"
+
+
+def losses(records: RunRecords) -> Section | None:
+    """Loss over steps of fine-tuning, of each witness, and of each iteration; None before any."""
+    figures = [
+        _curve_figure(
+            _training_name(stage),
+            "nats per completion token" if "rewards/margins" not in curve[0] else "mean loss",
+            curve,
+            "loss",
+        )
+        for stage, curve in records.curves.items()
+        if curve
+    ]
+    if not figures:
+        return None
+    warnings = [
+        f"{_training_name(stage)}: {said}"
+        for stage in records.stages
+        if stage.endswith("/train")
+        for said in (records.finished(stage) or {}).get("warnings", [])
+    ]
+    parts = [paragraph(said, "warning") for said in warnings]
+    parts.append(tag("div", *figures, attributes={"class": "figures"}))
+    return Section("losses", "Loss curves", join(parts))
+
+
+def margins(records: RunRecords) -> Section | None:
+    """Margin x over steps and the fixed point logit C it is driven to; None before any."""
+    figures = []
+    for row in records.iterations:
+        curve = records.curves.get(f"iteration-{row['iteration']}/train")
+        if curve and "rewards/margins" in curve[0]:
+            figures.append(_margin_figure(row, curve))
+    if not figures:
+        return None
+    explained = (
+        "The margin is beta × (log-ratio of the chosen − log-ratio of the rejected) against the "
+        "loss reference. With C below 1 the CREAM loss stops pulling where the margin reaches "
+        "logit C; with C = 1 it never does. Other terms of the objective, and few steps, keep "
+        "margins away from it."
+    )
+    body = [paragraph(explained), tag("div", *figures, attributes={"class": "figures"})]
+    return Section("margins", "Margins and their fixed point", join(body))
+
+
+def profile(records: RunRecords) -> Section | None:
+    """Divergence, length and diversity of each model's completions; None before any pairs."""
+    rows = records.iterations
+    if not rows:
+        return None
+    names = [f"M{row['iteration']}" for row in rows]
+    sampled = [records.finished(f"iteration-{row['iteration']}/sample") or {} for row in rows]
+    figures = [
+        _over_models(
+            "Divergence",
+            "k1 estimate per sampled token, nats. A KL divergence only at temperature 1 and "
+            "top-p 1; otherwise a mean log-ratio, which may be negative.",
+            "nats per token",
+            names,
+            {
+                "against M0": [row["kl_to_seed_per_token"] for row in rows],
+                "against the model before": [row["kl_to_previous_per_token"] for row in rows],
+            },
+        ),
+        _over_models(
+            "Completion length",
+            "Mean tokens of all completions, and of those chosen and rejected.",
+            "tokens",
+            names,
+            {
+                "all": [row["mean_completion_tokens"] for row in rows],
+                "chosen": [row["chosen_tokens"] for row in rows],
+                "rejected": [row["rejected_tokens"] for row in rows],
+            },
+        ),
+        _over_models(
+            "Diversity",
+            "Duplicates: share of completions that copy an earlier one of their prompt. "
+            "Distinct-2: different pairs of neighbouring tokens over all such pairs.",
+            "share",
+            names,
+            {
+                "duplicates": [1 - row["distinct"] / row["completions"] for row in rows],
+                "distinct-2": [found.get("distinct_2") for found in sampled],
+            },
+        ),
+    ]
+    head = ["completions of", "KL to M0", "KL to the model before", "tokens", "chosen", "rejected"]
+    head += ["duplicates", "distinct-2", "truncated", "n"]
+    body = [
+        tag("div", *figures, attributes={"class": "figures"}),
+        table(
+            head,
+            [_profile_row(row, found) for row, found in zip(rows, sampled, strict=True)],
+            "Completions sampled for training; – is not recorded; n counts completions",
+        ),
+    ]
+    return Section("profile", "Divergence, length and diversity", join(body))
+
+
+def _profile_row(row: Mapping[str, Any], sampled: Mapping[str, Any]) -> list[str]:
+    n = row["completions"]
+    return [
+        f"M{row['iteration']}",
+        _known(row["kl_to_seed_per_token"], ".3f"),
+        _known(row["kl_to_previous_per_token"], ".3f"),
+        _known(row["mean_completion_tokens"], ".1f"),
+        _known(row["chosen_tokens"], ".1f"),
+        _known(row["rejected_tokens"], ".1f"),
+        percent(1 - row["distinct"] / n),
+        _known(sampled.get("distinct_2"), ".3f"),
+        percent(row["truncated"] / n),
+        str(n),
+    ]
+
+
+def _known(value: float | None, form: str) -> str:
+    return NOT_RECORDED if value is None else format(value, form).replace("-", "−")
+
+
+def _over_models(
+    title: str,
+    note: str,
+    unit: str,
+    names: Sequence[str],
+    values: Mapping[str, Sequence[float | None]],
+) -> Html:
+    series = [
+        Series(
+            name,
+            tuple(Point(float(place), y) for place, y in enumerate(found) if y is not None),
+        )
+        for name, found in values.items()
+        if any(y is not None for y in found)
+    ]
+    covered = [p.y for one in series for p in one.points]
+    frame = Frame(category_axis("completions of", names), axis_over(unit, covered, around=0.0))
+    told = "; ".join(
+        f"{one.name} " + ", ".join(f"{names[int(p.x)]} {p.y:.3g}" for p in one.points)
+        for one in series
+    )
+    said = Words(title, note, alternative=f"{title}, {unit}: {told}")
+    return point_figure(said, frame, series, joined=True)
+
+
+def _training_name(stage: str) -> str:
+    """A training in words: what it makes of what."""
+    if stage == "sft/train":
+        return "Fine-tuning, M0 → M1"
+    folder, _, rest = stage.partition("/")
+    if folder == "witnesses":
+        return f"Witness {rest.removesuffix('/train')}, M0 → M1"
+    t = folder.removeprefix("iteration-")
+    made = "the draft" if rest.startswith("draft/") else f"M{int(t) + 1}" if t.isdigit() else stage
+    return f"Iteration {t}, M{t} → {made}"
+
+
+def _steps(curve: Curve, key: str) -> tuple[Point, ...]:
+    """A metric over steps; steps where it was not finite are left out."""
+    return tuple(
+        Point(float(line["step"]), float(line[key])) for line in curve if line.get(key) is not None
+    )
+
+
+def _curve_figure(title: str, unit: str, curve: Curve, key: str) -> Html:
+    points = _steps(curve, key)
+    if not points:
+        return paragraph(f"{title}: no step has a finite {key}.", "warning")
+    ys = [p.y for p in points]
+    frame = Frame(_step_axis(curve), axis_over(unit, ys))
+    said = Words(
+        title,
+        f"{key} over {len(curve)} steps: first {ys[0]:.3g}, last {ys[-1]:.3g}.",
+        alternative=f"{title}: {key} from {ys[0]:.3g} to {ys[-1]:.3g} over {len(curve)} steps, "
+        f"lowest {min(ys):.3g}, highest {max(ys):.3g}",
+    )
+    return line_figure(said, frame, [Series(key, points)])
+
+
+def _margin_figure(row: Mapping[str, Any], curve: Curve) -> Html:
+    points, fixed = _steps(curve, "rewards/margins"), row["margin_fixed_point"]
+    t = row["iteration"]
+    ys = [p.y for p in points] or [0.0]
+    level = [] if fixed is None else [Reference(f"fixed point logit C = {fixed:.2f}", fixed, fixed)]
+    if row["consistency_in_loss"] is None:
+        target = "The method uses no C."
+    elif fixed is None:
+        target = f"No fixed point: C in the loss is {row['consistency_in_loss']:.3f}."
+    else:
+        target = f"C in the loss is {row['consistency_in_loss']:.3f}, logit C {signed(fixed, 2)}."
+    frame = Frame(
+        _step_axis(curve),
+        axis_over("margin", [*ys, *([] if fixed is None else [fixed])], around=0.0),
+    )
+    said = Words(
+        f"Iteration {t}: margin over steps",
+        f"Mean over the pairs of each step; last {signed(ys[-1], 2)}. {target}",
+        alternative=f"Margin in iteration {t}: from {ys[0]:.2f} to {ys[-1]:.2f}. {target}",
+    )
+    return line_figure(said, frame, [Series("margin", points)], level)
+
+
+def _step_axis(curve: Curve) -> Axis:
+    return axis_within("step", float(curve[0]["step"]), float(curve[-1]["step"]))
