@@ -25,7 +25,8 @@ def run_status(root: Path) -> list[dict[str, Any]]:
     if not (root / RECIPE).exists():
         raise RunError(f"{root} holds no run (no {RECIPE})")
     recipe = read_yaml(root / RECIPE)
-    names = [*_before_the_loop(root, recipe), *_iterations(root, recipe["iterations"])]
+    drafted = recipe["method"]["name"] == "temporal"
+    names = [*_before_the_loop(root, recipe), *_iterations(root, recipe["iterations"], drafted)]
     if recipe["data"].get("test") is None:
         names = [name for name in names if not name.endswith("/evaluate")]
     return [_stage(root, name) for name in names]
@@ -41,18 +42,29 @@ def _before_the_loop(root: Path, recipe: Mapping[str, Any]) -> list[str]:
     return names + (_scored(root, "calibration") if calibrated else [])
 
 
-def _iterations(root: Path, iterations: int) -> list[str]:
+def _iterations(root: Path, iterations: int, drafted: bool) -> list[str]:
     names: list[str] = []
     for folder in model_folders(iterations)[2:]:
-        names += _scored(root, folder)
+        names += _scored(root, folder) if not drafted else _drafted(root, folder)
         names += [f"{folder}/{stage}" for stage in ("pair", "train", "evaluate")]
     return names
 
 
 def _scored(root: Path, folder: str) -> list[str]:
     # Which columns a method needs is the loop's knowledge: those are shown that were begun.
+    return [*_answers(root, folder), f"{folder}/matrix"]
+
+
+def _drafted(root: Path, folder: str) -> list[str]:
+    """Stages up to the matrix of an iteration that trains a future model first."""
+    names = _answers(root, folder) + _answers(root, f"{folder}/past")
+    names += [f"{folder}/draft/{stage}" for stage in ("matrix", "pair", "train")]
+    return [*names, *_answers(root, f"{folder}/future"), f"{folder}/matrix"]
+
+
+def _answers(root: Path, folder: str) -> list[str]:
     scores = sorted(p.name for p in (root / folder / "score").glob("*") if p.is_dir())
-    return [f"{folder}/sample", *(f"{folder}/score/{n}" for n in scores), f"{folder}/matrix"]
+    return [f"{folder}/sample", *(f"{folder}/score/{n}" for n in scores)]
 
 
 def _stage(root: Path, name: str) -> dict[str, Any]:

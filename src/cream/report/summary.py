@@ -37,7 +37,7 @@ def summarise_run(root: Path) -> dict[str, Any]:
         raise RunError(f"{root} holds no run (no {RECIPE})")
     recipe = read_yaml(root / RECIPE)
     evaluated = {
-        f"M{m}": _evaluation(root / folder / "evaluate")
+        f"M{m}": read_evaluation(root / folder / "evaluate")
         for m, folder in enumerate(model_folders(recipe["iterations"]))
         if (root / folder / "evaluate" / DONE).exists()
     }
@@ -97,12 +97,14 @@ def summarise_evaluation(table: pa.Table) -> dict[str, Any]:
     return {"overall": _accuracy(table), "tasks": per_task}
 
 
-def _evaluation(folder: Path) -> pa.Table:
+def read_evaluation(folder: Path) -> pa.Table:
+    """The records of one evaluation, `COLUMNS` of them."""
     paths = sorted(folder.glob("part-*.parquet"))
     return pa.concat_tables(read_table(path, list(COLUMNS)) for path in paths)
 
 
-def _greedy(table: pa.Table) -> pa.Table:
+def greedy_answers(table: pa.Table) -> pa.Table:
+    """The rows of greedy answers, one per prompt; the others are samples."""
     return table.filter(pa.array(table["index"].to_numpy() == -1))
 
 
@@ -112,12 +114,12 @@ def _gain(table: pa.Table, baseline: pa.Table | None) -> dict[str, float] | None
         return None
     before = dict(
         zip(
-            _greedy(baseline)["prompt_id"].to_pylist(),
-            _greedy(baseline)["correct"].to_pylist(),
+            greedy_answers(baseline)["prompt_id"].to_pylist(),
+            greedy_answers(baseline)["correct"].to_pylist(),
             strict=True,
         )
     )
-    after = _greedy(table)
+    after = greedy_answers(table)
     treatment = np.asarray(after["correct"].to_pylist(), dtype=np.float64)
     control = np.asarray([before[key] for key in after["prompt_id"].to_pylist()], dtype=np.float64)
     interval = paired_difference(treatment, control, np.random.default_rng(0))
@@ -126,7 +128,7 @@ def _gain(table: pa.Table, baseline: pa.Table | None) -> dict[str, float] | None
 
 
 def _accuracy(table: pa.Table) -> dict[str, Any]:
-    greedy = _greedy(table)
+    greedy = greedy_answers(table)
     right = int(np.sum(greedy["correct"].to_numpy(zero_copy_only=False)))
     interval = wilson_interval(right, greedy.num_rows)
     assert isinstance(interval, Interval)  # a stored evaluation has answers

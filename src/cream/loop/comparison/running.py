@@ -1,0 +1,159 @@
+"""Running the members of a comparison: all are checked, then all go on, iteration by iteration.
+
+Members of one seed advance together, so that a model which the next stage of another member would
+share is still there when `keep_checkpoints: last` removes it from the first. The order decides only
+who makes a shared stage; killed at any time, the same members go on from what they hold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import final
+
+from cream.data.dataset import LoadedData
+from cream.errors import CreamError, RunError
+from cream.loop.comparison.members import Member, Plan
+from cream.loop.comparison.sharing import borrower
+from cream.loop.context import Context
+from cream.loop.iterations import run_iteration, run_opening
+from cream.loop.opening import check_run, claim_run, disk_need, refuse_full_disk
+from cream.protocols import Progress
+from cream.runs.files import remove_leftovers, write_yaml
+from cream.runs.sharing import COMPARISON
+from cream.runs.store import Run
+
+
+@final
+class MemberProgress:
+    """A `Progress` that says whose stage it is."""
+
+    def __init__(self, inner: Progress, label: str) -> None:
+        """Take what shows progress, and the member in words."""
+        self._inner, self._label = inner, label
+
+    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        """Show a stage of this member that begins."""
+        self._inner.start(f"{self._label}: {stage}", total, unit, done)
+
+    def advance(self, count: int, live: Mapping[str, float] | None = None) -> None:
+        """Pass on."""
+        self._inner.advance(count, live)
+
+    def advance_to(self, done: int, total: int, live: Mapping[str, float] | None = None) -> None:
+        """Pass on."""
+        self._inner.advance_to(done, total, live)
+
+    def finish(self, result: str = "") -> None:
+        """Pass on."""
+        self._inner.finish(result)
+
+    def note(self, text: str) -> None:
+        """Say whom a note is about."""
+        self._inner.note(f"{self._label}: {text}")
+
+
+def run_comparison(plan: Plan, progress: Progress, *, base_dir: Path, cache_dir: Path) -> None:
+    """Run everything that the members do not hold yet.
+
+    Args:
+        plan: Who takes part.
+        progress: Shows what happens.
+        base_dir: Folder that relative data paths start from.
+        cache_dir: Where the embedded model is, or will be fetched to.
+
+    Raises:
+        CreamError: A member cannot run (it is named, and nothing has run), or a stage failed.
+    """
+    with Run(plan.root).locked():
+        _claim(plan)
+        with _opened(plan.members, progress, base_dir, cache_dir) as contexts:
+            refuse_full_disk(plan.root, _disk_needed(contexts))
+            for context in contexts:
+                claim_run(context)
+            for _, group in groupby(contexts, key=lambda context: context.recipe.seed):
+                _run_seed(list(group))
+
+
+def _run_seed(contexts: Sequence[Context]) -> None:
+    """Members of one seed: all of them before the loop, then all of them in iteration 1, ..."""
+    iterations = contexts[0].recipe.iterations
+    steps: list[Callable[[Context], None]] = [run_opening]
+    steps += [partial(run_iteration, t=t) for t in range(1, iterations + 1)]
+    for step in steps:
+        for context in contexts:
+            taken: Counter[Path] = Counter()
+            lenders = [other.run for other in contexts if other is not context]
+            context.borrow = borrower(context, lenders, taken)
+            step(context)
+            context.shelf.release()
+            for place, count in taken.items():
+                context.progress.note(f"{count} stages shared with {place}")
+
+
+@contextmanager
+def _opened(
+    members: Sequence[Member], progress: Progress, base_dir: Path, cache_dir: Path
+) -> Iterator[list[Context]]:
+    """All members checked and held against other processes; nothing is recorded or loaded."""
+    contexts: list[Context] = []
+    loaded: dict[int, LoadedData] = {}
+    with ExitStack() as stack:
+        for place, member in enumerate(members, start=1):
+            run, seed = Run(Path(member.recipe.folder)), member.recipe.seed
+            stack.enter_context(run.locked())
+            label = f"{place}/{len(members)} {member.label}"
+            try:
+                context = check_run(
+                    member.recipe,
+                    run,
+                    MemberProgress(progress, label),
+                    base_dir=base_dir,
+                    cache_dir=cache_dir,
+                    data=loaded.get(seed),
+                )
+            except CreamError as error:
+                raise type(error)(f"{member.label}: {error}") from error
+            stack.callback(context.trackers.close)
+            loaded[seed] = context.data
+            contexts.append(context)
+        yield contexts
+
+
+def _claim(plan: Plan) -> None:
+    """Record who takes part. Methods and seeds may be added later, or left out."""
+    root, members = plan.root, plan.members
+    remove_leftovers(root)
+    if not (root / COMPARISON).exists():
+        strangers = sorted(path.name for path in root.iterdir() if path.name != ".lock")
+        if strangers:
+            raise RunError(
+                f"{root} is not empty and holds no comparison (found {strangers[0]}); give --out a "
+                "new folder"
+            )
+    methods = {member.choice.name: member.choice.folder for member in members}
+    record = {
+        "name": plan.name,
+        "baseline": plan.baseline,
+        "seeds": list(dict.fromkeys(member.recipe.seed for member in members)),
+        "methods": [{"name": name, "folder": folder} for name, folder in methods.items()],
+    }
+    write_yaml(root / COMPARISON, record)
+
+
+def _disk_needed(contexts: Sequence[Context]) -> int:
+    """Bytes that all members write: the models before the loop once per seed, one training."""
+    needed = training_state = 0
+    for _, members in groupby(contexts, key=lambda context: context.recipe.seed):
+        group = list(members)
+        needs = [disk_need(context) for context in group]
+        lacking = sum(not context.shelf.path("M1").exists() for context in group)
+        linked = max(lacking - 1, 0) if lacking == len(group) else lacking
+        spared = linked * (1 + len(group[0].recipe.witnesses))
+        needed += (sum(need.missing for need in needs) - spared) * needs[0].checkpoint
+        training_state = max(training_state, needs[0].training_state)
+    return max(needed, 0) + training_state

@@ -1,0 +1,73 @@
+"""A run directory as an object: what `cream.run` returns and `cream.open_run` opens.
+
+It reads stored records when asked and holds none; nothing here runs a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cream.errors import RunError
+from cream.report.summary import summarise_run
+from cream.runs.files import read_table
+from cream.runs.store import Run
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run left, finished or not."""
+
+    root: Path
+    """The run directory."""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Results of every model and iteration so far, the keys as in ``summary.json``.
+
+        Raises:
+            RunError: `root` holds no run.
+        """
+        return summarise_run(self.root)
+
+    @property
+    def models(self) -> dict[str, Path]:
+        """Folders of the trained models that are kept, by name: ``M1``, ``M2``, ..."""
+        return {path.name: path for path in sorted((self.root / "models").glob("*"))}
+
+    def accuracy(self, model: str) -> float | None:
+        """Share of test prompts whose greedy answer is correct; None if `model` has no results."""
+        found = [m for m in self.summary["models"] if m["model"] == model]
+        return found[0]["overall"]["right"] / found[0]["overall"]["n"] if found else None
+
+    def matrix(self, t: int) -> pa.Table:
+        """Score matrix of iteration t: a row per completion, a column per score.
+
+        Raises:
+            RunError: It is not finished.
+        """
+        return pa.concat_tables(Run(self.root).finished(f"iteration-{t}/matrix").tables())
+
+    def pairs(self, t: int) -> pa.Table:
+        """Preference pairs of iteration t, by completion id.
+
+        Raises:
+            RunError: They are not finished.
+        """
+        stage = Run(self.root).finished(f"iteration-{t}/pair")
+        return read_table(stage.folder / "pairs.parquet")
+
+
+def open_run(folder: str | Path) -> RunResult:
+    """Open a run directory.
+
+    Raises:
+        RunError: It holds no run.
+    """
+    result = RunResult(Path(folder))
+    if not (result.root / "recipe.yaml").exists():
+        raise RunError(f"{result.root} holds no run (no recipe.yaml)")
+    return result
