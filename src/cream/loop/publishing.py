@@ -1,0 +1,39 @@
+"""From a model of a run to what would be published: its files and a card with the run's results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cream.errors import RunError
+from cream.loop.card import model_card
+from cream.models.publishing import Upload, prepare_upload
+from cream.recipe.load import validate_recipe
+from cream.runs.files import read_yaml
+from cream.runs.store import RECIPE
+
+
+def model_upload(root: Path, model: str, repository: str, results: Mapping[str, Any]) -> Upload:
+    """Prepare a model of a run for the hub; nothing is sent.
+
+    Args:
+        root: Run directory.
+        model: M1, M2, ..., or another model in its ``models`` folder.
+        repository: ``owner/name``.
+        results: Summary of the run.
+
+    Raises:
+        RunError: The run has no such model.
+        ModelError: See `cream.models.publishing.prepare_upload`.
+    """
+    folder = root / "models" / model
+    if not folder.is_dir() or model in (".", ".."):
+        there = sorted(p.name for p in (root / "models").glob("[!.]*") if p.is_dir())
+        raise RunError(
+            f"{root} has no model {model}; it has {', '.join(there) or 'none'} (M0 is "
+            "the seed model, which the run only reads)"
+        )
+    recipe = validate_recipe(read_yaml(root / RECIPE), source=str(root / RECIPE))
+    card = model_card(model, recipe, recipe.model.name, results=results, repository=repository)
+    return prepare_upload(folder, card, repository)
