@@ -12,6 +12,7 @@ from cream.types import Message
 
 USER = {"role": "user", "content": "2 + 2?"}
 BOT = {"role": "assistant", "content": "4"}
+WRONG = {"role": "assistant", "content": "5"}
 SYSTEM = {"role": "system", "content": "Be brief."}
 SHAREGPT = [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]
 EXPECTED = Conversation((Message("user", "2 + 2?"),), "4")
@@ -35,6 +36,14 @@ def parse(values, **columns):
         ({"chat": [USER, BOT], "prompt": "other"}, {"messages": "chat"}),
         ({"messages": json.dumps([USER, BOT])}, {}),
         ({"prompt": "2 + 2?", "completion": "4", "messages": None}, {}),
+        ({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}, {}),
+        ({"prompt": [USER], "chosen": [BOT], "rejected": [WRONG]}, {}),
+        ({"prompt": "2 + 2?", "chosen": [USER, BOT], "rejected": [USER, WRONG]}, {}),
+        ({"chosen": [USER, BOT], "rejected": [USER, WRONG]}, {}),
+        ({"chosen": SHAREGPT, "rejected": SHAREGPT}, {}),
+        ({"instruction": "2 + 2?", "input": "", "chosen": "4", "rejected": "5"}, {}),
+        ({"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": SHAREGPT[1]}, {}),
+        ({"prompt": "2 + 2?", "chosen": "5", "rejected": "4"}, {"completion": "rejected"}),
     ],
 )
 def test_every_shape_gives_the_same_conversation(values, columns):
@@ -88,6 +97,12 @@ def test_a_prompt_that_looks_like_json_stays_text():
         ({"prompt": "x", "completion": ""}, {}, "empty or non-text completion"),
         ({"prompt": "x", "completion": [USER]}, {}, "exactly one assistant turn"),
         ({"prompt": "x", "completion": [BOT, BOT]}, {}, "exactly one assistant turn"),
+        ({"prompt": "x", "chosen": "y", "completion": "z"}, {}, "`completion` and `chosen`"),
+        ({"prompt": "x", "chosen": [USER, BOT]}, {}, "`chosen` must hold exactly one assistant"),
+        ({"prompt": "x", "chosen": {"from": "bot", "value": "y"}}, {}, "turns of `chosen` need"),
+        ({"prompt": "x", "chosen": 4}, {}, "column `chosen` holds an empty or non-text"),
+        ({"chosen": "\n\nHuman: 2 + 2?", "rejected": "x"}, {}, "has no prompt: `chosen` is str"),
+        ({"chosen": [USER, USER]}, {}, "wrong order of roles"),
         ({"prompt": "half a pair \ud83d"}, {}, "broken character"),
     ],
 )

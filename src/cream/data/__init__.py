@@ -10,6 +10,7 @@ from cream.data.verifiers import (
     LastNumber,
     PromptVerifier,
     ReasoningGymVerifier,
+    StatedNumber,
     constant_baseline,
     verifier_named,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "LoadedData",
     "PromptVerifier",
     "ReasoningGymVerifier",
+    "StatedNumber",
     "constant_baseline",
     "load_data",
     "prompt_id",

@@ -32,10 +32,13 @@ _STATEMENT = re.compile(
     + r"(?<![A-Za-z])(?P<letter>[A-Za-z])(?![A-Za-z])(?=(?P<after>[\s\S]{0,12}))",
     re.IGNORECASE,
 )
+_NUMBER_STATEMENT = re.compile(
+    r"\banswer[\s*_]*+(?:\bis\b|[:=])[\s*_:]*+|####\s*+(?=[-+$.\d])|\\boxed\{", re.IGNORECASE
+)
 _BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{\s*)?\(?(?P<letter>[A-Za-z])\)?\s*\}")
 _ALONE = re.compile(r"[\s*_(\[\"'`$]*(?P<letter>[A-Za-z])[\s*_)\]\"'`$.,:]*")
 _LEADING = re.compile(r"[\s*_]*(?:\((?P<round>[A-Za-z])\)|(?P<plain>[A-Z])[).:])(?=[\s*_]|$)")
-_CLOSED = re.compile(r"[*_)\]}\"'`$.:;!]+(?:\s|$)|\s*$|[^\S\n]*\n")
+_CLOSED = re.compile(r"[*_)\]}\"'`$.:;!]+(?:,?\s|$)|\s*$|[^\S\n]*\n")
 _EXPLAINED = re.compile(r",?\s+(?:because|since|as|for|due)\b|,\s+[A-Za-z]{2}|\s*[-–—(]")
 
 
@@ -73,6 +76,28 @@ def number_value(text: str) -> Fraction | None:
             return None
         value /= denominator
     return -value if match["sign"] == "-" else value
+
+
+def stated_number(text: str) -> str | None:
+    r"""Return the number that a text states as its answer, as it is written, or None.
+
+    Looked at is the last statement that holds a number: ``Answer: 18 dollars``, ``the answer is
+    18``, ``#### 18``, ``\boxed{18}``. On its line the number after the last equals sign counts
+    (``Answer: 5 + 3 = 8``), without one the first number. A text without a statement states none:
+    its last number may be a step, a year or the number of a list item.
+
+    The reference code of CREAM takes the first number after the first mark, and ``###``, which
+    opens Markdown headings, is one of its marks (see `cream.data.reference_extraction`).
+    """
+    end = len(text)
+    for statement in reversed(list(_NUMBER_STATEMENT.finditer(text))):
+        rest = text[statement.end() : end].partition("\n")[0].replace("−", "-")
+        end = statement.start()
+        numbers = _NUMBER.finditer(rest.rpartition("=")[2]) if "=" in rest else iter(())
+        first = next(numbers, None) or next(_NUMBER.finditer(rest), None)
+        if first is not None:
+            return first.group().strip()
+    return None
 
 
 def choice_letter(text: str, letters: str) -> str | None:

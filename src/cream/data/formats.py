@@ -2,7 +2,9 @@
 
 Understood as they are: TRL's conversational and standard formats (``messages``; ``prompt`` with or
 without ``completion``, as strings or message lists), Alpaca (``instruction``, ``input``,
-``output``) and ShareGPT (``conversations`` with ``from`` and ``value``). A shape is recognised by
+``output``) and ShareGPT (``conversations`` with ``from`` and ``value``). Preference data in these
+shapes (``chosen`` and ``rejected``) count by what was chosen: it is the completion, and what was
+rejected is not read. A shape is recognised by
 its columns, never by guessing from content; two shapes in one row are an error unless the recipe
 says which column to use.
 """
@@ -20,6 +22,8 @@ from cream.errors import DataError
 from cream.recipe.data import ColumnMapping
 from cream.types import Message
 
+CHOSEN = "chosen"
+"""Column of preference data that serves as the completion."""
 SHAREGPT_ROLES = {
     "system": "system",
     "human": "user",
@@ -48,13 +52,15 @@ def parse_row(row: Row, columns: ColumnMapping) -> Conversation:
         case "conversation":
             return _split(_messages(row, columns.messages or "messages"), row)
         case "sharegpt":
-            return _split(_sharegpt_messages(row), row)
+            return _sharegpt(row, columns)
         case "alpaca":
             prompt = (Message("user", _alpaca_text(row)),)
-            return Conversation(prompt, _completion(row, columns.completion, "output"))
+            return Conversation(prompt, _completion(row, columns.completion, "output", prompt))
+        case "chosen":
+            return _split(_whole_conversation(row, "chosen"), row)
         case _:
             prompt = _prompt(row, columns.prompt or "prompt")
-            return Conversation(prompt, _completion(row, columns.completion, "completion"))
+            return Conversation(prompt, _completion(row, columns.completion, "completion", prompt))
 
 
 def optional_text(row: Row, mapped: str | None, default: str) -> str | None:
@@ -106,6 +112,8 @@ def _shape(row: Row, columns: ColumnMapping) -> str:
             f"{row.where} has several columns that could be the prompt: {_names(found)}. Say which "
             "in `columns` of this source (`prompt:` or `messages:`)."
         )
+    if not found and row.values.get(CHOSEN) is not None:
+        return CHOSEN
     if not found:
         column(row, "prompt")  # raises unless the column is there and null
         raise DataError(f"{row.where}: column `prompt` is empty")
@@ -122,15 +130,35 @@ def _prompt(row: Row, name: str) -> tuple[Message, ...]:
     return messages
 
 
-def _completion(row: Row, mapped: str | None, default: str) -> str | None:
-    value = column(row, mapped) if mapped is not None else row.values.get(default)
+def _completion(
+    row: Row, mapped: str | None, default: str, prompt: tuple[Message, ...]
+) -> str | None:
+    """What the assistant answered, from the mapped column, the default one, or ``chosen``."""
+    name = mapped or default
+    if mapped is not None:
+        value = column(row, mapped)
+    else:
+        value, chosen = row.values.get(default), row.values.get(CHOSEN)
+        if value is not None and chosen is not None and default != CHOSEN:
+            raise DataError(
+                f"{row.where} has `{default}` and `{CHOSEN}`, which could both be the completion; "
+                "say which in `columns` of this source (`completion:`)"
+            )
+        if value is None:
+            value, name = chosen, CHOSEN
     if value is None:
         return None
-    name = mapped or default
+    if isinstance(value, Mapping):
+        value = [value]
     if isinstance(value, list):
-        turns = _parse_messages(value, row, name)
+        turns = _parse_messages(_with_roles(value, row, name), row, name)
+        if turns[: len(prompt)] == prompt:  # some data sets repeat the prompt there
+            turns = turns[len(prompt) :]
         if [turn.role for turn in turns] != ["assistant"]:
-            raise DataError(f"{row.where}: column `{name}` must hold exactly one assistant turn")
+            raise DataError(
+                f"{row.where}: column `{name}` must hold exactly one assistant turn, after the "
+                "turns of the prompt or alone"
+            )
         value = turns[0].content
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{row.where}: column `{name}` holds an empty or non-text completion")
@@ -148,17 +176,43 @@ def _messages(row: Row, name: str) -> tuple[Message, ...]:
     return _parse_messages(_as_list(column(row, name), row, name), row, name)
 
 
-def _sharegpt_messages(row: Row) -> tuple[Message, ...]:
+def _whole_conversation(row: Row, name: str) -> tuple[Message, ...]:
+    """Preference data without a prompt column: both sides repeat it."""
+    value = row.values[name]
+    if not isinstance(value, list):
+        raise DataError(
+            f"{row.where} has no prompt: `{name}` is {type(value).__name__}, from which the prompt "
+            "cannot be told apart. Give a `prompt` column, or lists of messages"
+        )
+    return _parse_messages(_with_roles(value, row, name), row, name)
+
+
+def _sharegpt(row: Row, columns: ColumnMapping) -> Conversation:
     turns = _as_list(row.values["conversations"], row, "conversations")
+    messages = _parse_messages(_renamed(turns, row, "conversations"), row, "conversations")
+    conversation = _split(messages, row)
+    if conversation.completion is not None:
+        return conversation
+    answer = _completion(row, columns.completion, CHOSEN, conversation.messages)
+    return Conversation(conversation.messages, answer)
+
+
+def _with_roles(turns: list[Any], row: Row, name: str) -> list[Any]:
+    """Turns in ShareGPT's words (``from``, ``value``) brought into the others'."""
+    is_sharegpt = any(isinstance(turn, Mapping) and "from" in turn for turn in turns)
+    return _renamed(turns, row, name) if is_sharegpt else turns
+
+
+def _renamed(turns: list[Any], row: Row, name: str) -> list[Any]:
     renamed = []
     for turn in turns:
         if not isinstance(turn, Mapping) or turn.get("from") not in SHAREGPT_ROLES:
             raise DataError(
-                f"{row.where}: turns of `conversations` need `from` ({_names(SHAREGPT_ROLES)}) and "
+                f"{row.where}: turns of `{name}` need `from` ({_names(SHAREGPT_ROLES)}) and "
                 f"`value`, found {turn!r:.80}"
             )
         renamed.append({"role": SHAREGPT_ROLES[turn["from"]], "content": turn.get("value")})
-    return _parse_messages(renamed, row, "conversations")
+    return renamed
 
 
 def _alpaca_text(row: Row) -> str:

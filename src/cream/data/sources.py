@@ -87,8 +87,8 @@ def _item(row: Row, source: FileSource | HubSource, role: RoleName) -> Item:
     conversation = parse_row(row, source.columns)
     if role == "seed" and conversation.completion is None:
         raise DataError(
-            f"{row.where} has no completion, which seed data needs: a `completion` column, or "
-            "`messages` that end with an assistant turn. It has: "
+            f"{row.where} has no completion, which seed data needs: a `completion` or "
+            "`chosen` column, or `messages` that end with an assistant turn. It has: "
             f"{', '.join(f'`{name}`' for name in row.values)}"
         )
     messages = conversation.messages
@@ -114,8 +114,9 @@ def _check_answer(answer: str | None, verifier: VerifierName | None, row: Row) -
             f"{row.where} has no answer, which test data needs: an `answer` column, or "
             "`columns: {answer: ...}`"
         )
-    if verifier == "last_number" and extraction.number_value(answer) is None:
-        raise DataError(f"{row.where}: answer {answer!r:.60} has no number for `last_number`")
+    of_numbers = verifier in ("last_number", "stated_number")
+    if of_numbers and extraction.number_value(answer) is None:
+        raise DataError(f"{row.where}: answer {answer!r:.60} has no number for `{verifier}`")
     letter = answer.strip().upper()
     if verifier == "choice_letter" and (len(letter) != 1 or letter not in CHOICE_LETTERS):
         raise DataError(

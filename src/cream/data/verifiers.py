@@ -21,6 +21,8 @@ from cream.errors import DataError
 from cream.protocols import Verifier
 from cream.types import Prompt, Verdict
 
+CUSTOM = "custom"
+"""Verifier that a user brings as an object; it reads whatever the prompt holds."""
 CHOICE_LETTERS = "ABCDEFGHIJ"
 """Letters that a multiple-choice question may offer."""
 
@@ -54,6 +56,24 @@ class LastNumber:
         return _verdict(
             extracted, value is not None and value == extraction.number_value(prompt.answer)
         )
+
+
+@final
+class StatedNumber:
+    """The number that the completion states as its answer equals the answer, exactly.
+
+    For tasks whose prompt asks for ``Answer: ...``; see `cream.data.extraction.stated_number`.
+    """
+
+    def verify(self, prompt: Prompt, completion: str) -> Verdict | None:
+        """Return a verdict, or None if the prompt has no answer."""
+        if prompt.answer is None:
+            return None
+        extracted = extraction.stated_number(completion)
+        value = None if extracted is None else extraction.number_value(extracted)
+        if value is None:
+            return _verdict(None, False)
+        return _verdict(extracted, value == extraction.number_value(prompt.answer))
 
 
 @final
@@ -116,10 +136,14 @@ class ReasoningGymVerifier:
 
 @final
 class PromptVerifier:
-    """Checks every prompt with the verifier that its metadata names."""
+    """Checks every prompt with the verifier that its metadata names.
 
-    def __init__(self) -> None:
-        self._verifiers: dict[str, Verifier] = {}
+    Args:
+        custom: What checks prompts that name the verifier ``custom``.
+    """
+
+    def __init__(self, custom: Verifier | None = None) -> None:
+        self._verifiers: dict[str, Verifier] = {} if custom is None else {CUSTOM: custom}
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict | None:
         """Return a verdict, or None if the prompt names no verifier or has no answer.
@@ -146,14 +170,21 @@ def verifier_named(name: str) -> Verifier:
             return ExactMatch()
         case "last_number":
             return LastNumber()
+        case "stated_number":
+            return StatedNumber()
         case "choice_letter":
             return ChoiceLetter()
         case "reasoning_gym":
             return ReasoningGymVerifier()
+        case "custom":
+            raise DataError(
+                "the data name the verifier `custom`, which is an object in Python; give it with "
+                "cream.run(..., verifier=...)"
+            )
         case _:
             raise DataError(
-                f"unknown verifier {name!r}; there are exact_match, last_number, choice_letter and "
-                "reasoning_gym"
+                f"unknown verifier {name!r}; there are exact_match, last_number, stated_number, "
+                "choice_letter and reasoning_gym"
             )
 
 
