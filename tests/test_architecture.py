@@ -142,7 +142,7 @@ def test_a_recipe_is_checked_without_the_heavy_libraries():
     assert not modules & {*HEAVY, "numpy"}
 
 
-@pytest.mark.parametrize("command", ["", "run", "pair", "status", "models"])
+@pytest.mark.parametrize("command", ["", "run", "compare", "pair", "status", "models"])
 def test_help_comes_at_once(command: str):
     code = (
         "import sys\n"

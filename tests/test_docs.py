@@ -210,6 +210,8 @@ NAMED = {
     "baseline",
     "seconds",
     "witnesses",
+    "chosen_from",
+    "rejected_from",
 }
 """Mappings whose keys are names of something (a reason, a model, a task, a stage), no metrics."""
 

@@ -1,3 +1,122 @@
-"""Cream: language models that improve on their own rankings, and know how far to trust them."""
+"""Cream: language models that improve on their own rankings, and know how far to trust them.
+
+Everything below is public: ``from cream import run, load_recipe, ...``. A name is imported when it
+is first asked for, so that ``import cream`` costs nothing; ``docs/python.md`` shows each at work.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cream.algorithms import objectives as objectives
+    from cream.api import console_progress as console_progress
+    from cream.api import run as run
+    from cream.engines.sampler import TorchSampler as TorchSampler
+    from cream.engines.scorer import TorchScorer as TorchScorer
+    from cream.engines.texts import Text as Text
+    from cream.engines.texts import TextScore as TextScore
+    from cream.engines.texts import TextScorer as TextScorer
+    from cream.errors import CreamError as CreamError
+    from cream.loop.extensions import Method as Method
+    from cream.loop.extensions import OwnSampler as OwnSampler
+    from cream.loop.extensions import OwnScorer as OwnScorer
+    from cream.loop.extensions import OwnVerifier as OwnVerifier
+    from cream.protocols import LogpScorer as LogpScorer
+    from cream.protocols import Progress as Progress
+    from cream.protocols import Sampler as Sampler
+    from cream.protocols import SamplingParams as SamplingParams
+    from cream.protocols import Verifier as Verifier
+    from cream.recipe import Recipe as Recipe
+    from cream.recipe import load_recipe as load_recipe
+    from cream.recipe import parse_recipe as parse_recipe
+    from cream.recipe import parts as parts
+    from cream.recipe.parts import MethodParts as MethodParts
+    from cream.report.run_result import RunResult as RunResult
+    from cream.report.run_result import open_run as open_run
+    from cream.types import Message as Message
+    from cream.types import Prompt as Prompt
+    from cream.types import SamplingRequest as SamplingRequest
+    from cream.types import ScoringRequest as ScoringRequest
+    from cream.types import Verdict as Verdict
 
 __version__ = "0.1.0"
+
+_PLACES = {
+    "console_progress": "cream.api",
+    "run": "cream.api",
+    "TorchSampler": "cream.engines.sampler",
+    "TorchScorer": "cream.engines.scorer",
+    "Text": "cream.engines.texts",
+    "TextScore": "cream.engines.texts",
+    "TextScorer": "cream.engines.texts",
+    "CreamError": "cream.errors",
+    "Method": "cream.loop.extensions",
+    "OwnSampler": "cream.loop.extensions",
+    "OwnScorer": "cream.loop.extensions",
+    "OwnVerifier": "cream.loop.extensions",
+    "LogpScorer": "cream.protocols",
+    "Progress": "cream.protocols",
+    "Sampler": "cream.protocols",
+    "SamplingParams": "cream.protocols",
+    "Verifier": "cream.protocols",
+    "Recipe": "cream.recipe",
+    "load_recipe": "cream.recipe",
+    "parse_recipe": "cream.recipe",
+    "MethodParts": "cream.recipe.parts",
+    "RunResult": "cream.report.run_result",
+    "open_run": "cream.report.run_result",
+    "Message": "cream.types",
+    "Prompt": "cream.types",
+    "SamplingRequest": "cream.types",
+    "ScoringRequest": "cream.types",
+    "Verdict": "cream.types",
+}
+_MODULES = {"objectives": "cream.algorithms.objectives", "parts": "cream.recipe.parts"}
+
+__all__ = [
+    "CreamError",
+    "LogpScorer",
+    "Message",
+    "Method",
+    "MethodParts",
+    "OwnSampler",
+    "OwnScorer",
+    "OwnVerifier",
+    "Progress",
+    "Prompt",
+    "Recipe",
+    "RunResult",
+    "Sampler",
+    "SamplingParams",
+    "SamplingRequest",
+    "ScoringRequest",
+    "Text",
+    "TextScore",
+    "TextScorer",
+    "TorchSampler",
+    "TorchScorer",
+    "Verdict",
+    "Verifier",
+    "__version__",
+    "console_progress",
+    "load_recipe",
+    "objectives",
+    "open_run",
+    "parse_recipe",
+    "parts",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    raise AttributeError(f"module 'cream' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

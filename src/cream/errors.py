@@ -43,6 +43,20 @@ class DependencyError(CreamError):
     exit_code = 2
 
 
+class BusyMachineError(CreamError):
+    """Other processes use the cores, so what is measured now would not mean anything."""
+
+    exit_code = 3
+
+
+class BenchmarkError(CreamError):
+    """What was to be timed did not do the same work, or could not be run."""
+
+
+class EngineError(CreamError):
+    """The engine that samples in a process of its own failed, or was silent for too long."""
+
+
 class TallyError(CreamError):
     """The parts of a tally do not add up to its total: a bug in a stage, never the user's fault."""
 

@@ -74,21 +74,31 @@ class Tracker(Protocol):
         """Record metrics of one step of one stage."""
         ...
 
+    def close(self) -> None:
+        """Write or send whatever is still held. A later `log` opens the tracker again."""
+        ...
+
 
 @runtime_checkable
 class Progress(Protocol):
-    """Told what is happening, shows it. One stage at a time."""
+    """Told what is happening, shows it. One stage at a time.
+
+    A user who wants to stop is heard here: `advance` and `start` may raise to leave.
+    """
 
     def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
-        """A stage of `total` units begins, `done` of which exist from an earlier attempt."""
+        """A stage begins: `total` units, `done` of which are kept from an earlier attempt.
+
+        A `total` of 0 says that it is not known yet, and that nothing is kept before the end.
+        """
         ...
 
     def advance(self, count: int, live: Mapping[str, float] | None = None) -> None:
-        """`count` more units are done; `live` holds figures worth showing."""
+        """`count` more units are done and kept; `live` holds figures worth showing."""
         ...
 
     def advance_to(self, done: int, total: int, live: Mapping[str, float] | None = None) -> None:
-        """`done` of `total` units are done, where the total is known only once work has begun."""
+        """`done` of `total` units are done, whether kept already or not."""
         ...
 
     def finish(self, result: str = "") -> None:

@@ -60,13 +60,17 @@ def tiny_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> Any:
     return tokenizer
 
 
-def tiny_model(*, architecture: str = "llama", vocab_size: int = 259, seed: int = 0) -> Any:
+def tiny_model(
+    *, architecture: str = "llama", vocab_size: int = 259, seed: int = 0, head_dim: int = 16
+) -> Any:
     """Build a random causal language model with about 0.1 M parameters, in float32.
 
     Args:
         architecture: ``llama``, ``qwen2``, ``gemma`` or ``gpt2`` (learned positions).
         vocab_size: Rows of the embedding.
         seed: Seed of the weights.
+        head_dim: Width of an attention head, which ``gpt2`` does not take. vLLM asks for a multiple
+            of 32 on a CPU.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -89,7 +93,7 @@ def tiny_model(*, architecture: str = "llama", vocab_size: int = 259, seed: int 
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 512,
-            "head_dim": 16,
+            "head_dim": head_dim,
             "initializer_range": 0.2,
         }
         config = AutoConfig.for_model(architecture, **common, **shape)
@@ -105,10 +109,12 @@ def tiny_model_folder(
     architecture: str = "llama",
     seed: int = 0,
     chat_template: str | None = CHAT_TEMPLATE,
+    head_dim: int = 16,
 ) -> Path:
     """Write a tiny random model and its tokenizer as an ordinary Hugging Face folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    tiny_model(architecture=architecture, seed=seed).save_pretrained(folder)
+    model = tiny_model(architecture=architecture, seed=seed, head_dim=head_dim)
+    model.save_pretrained(folder)
     tiny_tokenizer(chat_template=chat_template).save_pretrained(folder)
     return folder
 

@@ -156,6 +156,8 @@ class ScoreMatrix:
     """Other columns (``verifier``, ``judge``, ...). NaN where absent; why is in the file."""
     labels: Mapping[str, Int64[np.ndarray, " completion"]] = field(default_factory=dict)
     """Text columns as codes (``extracted``): equal codes are equal texts; -1 where absent."""
+    origin: np.ndarray | None = None
+    """Who made each completion (`Completion.origin`); None where it was not read."""
 
 
 @dataclass(frozen=True)

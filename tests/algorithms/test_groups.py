@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from cream.algorithms.groups import chunks, equal_sizes, group_rows, pad, pad_counts, pad_flags
+from cream.algorithms.groups import (
+    among_copies,
+    chunks,
+    equal_sizes,
+    group_rows,
+    pad,
+    pad_counts,
+    pad_flags,
+)
 from cream.errors import DataError
 
 
@@ -23,6 +31,19 @@ def test_columns_land_in_the_cells_of_their_rows():
     np.testing.assert_array_equal(pad_counts(np.array([4, 5, 6]), groups), [[4, 0], [5, 6]])
     flags = pad_flags(np.array([True, False, True]), groups)
     np.testing.assert_array_equal(flags, [[True, False], [False, True]])
+
+
+def test_a_flag_of_one_copy_is_a_flag_of_all_in_its_group_only():
+    """Prompt 0 holds hashes 7 5 7 with the last 7 flagged; the 7 of prompt 1 is another one.
+
+    Hash 0 is also what padding holds.
+    """
+    groups = group_rows(np.array([0, 3, 5]), np.array([7, 5, 7, 7, 0]))
+    spread = among_copies(np.array([False, False, True, False, False]), groups)
+
+    np.testing.assert_array_equal(spread, [[True, False, True], [False] * 3])
+    flagged = among_copies(np.array([False, False, False, False, True]), groups)
+    np.testing.assert_array_equal(flagged, [[False] * 3, [False, True, False]])
 
 
 @pytest.mark.parametrize("offsets", [[], [0, 2], [1, 3], [0, 2, 1, 3]])

@@ -7,6 +7,7 @@ from cream.algorithms.pairing import (
     all_pairs,
     best_random,
     best_worst,
+    best_worst_between,
     drop_truncated,
     keep_truncated,
     majority_vote,
@@ -177,3 +178,70 @@ def test_groups_that_do_not_fit_into_one_chunk_are_paired_alike(monkeypatch):
 
     for column in ("prompt", "chosen", "rejected", "gap", "outcome"):
         np.testing.assert_array_equal(getattr(cut, column), getattr(whole, column))
+
+
+# --- completions of several models ---
+
+
+def between(values, made_by, *, tie_break=None, min_gap=0.0, truncated=None, hashes=None):
+    """Members 0, 1, ... made by the policy (m), the past (p) or the future model (f)."""
+    groups, reward = one_group(values, hashes=hashes)
+    cut = np.array([truncated or [False] * len(values)])
+    makers = np.array([list(made_by)])
+    return best_worst_between(
+        drop_truncated(groups, reward, cut),
+        chosen=np.isin(makers, ["m", "f"]),
+        rejected=np.isin(makers, ["m", "p"]),
+        own=makers == "m",
+        min_gap=min_gap,
+        tie_break=None if tie_break is None else exact(np.array([tie_break], dtype=float)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "made_by", "expected"),
+    [
+        ([3, 2, 4, 1], "mmfp", (2, 3)),
+        ([3, 2, 3, 2], "mmfp", (0, 1)),  # as good, as bad: the policy's own
+        ([3, 2, 1, 4], "mmfp", (0, 1)),  # a bad future, a good past
+        ([3, 1, 2, 2], "ppmf", (2, 1)),  # a past completion is never chosen, however good
+        ([2, 2, 0, 5], "mpfp", None),  # a future one never rejected, however bad
+        ([1, 2, 3], "mff", (2, 0)),
+        ([2, 3, 1], "mpp", (0, 2)),
+    ],
+)
+def test_best_of_present_and_future_is_paired_with_worst_of_present_and_past(
+    values, made_by, expected
+):
+    pairs = between(values, made_by)
+
+    assert members(pairs) == ([] if expected is None else [expected])
+    assert Outcome(pairs.outcome[0]) is (Outcome.PAIRED if expected else Outcome.TIED)
+
+
+def test_the_tie_break_orders_completions_of_one_model_only():
+    """Three own ones at 2 with tie-breaks 5, 7, 6: the second is chosen, though a future one has 9.
+
+    Two past ones share the lowest score: the one with the lower tie-break is rejected.
+    """
+    pairs = between([2, 2, 2, 2, 1, 1], "mmmfpp", tie_break=[5, 7, 6, 9, 4, 3])
+
+    assert members(pairs) == [(1, 5)]
+
+
+def test_what_of_two_models_lacks_one_side_is_counted_by_its_reason():
+    assert Outcome(between([1, 2], "pp").outcome[0]) is Outcome.UNSCORED
+    assert Outcome(between([np.nan, 2, 3], "mpp").outcome[0]) is Outcome.UNSCORED
+    truncated = between([5, 2, 3], "mpp", truncated=[True, False, False])
+    assert Outcome(truncated.outcome[0]) is Outcome.TRUNCATED
+    assert Outcome(between([2, 1], "mp", min_gap=2.0).outcome[0]) is Outcome.BELOW_MIN_GAP
+    assert members(between([2, 1], "mp", min_gap=1.0)) == [(0, 1)]
+
+
+def test_of_one_model_alone_it_is_best_against_worst():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        values = rng.integers(0, 4, 6).astype(float)
+        tie_break = rng.integers(0, 3, 6)
+        expected = best_worst(candidates(values), tie_break=exact(np.array([tie_break * 1.0])))
+        assert members(between(values, "m" * 6, tie_break=tie_break)) == members(expected)

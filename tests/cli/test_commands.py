@@ -23,7 +23,7 @@ def test_run_prints_tables_and_progress_apart(cream: Cream, recipe_file: Path, f
     for word in ("greedy accuracy", "M3", "constant", "C compared", "iteration", "time:"):
         assert word in result.out
     assert f"run directory: {recipe_file.parent / 'run'}" in result.out
-    assert "✓ iteration 2: train M2 -> M3" in result.err
+    assert "✓ [19/20] iteration 2: train M2 -> M3" in result.err
     assert "✓" not in result.out
     assert "\x1b" not in result.out + result.err
     again = cream("run", recipe_file, "--json", "--quiet")
@@ -46,8 +46,8 @@ def test_tables_in_a_file_are_not_squeezed(cream: Cream, finished_run: Path):
 
 
 def test_stages_one_by_one_make_the_same_run(cream: Cream, recipe_file: Path, finished_run: Path):
-    commands = [("train", "-t", 0), ("sample",), ("score",), ("pair", "--json"), ("train",)]
-    results = [cream(name, recipe_file, *rest) for name, *rest in commands]
+    commands = [("train", "-t", 0), ("sample",), ("score",), ("pair",), ("train",)]
+    results = [cream(name, recipe_file, *rest, "--json") for name, *rest in commands]
 
     assert [result.code for result in results] == [0] * 5, [r.err for r in results]
     tuned, sampled, scored, paired, trained = (json.loads(result.out) for result in results)
@@ -181,6 +181,7 @@ def test_pairs_made_again_name_a_column_the_matrix_lacks(
 
     assert result.code == 2
     assert "has no column logps_M1" in result.err
+    assert "`cream score` with a recipe that names this method makes it" in result.err
 
 
 def test_pair_wants_a_recipe_or_a_run(cream: Cream, recipe_file: Path, finished_run: Path):

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 CREAM = str(Path(sys.executable).with_name("cream"))
 
 
@@ -31,7 +33,8 @@ def test_ctrl_c_ends_in_130_and_the_same_command_goes_on(recipe_file: Path):
 
     assert process.returncode == 130, err
     assert out == ""
-    assert err.splitlines()[-1] == "interrupted; give the same command again to go on from here"
+    said = "interrupted; give the same command again to go on from here: "
+    assert err.splitlines()[-1] == f"{said}cream run {recipe_file}"
     assert "Traceback" not in err
     again = subprocess.run(
         [CREAM, "run", str(recipe_file), "--json", "--quiet"],
@@ -43,3 +46,79 @@ def test_ctrl_c_ends_in_130_and_the_same_command_goes_on(recipe_file: Path):
     assert again.returncode == 0, again.stderr
     assert again.stderr == ""
     assert [row["model"] for row in json.loads(again.stdout)["models"]] == ["M0", "M1", "M2", "M3"]
+
+
+def test_ctrl_c_in_a_part_keeps_the_part():
+    """One Ctrl-C in a part of 0.4 s: it is kept, the next is not begun. Two: it is lost."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from rich.console import Console\n"
+        "from cream.cli.interruption import Interrupted, stopping_gently\n"
+        "from cream.cli.progress import ConsoleProgress\n"
+        "progress = ConsoleProgress(Console(stderr=True, soft_wrap=True))\n"
+        "try:\n"
+        "    with stopping_gently(progress.stop_when_kept):\n"
+        "        progress.start('sample', 4, 'prompts')\n"
+        "        for part in range(4):\n"
+        "            print('begun', part, flush=True)\n"
+        "            time.sleep(0.4)\n"
+        "            print('kept', part, flush=True)\n"
+        "            progress.advance(1)\n"
+        "except Interrupted as stop:\n"
+        "    print(stop)\n"
+    )
+    for presses, kept in ((1, ["kept 0"]), (2, [])):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun 0\n"
+        for _ in range(presses):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        out, err = process.communicate(timeout=60)
+        assert out.splitlines()[:-1] == kept
+        assert out.splitlines()[-1].startswith("give the same command again to go on from here")
+        assert err.count("Ctrl-C again stops at once") == 1
+
+
+def test_a_part_that_takes_too_long_is_given_up():
+    code = (
+        "import time\n"
+        "import cream.cli.interruption as interruption\n"
+        "interruption.PATIENCE_SECONDS = 0.2\n"
+        "try:\n"
+        "    with interruption.stopping_gently(lambda seconds: True):\n"
+        "        print('begun', flush=True)\n"
+        "        time.sleep(30)\n"
+        "except interruption.Interrupted:\n"
+        "    print('left')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+
+    assert process.communicate(timeout=20)[0] == "left\n"
+    assert time.monotonic() - begun < 15
+
+
+@pytest.mark.parametrize("arguments", [["plan", "RECIPE"], ["run", "RECIPE"]])
+def test_a_wrong_recipe_is_told_before_torch_is_imported(arguments: list[str], tmp_path: Path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text("name: x\niterations: 0\n", encoding="utf-8")
+    code = (
+        "import sys\n"
+        f"sys.argv = ['cream', *{[a.replace('RECIPE', str(path)) for a in arguments]!r}]\n"
+        "from cream.cli import main\n"
+        "try:\n    main()\nfinally:\n    print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == "False\n"
+    assert "iterations" in done.stderr

@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from cream.cli.interruption import Interrupted
 from cream.cli.progress import ConsoleProgress
 
 
@@ -28,7 +29,7 @@ def progress_into(
     return stream, clock, ConsoleProgress(console, clock)
 
 
-def test_a_log_gets_one_line_every_fifteen_seconds_at_most():
+def test_a_log_gets_one_line_every_ten_seconds_at_most():
     stream, clock, progress = progress_into()
     progress.start("sample", 100, "prompts")
     for _ in range(40):
@@ -38,8 +39,10 @@ def test_a_log_gets_one_line_every_fifteen_seconds_at_most():
     lines = stream.getvalue().splitlines()
 
     assert lines == [
-        "sample: 15/100 prompts, 1/s, 85 s left",
+        "sample: 10/100 prompts, 1/s, 90 s left",
+        "sample: 20/100 prompts, 1/s, 80 s left",
         "sample: 30/100 prompts, 1/s, 70 s left",
+        "sample: 40/100 prompts, 1/s, 60 s left",
     ]
 
 
@@ -116,3 +119,63 @@ def test_a_log_has_no_control_codes():
 
     assert "\x1b" not in stream.getvalue()
     assert stream.getvalue().splitlines()[-1] == "✓ sample 60.0 s  4 completions"
+
+
+def test_stages_of_a_run_have_a_place_and_others_have_none():
+    stream, clock, progress = progress_into()
+    progress.number(["sample", "score"])
+    for stage in ("score", "judge"):
+        progress.start(stage, 2, "prompts")
+        clock.now += 20.0
+        progress.advance(1)
+        progress.finish()
+
+    assert stream.getvalue().splitlines() == [
+        "[2/2] score: 1/2 prompts, 0.05/s, 20 s left",
+        "✓ [2/2] score 20.0 s",
+        "judge: 1/2 prompts, 0.05/s, 20 s left",
+        "✓ judge 20.0 s",
+    ]
+
+
+def test_units_seen_within_a_part_are_not_counted_again_when_it_is_kept():
+    """Three of a part of four are seen, then the part is kept: four are done, not seven."""
+    stream, clock, progress = progress_into()
+    progress.start("sample", 8, "prompts")
+    for done in (1, 2, 3):
+        clock.now += 10.0
+        progress.advance_to(done, 8)
+    clock.now += 10.0
+    progress.advance(4, {"accuracy": 0.5, "unknown": 1.0})
+
+    assert (
+        stream.getvalue().splitlines()[-1] == "sample: 4/8 prompts, 0.1/s, 40 s left accuracy 0.5"
+    )
+
+
+def test_a_request_to_stop_waits_for_the_part_and_no_longer():
+    stream, _, progress = progress_into()
+    assert not progress.stop_when_kept(10.0)  # no stage: nothing to wait for
+    progress.start("train", 0, "steps")
+    assert not progress.stop_when_kept(10.0)  # nothing is kept before the end
+    progress.start("sample", 8, "prompts")
+    assert progress.stop_when_kept(10.0)
+    assert not progress.stop_when_kept(10.0)  # asked twice
+    progress.advance_to(3, 8)
+    with pytest.raises(Interrupted):
+        progress.advance(4)
+
+    assert "once the part under way is kept, in 10 s at the latest" in stream.getvalue()
+
+
+def test_a_stage_on_a_narrow_terminal_keeps_its_line():
+    """Figures that have no place are left out; the line is never broken."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=60, color_system=None)
+    progress = ConsoleProgress(console, Clock())
+    progress.start("iteration 1: sample", 8, "prompts")
+    progress.advance_to(3, 8, {"loss": 1.0, "rewards/margins": 2.0})
+    progress.close()
+
+    assert "3/8 prompts" in stream.getvalue()
+    assert "rewards/margins" not in stream.getvalue()

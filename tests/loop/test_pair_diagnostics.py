@@ -1,5 +1,6 @@
 """Figures beside C in the pair summary, from a matrix decided by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from test_pairing_summary import AGREE, REVERSED, matrix
 
 from cream.loop.pairing import make_pairs
+from cream.loop.recompute import recompute_pairs
 from cream.methods import method_parts
 from cream.recipe.methods import CreamMethod, MethodConfig, SpaMethod, SrlmMethod
+from cream.recipe.pairing import AllPairs, BestWorst
 from cream.types import ScoreMatrix
 
 
@@ -45,18 +48,112 @@ def test_the_c_of_the_loss_is_tested_too(tmp_path: Path):
 
 
 def test_each_witness_is_judged_where_it_agrees_and_where_it_does_not(tmp_path: Path):
-    """Implicit M1 agrees on three pairs (two right) and disagrees on one (wrong); M0 is tied."""
+    """Implicit M1 agrees on three pairs (two right) and disagrees on one (wrong); M0 is tied.
+
+    Wilson, z = 1.96, z^2 = 3.84: 2 of 3 is (2 + 1.92) / 6.84 = 0.573 and
+    +- 1.96 * sqrt(3 * 2/9 + 0.96) / 6.84 = 0.365; 0 of 1 ends at 3.84 / 4.84 = 0.793.
+    """
     found = summary(tmp_path, three_right_one_wrong(), SrlmMethod())["witnesses"]
 
     assert found["implicit(M1)"] == {
         "agree_accuracy": pytest.approx(2 / 3),
         "agree_n": 3,
+        "agree_low": pytest.approx(0.573 - 0.365, abs=1e-3),
+        "agree_high": pytest.approx(0.573 + 0.365, abs=1e-3),
         "disagree_accuracy": 0.0,
         "disagree_n": 1,
+        "disagree_low": pytest.approx(0.0, abs=1e-12),
+        "disagree_high": pytest.approx(0.793, abs=1e-3),
+        "silent_n": 0,
     }
     assert found["mean_likelihood(M1)"] == found["implicit(M1)"]  # all have two tokens, M0 is 0
-    assert found["mean_likelihood(M0)"]["agree_n"] == 0
-    assert found["mean_likelihood(M0)"]["disagree_accuracy"] is None
+    assert found["mean_likelihood(M0)"] == {
+        **dict.fromkeys(found["implicit(M1)"]),
+        "agree_n": 0,
+        "disagree_n": 0,
+        "silent_n": 4,
+    }
+    assert list(found) == [
+        "implicit(M1)",
+        *(f"mean_likelihood({model})" for model in ("M0", "M1", "M2")),
+    ]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        CreamMethod(filter="agreeing"),
+        CreamMethod(level="sample", below_half="drop"),
+        SrlmMethod(pairing=AllPairs()),
+        SrlmMethod(pairing=BestWorst(min_gap=1.5)),
+    ],
+    ids=["filter", "below_half", "all_pairs", "min_gap"],
+)
+def test_witnesses_are_judged_on_best_against_worst_of_every_prompt(
+    tmp_path: Path, method: MethodConfig
+):
+    """What a filter, a minimum gap or another rule does to the pairs does not change it."""
+    scores = three_right_one_wrong()
+    scores.logps["M2"][:3] = [1.5, 1.0, 0.5]  # best and worst 1 apart, in the other prompts 2
+    plain = summary(tmp_path, scores, SrlmMethod())["witnesses"]
+    found = summary(tmp_path, scores, method)
+
+    assert found["witnesses"] == plain
+    assert plain["implicit(M1)"]["disagree_n"] == 1
+    assert (
+        found["pair_accuracy"]["counts"]
+        != summary(tmp_path, scores, SrlmMethod())["pair_accuracy"]["counts"]
+    )
+
+
+def test_votes_and_scores_are_witnesses_where_the_matrix_has_them(tmp_path: Path):
+    """a: 1 vote for the best, 2 for the worst and its like; b: the other way round.
+
+    The judge puts the best first in both, the reward model says nothing about b's worst.
+    """
+    scores = matrix(AGREE, AGREE)
+    scores = replace(scores, labels={"extracted": np.array([7, 8, 8, 7, 7, 8])})
+    columns = {
+        "judge": np.array([3.0, 2.0, 1.0, 3.0, 2.0, 1.0]),
+        "reward_model": np.array([0.0, 0.0, 1.0, 1.0, 0.0, np.nan]),
+    }
+    scores = replace(scores, scores={**scores.scores, **columns})
+    found = summary(tmp_path, scores, SrlmMethod())["witnesses"]
+
+    def counts(name: str) -> tuple[int, int, int]:
+        return tuple(found[name][f"{kind}_n"] for kind in ("agree", "disagree", "silent"))
+
+    assert counts("votes(extracted)") == (1, 1, 0)
+    assert counts("judge") == (2, 0, 0)
+    assert counts("reward_model") == (0, 1, 1)
+    nobody = replace(scores, labels={"extracted": np.full(6, -1)})
+    assert "votes(extracted)" not in summary(tmp_path, nobody, SrlmMethod())["witnesses"]
+
+
+def test_the_ranking_that_picks_the_pairs_is_not_its_own_witness(tmp_path: Path):
+    method = SrlmMethod(reward="mean_likelihood")
+    found = summary(tmp_path, three_right_one_wrong(), method)["witnesses"]
+
+    assert list(found) == ["mean_likelihood(M1)", "mean_likelihood(M0)"]
+
+
+def test_columns_on_disk_that_the_method_does_not_read_are_judged_too(
+    finished_run: Path, tmp_path: Path
+):
+    """SRLM without C reads M2 and M0; the matrix of iteration 2 has M1 and answers besides."""
+    changes = [
+        "method={name: srlm, pairing: {truncated: keep}}",
+        "scoring.report_consistency=false",
+    ]
+    found = recompute_pairs(finished_run, 2, changes, tmp_path / "pairs")["witnesses"]
+
+    assert set(found) == {
+        *(f"mean_likelihood({model})" for model in ("M0", "M1", "M2")),
+        "votes(extracted)",
+    }
+    decidable = {sum(w[f"{k}_n"] for k in ("agree", "disagree", "silent")) for w in found.values()}
+    assert len(decidable) == 1
+    assert decidable != {0}
 
 
 def test_divergence_length_and_pairs_are_recorded(tmp_path: Path):

@@ -116,6 +116,21 @@ def test_other_rewards_make_other_pairs(outcome, name: str):
     assert set(outcome(name).pairs) != set(outcome("srlm").pairs)
 
 
+def test_temporal_takes_what_other_models_do_better_or_worse_and_keeps_srlms_pairs_elsewhere(
+    outcome,
+):
+    """At t = 1 the past model is M1 as well: M1's first completions are those of SRLM."""
+    srlm, temporal = dict(outcome("srlm").pairs), outcome("temporal")
+    made_by = [[key.split("-")[-2] for key in pair] for pair in temporal.pairs]
+
+    assert temporal.pairs != outcome("srlm").pairs
+    assert any(rejected == "past" for _, rejected in made_by)
+    assert all(chosen != "past" and rejected != "future" for chosen, rejected in made_by)
+    own = [pair for pair in temporal.pairs if "past" not in pair[1] and "future" not in pair[0]]
+    assert all(srlm[chosen] == rejected for chosen, rejected in own)
+    assert temporal.losses != outcome("srlm").losses
+
+
 def test_scpo_weighs_pairs_by_the_vote_margin(outcome):
     scpo = outcome("scpo")
 

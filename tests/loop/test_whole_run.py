@@ -62,6 +62,7 @@ def test_the_run_directory_holds_what_a_person_looks_for(finished_run: Path):
     assert names == {
         ".lock",
         "data",
+        "engine.json",
         "iteration-1",
         "iteration-2",
         "manifest.json",

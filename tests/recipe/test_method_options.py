@@ -1,15 +1,21 @@
 """Unions whose discriminator may be left out, and refusals where an option would not act."""
 
+from typing import get_args
+
 import pytest
 from pydantic import ValidationError
 
 from cream.errors import RecipeError
 from cream.recipe.load import parse_recipe
-from cream.recipe.methods import CreamMethod, SrlmMethod
+from cream.recipe.methods import CreamMethod, MethodConfig, SrlmMethod, TemporalMethod
+from cream.recipe.methods.temporal import ScoredByJudge, ScoredByPolicy
 from cream.recipe.objectives import Cream, Dpo, Ipo, WeightedDpo
 from cream.recipe.pairing import BestWorst, MajorityVote, Penalise, TopBottom
-from cream.recipe.parts import Agreement, LogpQuantity, MethodParts
+from cream.recipe.parts import Agreement, LogpQuantity, MethodParts, PastAndFuture
+from cream.recipe.scorers import JudgeConfig
 
+METHODS = get_args(get_args(MethodConfig)[0])
+"""Every method's class."""
 BASE = """name: small
 iterations: 1
 data:
@@ -68,10 +74,47 @@ def test_what_would_not_act_is_refused_where_it_stands(text: str, message: str):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("name", sorted(cls.model_fields["name"].default for cls in METHODS))
+def test_an_option_that_a_method_does_not_have_is_refused_with_those_it_has(name: str):
+    (cls,) = (cls for cls in METHODS if cls.model_fields["name"].default == name)
+
+    with pytest.raises(RecipeError) as error:
+        method(f"{{name: {name}, no_such_option: 1}}")
+
+    known = ", ".join(sorted(cls.model_fields))
+    assert "method.no_such_option: unknown key" in str(error.value)
+    assert f"Known keys here: {known}." in str(error.value)
+
+
+def test_temporals_score_has_the_options_of_its_source():
+    assert method("temporal") == TemporalMethod(score=ScoredByJudge())
+    assert method("{name: temporal, score: policy}") == TemporalMethod(
+        score=ScoredByPolicy(source="policy")
+    )
+    assert method("{name: temporal, score: {judge: {votes: 5}}}") == TemporalMethod(
+        score=ScoredByJudge(judge=JudgeConfig(votes=5))
+    )
+    with pytest.raises(RecipeError, match=r"method\.score\.tie_break: unknown key"):
+        method("{name: temporal, score: {source: policy, tie_break: likelihood}}")
+    with pytest.raises(RecipeError, match=r"method\.pairing"):
+        method("{name: temporal, pairing: {rule: all_pairs}}")
+
+
 def test_parts_that_contradict_each_other_are_refused():
     reward = LogpQuantity(unit="implicit", model="M1")
 
     with pytest.raises(ValidationError, match="the reward is no vote"):
         MethodParts(reward=reward, pairing=MajorityVote(), objective=Dpo())
+    others = PastAndFuture(past="M1", future="F2")
+    with pytest.raises(ValidationError, match=r"paired by pairing\.rule: best_worst"):
+        MethodParts(reward=reward, others=others, pairing=TopBottom(k=2), objective=Dpo())
+    with pytest.raises(ValidationError, match="completions that M_t did not sample"):
+        MethodParts(
+            reward=reward,
+            agreement=Agreement(first=reward, second=reward),
+            others=others,
+            pairing=BestWorst(),
+            objective=Dpo(),
+        )
     with pytest.raises(ValidationError, match="distribution of Kendall's tau"):
         Agreement(first=reward, second=reward, statistic="top_order", level="shrunken")

@@ -10,6 +10,7 @@ from cream.runs.tables import (
     completions_from_table,
     completions_to_table,
     hash_ids,
+    interleave,
     join_by_id,
     matrix_from_tables,
     pairs_from_table,
@@ -57,7 +58,23 @@ def test_equal_ids_are_duplicates_whatever_their_texts():
     assert table["ids_hash"][0] == table["ids_hash"][1]
 
 
-# --- joining columns ---
+# --- joining sets and columns ---
+
+
+def test_sets_of_the_same_prompts_are_joined_prompt_by_prompt_the_first_set_first():
+    own = completions_to_table([completion("b-0"), completion("b-1"), completion("a-0")])
+    past = completions_to_table([completion("a-past-0"), completion("b-past-0")])
+    joined = interleave([own, past])
+
+    assert joined["completion_id"].to_pylist() == ["b-0", "b-1", "b-past-0", "a-0", "a-past-0"]
+    assert interleave([own]) is own
+
+
+def test_sets_of_different_prompts_are_not_joined():
+    tables = [completions_to_table([completion(f"{name}-0")]) for name in "ab"]
+
+    with pytest.raises(RunError, match="do not answer the same prompts"):
+        interleave(tables)
 
 
 LEFT = pa.table({"completion_id": ["a", "b", "c"], "x": [1, 2, 3]})

@@ -123,6 +123,20 @@ def pad_flags(
     return padded
 
 
+def among_copies(
+    column: Bool[np.ndarray, " completion"], groups: Groups
+) -> Bool[np.ndarray, "prompt member"]:
+    """Lay flags out so that each completion has a flag that any of its copies has."""
+    flagged = pad_flags(column, groups)
+    spread = np.zeros_like(flagged)
+    num_prompts, width = flagged.shape
+    for rows in chunks(num_prompts, width * width):
+        ids, present = groups.ids_hash[rows], groups.present[rows]
+        copies = (ids[:, :, None] == ids[:, None, :]) & present[:, None, :]
+        spread[rows] = (copies & flagged[rows, None, :]).any(axis=2) & present
+    return spread
+
+
 def chunks(num_prompts: int, cells_per_prompt: int) -> Iterator[slice]:
     """Cut prompts into slices of at most `CELLS_PER_CHUNK` cells (but at least one prompt)."""
     step = max(1, CELLS_PER_CHUNK // max(1, cells_per_prompt))

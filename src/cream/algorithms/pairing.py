@@ -35,7 +35,7 @@ class Outcome(IntEnum):
     ALL_DUPLICATES = 2
     """Two or more completions, all with the same tokens."""
     UNSCORED = 3
-    """Fewer than two distinct completions have a reward."""
+    """Fewer than two distinct completions have a reward, or none that may be chosen (rejected)."""
     TRUNCATED = 4
     """Fewer than two distinct scored completions are left once truncated ones are dropped."""
     TIED = 5
@@ -124,6 +124,47 @@ def best_worst(
     best, worst, enough = _ends(candidates, tie_break)
     prompt = np.flatnonzero(enough)
     return _select(candidates, prompt, best[enough], worst[enough], min_gap)
+
+
+def best_worst_between(
+    candidates: Candidates,
+    chosen: Bool[np.ndarray, "prompt member"],
+    rejected: Bool[np.ndarray, "prompt member"],
+    own: Bool[np.ndarray, "prompt member"],
+    *,
+    min_gap: float = 0.0,
+    tie_break: Reward | None = None,
+) -> Pairs:
+    """Pair the best that may be chosen with the worst that may be rejected.
+
+    Args:
+        candidates: Completions of several models.
+        chosen: Completions that may be chosen.
+        rejected: Completions that may be rejected; the two may overlap.
+        own: The policy's own completions, preferred at either end among equal rewards: another
+            model's takes their place only if it is better, or worse.
+        min_gap: Smallest gap, in the unit of the reward.
+        tie_break: Orders completions of equal reward that are own, or are not.
+
+    Source:
+        arXiv:2508.06026, where the past model's worst is rejected only if it scores below the
+        policy's worst, and the future model's best is chosen only if it scores above its best.
+    """
+    eligible, hashes = candidates.eligible, candidates.groups.ids_hash
+    values = candidates.reward.values
+    second = values if tie_break is None else tie_break.values
+    best_first = np.lexsort([hashes, -second, ~own, -values, ~(eligible & chosen)], axis=1)
+    worst_first = np.lexsort([-hashes, second, ~own, values, ~(eligible & rejected)], axis=1)
+    enough = (eligible & chosen).any(axis=1) & (eligible & rejected).any(axis=1)
+    enough &= eligible.sum(axis=1) >= 2
+    prompt = np.flatnonzero(enough)
+    pairs = _select(candidates, prompt, best_first[enough, 0], worst_first[enough, 0], min_gap)
+    scored = candidates.groups.distinct & candidates.reward.scored
+    both_scored = (scored & chosen).any(axis=1) & (scored & rejected).any(axis=1)
+    one_sided = ~enough & (pairs.outcome == Outcome.TIED)
+    pairs.outcome[one_sided & both_scored] = Outcome.TRUNCATED
+    pairs.outcome[one_sided & ~both_scored] = Outcome.UNSCORED
+    return pairs
 
 
 def best_random(

@@ -11,9 +11,26 @@ from typing import Any, Never
 import typer
 
 from cream import __version__
+from cream.cli import bench as bench_command
+from cream.cli import (
+    compare,
+    doctor,
+    explain,
+    init,
+    models,
+    plan,
+    push,
+    report,
+    run,
+    stages,
+    status,
+)
+from cream.cli import data as data_command
 from cream.cli import eval as eval_command
-from cream.cli import init, models, run, stages, status
+from cream.cli import export as export_command
 from cream.cli.console import messages
+from cream.cli.interruption import Interrupted
+from cream.cli.memory import keep_freed_memory
 from cream.errors import CreamError
 
 app = typer.Typer(
@@ -25,14 +42,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run.run)
+app.command("plan")(plan.plan)
 app.command("init")(init.init)
 app.command("models")(models.models)
 app.command("eval")(eval_command.evaluate)
 app.command("status")(status.status)
+app.command("explain")(explain.explain)
+app.command("doctor")(doctor.doctor)
+app.command("compare")(compare.compare)
+app.command("report")(report.report)
 app.command("sample")(stages.sample)
 app.command("score")(stages.score)
 app.command("pair")(stages.pair)
 app.command("train")(stages.train)
+app.command("bench")(bench_command.bench)
+app.add_typer(data_command.data, name="data")
+app.add_typer(export_command.export, name="export")
+app.command("push")(push.push)
 
 
 @app.callback(invoke_without_command=True)
@@ -51,13 +77,10 @@ MACHINE_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.
 """Errors of the file system that are no fault of the program and need no traceback."""
 
 
-class Interrupted(BaseException):
-    """Ctrl-C. Not KeyboardInterrupt, which typer turns into an exit code that varies by version."""
-
-
 def main() -> None:
     """Entry point: one clear line per error, no traceback for what the user can mend."""
     quiet_libraries()
+    keep_freed_memory()
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
@@ -67,8 +90,8 @@ def main() -> None:
         if error.errno not in MACHINE_TROUBLE:
             raise
         _fail(f"error: {error.strerror}: {error.filename}", 1)
-    except Interrupted:
-        _fail("interrupted; give the same command again to go on from here", INTERRUPTED)
+    except Interrupted as stop:
+        _fail(f"interrupted; {stop}" if stop.args else "interrupted", INTERRUPTED)
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -9,6 +9,16 @@ from typing import Annotated
 import typer
 
 from cream.cli.console import messages, output
+from cream.cli.lm_eval import (
+    LmEvalChat,
+    LmEvalFewshot,
+    LmEvalInclude,
+    LmEvalLimit,
+    LmEvalOptions,
+    LmEvalOut,
+    LmEvalTasks,
+    measure_outside,
+)
 from cream.cli.shared import Json, Overrides, Quiet, cache_dir
 from cream.errors import RecipeError
 
@@ -33,13 +43,28 @@ def evaluate(
         int, typer.Option("--samples", min=0, help="Samples per prompt, without a recipe.")
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed, without a recipe.")] = 0,
+    lm_eval: LmEvalTasks = "",
+    lm_eval_include: LmEvalInclude = None,
+    lm_eval_limit: LmEvalLimit = None,
+    lm_eval_fewshot: LmEvalFewshot = None,
+    lm_eval_chat: LmEvalChat = False,
+    out: LmEvalOut = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a model: on reasoning-gym tasks by name, or on the test data of a recipe."""
+    """Measure a model: on reasoning-gym tasks, on a recipe's test data, or with lm-eval-harness."""
+    if lm_eval:
+        if tasks or recipe is not None:
+            raise RecipeError("give one of --tasks, --recipe and --lm-eval")
+        options = LmEvalOptions(
+            lm_eval_include, lm_eval_limit, lm_eval_fewshot, lm_eval_chat, seed, out
+        )
+        measure_outside(model, lm_eval, options, as_json=as_json, quiet=quiet)
+        return
     from cream.cli.progress import ConsoleProgress
     from cream.recipe import load_recipe
     from cream.recipe.data import ReasoningGymSource, TaskConfig, TestData
+    from cream.recipe.engine import AutoEngine
     from cream.recipe.model import ModelConfig
     from cream.recipe.recipe import EvaluationConfig
 
@@ -50,6 +75,7 @@ def evaluate(
             raise RecipeError(f"{recipe} has no data.test to evaluate on")
         config = loaded.model.model_copy(update={"name": model, "revision": None})
         test, settings, seed = loaded.data.test, loaded.evaluation, loaded.seed
+        engine = loaded.engine
     elif names:
         config = ModelConfig(name=model)
         source = ReasoningGymSource(
@@ -57,8 +83,11 @@ def evaluate(
         )
         test, names = TestData(sources=[source]), []
         settings = EvaluationConfig(max_completion_tokens=max_tokens, num_samples=samples)
+        engine = AutoEngine()
     else:
-        raise RecipeError("say what to evaluate on: --tasks NAME,NAME or --recipe RECIPE")
+        raise RecipeError(
+            "say what to evaluate on: --tasks NAME,NAME, --recipe RECIPE, or --lm-eval NAME,NAME"
+        )
 
     from cream.loop.single_model import evaluate_model
     from cream.report.summary import summarise_evaluation
@@ -70,6 +99,7 @@ def evaluate(
             config,
             test,
             settings,
+            engine,
             seed=seed,
             tasks=names,
             base_dir=recipe.parent if recipe else Path(),

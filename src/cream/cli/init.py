@@ -1,7 +1,8 @@
-"""``cream init``: a commented recipe to start from."""
+"""``cream init``: a commented recipe to start from, and the schema that editors check it by."""
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,10 @@ from cream.errors import RecipeError
 
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.yaml"),
+    schema: Annotated[
+        bool,
+        typer.Option("--schema", help="Also write recipe.schema.json beside it, for editors."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a commented recipe to start from."""
@@ -21,4 +26,10 @@ def init(
     text = resources.files("cream.recipe").joinpath("template.yaml").read_text(encoding="utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+    if schema:
+        from cream.recipe.schema import recipe_schema
+
+        beside = path.parent / "recipe.schema.json"
+        beside.write_text(json.dumps(recipe_schema(), indent=2) + "\n", encoding="utf-8")
+        typer.echo(f"wrote {beside}")
     typer.echo(f"wrote {path}; run it with: cream run {path}")

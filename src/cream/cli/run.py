@@ -30,3 +30,4 @@ def run(
         console = output()
         print_summary(console, summary)
         console.print(f"run directory: {root}", markup=False, soft_wrap=True)
+        console.print(f"to read it: cream report {root}", markup=False, soft_wrap=True)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cream.cli.console import messages
+from cream.cli.interruption import stopping_gently
 from cream.cli.progress import ConsoleProgress
-from cream.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from cream.loop.context import Context
+    from cream.recipe import Recipe
 
 RecipePath = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="Recipe file (`cream init` writes one).")
@@ -39,6 +40,8 @@ def cache_dir() -> Path:
 @contextmanager
 def opened(recipe_path: Path, overrides: Sequence[str] | None, *, quiet: bool) -> Iterator[Context]:
     """Open the run of a recipe: everything checked, nothing loaded, the directory held."""
+    from cream.recipe import load_recipe
+
     recipe = load_recipe(recipe_path, overrides or ())
     with opened_recipe(recipe, base_dir=recipe_path.parent, quiet=quiet) as context:
         yield context
@@ -47,13 +50,24 @@ def opened(recipe_path: Path, overrides: Sequence[str] | None, *, quiet: bool) -
 @contextmanager
 def opened_recipe(recipe: Recipe, *, base_dir: Path, quiet: bool) -> Iterator[Context]:
     """See `opened`; for a recipe already loaded."""
-    from cream.loop.opening import open_context
-    from cream.runs.store import Run
-
     progress = ConsoleProgress(messages(quiet=quiet))
-    run = Run(Path(recipe.folder))
     try:
-        with run.locked():
-            yield open_context(recipe, run, progress, base_dir=base_dir, cache_dir=cache_dir())
+        with progress.busy("checking recipe, data and model"):
+            from cream.loop.opening import open_context
+            from cream.loop.outline import outline
+            from cream.runs.store import Run
+
+        run = Run(Path(recipe.folder))
+        with run.locked(), stopping_gently(progress.stop_when_kept):
+            with progress.busy("checking recipe, data and model"):
+                context = open_context(
+                    recipe, run, progress, base_dir=base_dir, cache_dir=cache_dir()
+                )
+            progress.number([stage.label for stage in outline(context)])
+            try:
+                yield context
+            finally:
+                context.shelf.close()
+                context.trackers.close()
     finally:
         progress.close()

@@ -6,8 +6,9 @@ Each makes its own artifact and asks for what it reads to be finished already.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,25 +21,33 @@ Iteration = Annotated[
 
 
 def sample(
-    recipe: RecipePath, t: Iteration = 1, overrides: Overrides = None, quiet: Quiet = False
+    recipe: RecipePath,
+    t: Iteration = 1,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Sample completions of M_t for the prompts of iteration t."""
+    """Sample completions for the prompts of iteration t, of M_t and of what the method adds."""
     with opened(recipe, overrides, quiet=quiet) as context:
         from cream.loop.data_steps import freeze_data
-        from cream.loop.inference_steps import sample_step
+        from cream.loop.iterations import sample_iteration
 
         freeze_data(context)
-        typer.echo(json.dumps(dict(sample_step(context, context.sample_set(t)).summary)))
+        _tell(sample_iteration(context, t).summary, as_json=as_json)
 
 
 def score(
-    recipe: RecipePath, t: Iteration = 1, overrides: Overrides = None, quiet: Quiet = False
+    recipe: RecipePath,
+    t: Iteration = 1,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score iteration t's completions under every model the method needs."""
     with opened(recipe, overrides, quiet=quiet) as context:
         from cream.loop.iterations import score_iteration
 
-        typer.echo(json.dumps(dict(score_iteration(context, t).summary)))
+        _tell(score_iteration(context, t).summary, as_json=as_json)
 
 
 def pair(
@@ -73,7 +82,7 @@ def pair(
         with opened(recipe, overrides, quiet=quiet) as context:
             from cream.loop.pair_step import pair_step
 
-            summary = dict(pair_step(context, t).summary)
+            summary = dict(pair_step(context, context.phase(t)).summary)
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
@@ -89,6 +98,7 @@ def train(
         typer.Option("--iteration", "-t", min=0, help="Iteration t; 0 is fine-tuning M0 -> M1."),
     ] = 1,
     overrides: Overrides = None,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train M_{t+1} on the pairs of iteration t, or M1 on the seed examples (-t 0)."""
@@ -97,5 +107,15 @@ def train(
         from cream.loop.training_steps import sft_step, train_step
 
         freeze_data(context)
-        record = sft_step(context) if t == 0 else train_step(context, t)
-        typer.echo(json.dumps(dict(record.summary)))
+        record = sft_step(context) if t == 0 else train_step(context, context.phase(t))
+        _tell(record.summary, as_json=as_json)
+
+
+def _tell(summary: Mapping[str, Any], *, as_json: bool) -> None:
+    """What a stage holds: all of it as JSON, or its plain figures on a line."""
+    if as_json:
+        typer.echo(json.dumps(dict(summary), indent=2))
+        return
+    told = {key: value for key, value in summary.items() if isinstance(value, int | float | str)}
+    told |= {key: ", ".join(v) for key, v in summary.items() if isinstance(v, list) and v}
+    typer.echo("; ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items()))

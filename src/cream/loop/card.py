@@ -1,33 +1,154 @@
-"""The model card written beside every trained model."""
+"""The model card: written beside every trained model, and in full where one is published.
+
+What the card says is read from the recipe and the run's records. Beside the model, written before
+it was measured, there are no results yet.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from cream.models.licences import licence_of
 from cream.recipe import Recipe
+from cream.recipe.data import FileSource, HubSource, ReasoningGymSource, Role
+from cream.runs.manifest import describe_environment
+
+PAPER = "https://arxiv.org/abs/2410.12735"
 
 
-def model_card(name: str, recipe: Recipe, seed_model: str) -> str:
-    """Markdown that says what this model is, from what it was made, and how.
+def model_card(
+    name: str,
+    recipe: Recipe,
+    seed_model: str,
+    *,
+    results: Mapping[str, Any] | None = None,
+    repository: str | None = None,
+) -> str:
+    """Markdown that says what this model is, from what it was made, how, and how good it is.
 
     Args:
-        name: M1, M2, ..., or a witness of the recipe.
+        name: M1, M2, ..., a future model, or a witness of the recipe.
         recipe: The run's recipe.
         seed_model: Where M0 came from.
+        results: Summary of the run (``summary.json``), or None before there is one.
+        repository: ``owner/name`` that it is published under, or None.
     """
+    sections = [_front_matter(recipe, seed_model), f"# {recipe.name} {name}\n"]
+    sections.append(_made(name, recipe, seed_model))
+    if results is not None:
+        sections.append(_results(name, results))
+    sections += [_loading(repository), _recipe(recipe)]
+    return "\n".join(sections)
+
+
+def _front_matter(recipe: Recipe, seed_model: str) -> str:
+    values: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["cream", recipe.method.name],
+    }
+    licence = licence_of(seed_model)
+    if licence is not None:
+        values["license"] = licence
+    if _on_hub(seed_model):
+        values["base_model"] = seed_model
+    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---\n"
+
+
+def _on_hub(seed_model: str) -> bool:
+    return seed_model.count("/") == 1 and seed_model[0] not in "/.~"
+
+
+def _made(name: str, recipe: Recipe, seed_model: str) -> str:
     how = (
         f"supervised fine-tuning of M0 ({seed_model}) on seed examples"
         if name == "M1" or name in recipe.witnesses
         else f"preference training of M{int(name[1:]) - 1} on pairs it sampled and ranked itself"
     )
-    return f"""---
-library_name: transformers
-tags: [cream, {recipe.method.name}]
----
-
-# {recipe.name} {name}
-
-Made by Cream by {how}.
+    licence = licence_of(seed_model)
+    stated = (
+        f"{licence}, as its card states" if licence else "not stated in its folder; see its page"
+    )
+    version = describe_environment()["cream"]
+    return f"""Made by [Cream]({PAPER}) {version}, without preference labels, by {how}.
 
 - Seed model (M0): {seed_model}. Its licence and its limits apply to this model too.
-- Method: {recipe.method.name}; run seed {recipe.seed}; data, settings and results stand in the
-  run's `recipe.yaml` and `summary.json`.
+- Licence of the seed model: {stated}.
+- Method: {recipe.method.name}, {recipe.iterations} iterations; run seed {recipe.seed}.
+- Seed examples: {_sources(recipe.data.seed)}.
+- Unlabelled prompts: {_sources(recipe.data.prompts)}; {recipe.data.prompts.per_iteration} per
+  iteration.
+- Test prompts, never trained on: {_sources(recipe.data.test)}.
 """
+
+
+def _sources(role: Role | None) -> str:
+    if role is None:
+        return "none"
+    names = []
+    for source in role.sources:
+        match source:
+            case FileSource():
+                names.append(f"file {source.path}")
+            case HubSource():
+                names.append(f"{source.dataset} ({source.split})")
+            case ReasoningGymSource():
+                tasks = ", ".join(task.name for task in source.tasks)
+                names.append(f"generated tasks of reasoning-gym ({tasks})")
+    return "; ".join(names)
+
+
+def _results(name: str, results: Mapping[str, Any]) -> str:
+    rows = [row for row in results["models"] if row["model"] in ("M0", "M1", name)]
+    if not rows:
+        return "## Results\n\nNot measured: the run has no finished evaluation.\n"
+    lines = [_result_line(row) for row in rows]
+    return f"""## Results
+
+| model | greedy accuracy, 95 % interval | n | vs M1, points |
+|---|---|---|---|
+{chr(10).join(lines)}
+
+Accuracy is the share of test prompts whose greedy answer the verifier takes as correct (Wilson
+interval); the difference to M1 is paired by prompt (bootstrap interval).
+"""
+
+
+def _result_line(row: Mapping[str, Any]) -> str:
+    overall, gain = row["overall"], row["gain"]
+    low, high = 100 * overall["low"], 100 * overall["high"]
+    difference = (
+        f"{100 * gain['difference']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+        if gain
+        else ""
+    )
+    accuracy = f"{100 * overall['accuracy']:.1f} % [{low:.1f} %, {high:.1f} %]"
+    return f"| {row['model']} | {accuracy} | {overall['n']} | {difference} |"
+
+
+def _loading(repository: str | None) -> str:
+    return f"""## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+name = "{repository or "path/to/this/folder"}"
+model = AutoModelForCausalLM.from_pretrained(name)
+tokenizer = AutoTokenizer.from_pretrained(name)
+messages = [{{"role": "user", "content": "..."}}]
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+answer = model.generate(**inputs, max_new_tokens=64)
+print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+```
+"""
+
+
+def _recipe(recipe: Recipe) -> str:
+    values = recipe.model_dump(mode="json", exclude={"trackers"})
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return f"## Recipe\n\n```yaml\n{text}```\n"

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from cream.data.dataset import LoadedData
 from cream.data.splits import POLICY, split_seed
+from cream.data.verifiers import CUSTOM
 from cream.errors import DataError
+from cream.loop.extensions import Extensions
 from cream.loop.scorer_models import ScorerModels
 from cream.loop.shelf import ModelShelf
-from cream.methods import method_parts
 from cream.models.chat import ChatEncoder
 from cream.protocols import Progress, SamplingParams, Verifier
 from cream.recipe import Recipe
 from cream.recipe.parts import MethodParts
 from cream.recipe.recipe import EvaluationConfig, SamplingConfig
 from cream.runs.store import Run, Stage, fingerprint
+from cream.runs.tables import FUTURE_ORIGIN, PAST_ORIGIN, POLICY_ORIGIN
+from cream.runs.trackers.sending import Trackers
 from cream.types import EncodedPrompt, Prompt, SeedExample
 
 CALIBRATION = "calibration"
@@ -30,7 +33,8 @@ class SampleSet:
     """Prompts that one model answers, and where the answers and their scores are kept."""
 
     folder: str
-    """``iteration-1``, ..., or ``calibration``; its stages are ``<folder>/sample``, ..."""
+    """``iteration-1``, ..., ``iteration-1/past``, ``iteration-1/future``, or ``calibration``; its
+    stages are ``<folder>/sample``, ``<folder>/score/...``"""
     label: str
     """The same in words."""
     model: str
@@ -40,6 +44,25 @@ class SampleSet:
     if no prompt has any."""
     seed_name: tuple[str | int, ...]
     """Name from which the seeds of the completions derive."""
+    origin: str = POLICY_ORIGIN
+    """What the model is to the iteration: its policy, its past or its future."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A score matrix, its pairs, and the model trained on them: an iteration, or its draft."""
+
+    t: int
+    folder: str
+    """``iteration-1`` or ``iteration-1/draft``: ``<folder>/matrix``, ``/pair`` and ``/train``."""
+    label: str
+    parts: MethodParts
+    sets: tuple[SampleSet, ...]
+    """Completions of the matrix; those of M_t first."""
+    result: str
+    """Model that is trained: M_{t+1}, or F_{t+1}, the future model."""
+    seed_name: tuple[str | int, ...]
+    """Name from which the order of training derives."""
 
 
 def _with_answers(
@@ -67,6 +90,12 @@ class Context:
     """Checks a completion the way its prompt says."""
     scorers: ScorerModels = field(default_factory=ScorerModels)
     """Models outside the run that a method ranks by."""
+    trackers: Trackers = field(default_factory=Trackers)
+    """Where metrics go beside the run directory."""
+    extensions: Extensions = field(default_factory=Extensions)
+    """Objects that the user brought."""
+    borrow: Callable[[Stage], None] | None = None
+    """Takes a stage over from another run that has finished it; None: this run makes all itself."""
 
     @cached_property
     def template_fingerprint(self) -> str:
@@ -83,7 +112,7 @@ class Context:
 
     def parts(self, t: int) -> MethodParts:
         """Parts of the recipe's method at iteration t."""
-        return method_parts(self.recipe.method, t)
+        return self.extensions.parts(self.recipe, t)
 
     def prompts(self, t: int) -> tuple[Prompt, ...]:
         """What M_t answers in iteration t."""
@@ -98,6 +127,40 @@ class Context:
         return SampleSet(
             f"iteration-{t}", f"iteration {t}", f"M{t}", prompts, answers, ("sample", t)
         )
+
+    def other_set(self, t: int, origin: str, model: str) -> SampleSet:
+        """Completions of another model for the prompts of iteration t, as many as of M_t."""
+        own = self.sample_set(t)
+        return replace(
+            own,
+            folder=f"{own.folder}/{origin}",
+            label=f"{own.label}, {origin}",
+            model=model,
+            seed_name=(*own.seed_name, origin),
+            origin=origin,
+        )
+
+    def phase(self, t: int) -> Phase:
+        """Iteration t itself: M_t to M_{t+1}."""
+        return self._phase(t, f"iteration-{t}", f"iteration {t}", self.parts(t), f"M{t + 1}")
+
+    def draft(self, t: int) -> Phase | None:
+        """The training of the future model that comes before, if the method has one."""
+        parts, others = self.parts(t).draft, self.parts(t).others
+        if parts is None or others is None or others.future is None:
+            return None
+        folder, label = f"iteration-{t}/draft", f"iteration {t}, draft"
+        return self._phase(t, folder, label, parts, others.future)
+
+    def _phase(self, t: int, folder: str, label: str, parts: MethodParts, result: str) -> Phase:
+        others = parts.others
+        sets = [self.sample_set(t)]
+        if others is not None:
+            sets.append(self.other_set(t, PAST_ORIGIN, others.past))
+            if others.future is not None:
+                sets.append(self.other_set(t, FUTURE_ORIGIN, others.future))
+        name = ("train", t) if result.startswith("M") else ("train", t, "draft")
+        return Phase(t, folder, label, parts, tuple(sets), result, name)
 
     def calibration_set(self) -> SampleSet:
         """What M1 answers for calibration: held-out seed prompts, beside their completions."""
@@ -121,6 +184,11 @@ class Context:
         wanted = (f"M{t}", *parts.logp_columns, *reported, self.loss_reference(t), "M0")
         return tuple(dict.fromkeys(wanted))
 
+    def models(self, t: int) -> tuple[str, ...]:
+        """Models of earlier stages that iteration t scores under or samples from."""
+        others = self.parts(t).others
+        return (*self.columns(t), others.past) if others else self.columns(t)
+
     def encode(self, prompts: Sequence[Prompt], max_completion_tokens: int) -> list[EncodedPrompt]:
         """Token ids of prompts, refused where prompt and completion would not fit the context."""
         return encode_prompts(
@@ -129,19 +197,31 @@ class Context:
 
     def stage(self, name: str, inputs: dict[str, Any]) -> Stage:
         """A stage of this run; the run's seed is always among the inputs."""
-        return self.run.stage(name, {"seed": self.recipe.seed, **inputs})
+        stage = self.run.stage(name, {"seed": self.recipe.seed, **inputs})
+        if self.borrow is not None:
+            self.borrow(stage)
+        return stage
 
     def made_by(self, model: str) -> str:
-        """Stage that made a model of this run: M1, M2, ... or a witness."""
+        """Stage that made a model of this run: M1, M2, ..., F2, ... or a witness."""
         if model in self.recipe.witnesses:
             return f"witnesses/{model}/train"
-        return "sft/train" if model == "M1" else f"iteration-{int(model[1:]) - 1}/train"
+        if model == "M1":
+            return "sft/train"
+        folder = f"iteration-{int(model[1:]) - 1}"
+        return f"{folder}/draft/train" if model.startswith("F") else f"{folder}/train"
 
     def model_fingerprint(self, model: str) -> str:
         """Fingerprint of a model: of the weights for M0, of the stage that trained it otherwise."""
         if model == "M0":
             return self.seed_model_fingerprint
         return self.run.finished(self.made_by(model)).fingerprint
+
+    def verified_by(self, prompts: Sequence[Prompt]) -> dict[str, str]:
+        """The user's verifier as an input of a stage that verifies these prompts, if it does."""
+        verifier = self.extensions.verifier
+        named = any(prompt.metadata.get("verifier") == CUSTOM for prompt in prompts)
+        return {"verifier": verifier.fingerprint} if verifier is not None and named else {}
 
     def prompts_fingerprint(self, prompts: Sequence[Prompt]) -> str:
         """Fingerprint of prompts, their answers included."""

@@ -7,18 +7,17 @@ computed is the stages' business (`cream.stages`), how it is kept the store's (`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
 
-from cream.engines.sampler import TorchSampler
 from cream.engines.scorer import TorchScorer
 from cream.loop.context import Context, SampleSet, sampling_params
 from cream.loop.sample_summary import SAMPLE_COLUMNS, sample_summary
 from cream.loop.score_columns import ScoreColumn
-from cream.loop.shards import batched, run_shards
+from cream.loop.shards import PartProgress, batched, run_shards
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage, StageRecord, fingerprint
@@ -28,6 +27,7 @@ from cream.runs.tables import (
     NUM_TOKENS,
     completions_from_table,
     completions_to_table,
+    interleave,
     join_by_id,
     read_metadata,
     with_metadata,
@@ -54,19 +54,23 @@ def sample_step(context: Context, samples: SampleSet) -> StageRecord:
             **added,
             "template": context.template_fingerprint,
             "compute_dtype": str(context.shelf.compute_dtype),
+            "engine": context.shelf.engine.settings.name,
+            **context.extensions.sampler_inputs(),
             "settings": settings.model_dump(mode="json"),
         },
     )
     params = sampling_params(settings, context.encoder)
+    within = PartProgress(context.progress)
 
     def work(shard: Sequence[Any]) -> pa.Table:
         groups = sample(
             context.encode(shard, settings.max_completion_tokens),
-            TorchSampler(context.shelf.for_inference(samples.model)),
+            within.sampler(context.shelf.sampler(samples.model)),
             params,
             num_completions=settings.num_completions,
             seed_of=lambda key, k: derive_seed(context.recipe.seed, *samples.seed_name, key, k),
             decode=context.encoder.decode,
+            origin=samples.origin,
         )
         if answers:
             groups = _with_data(context, {p.prompt_id: p for p in shard}, answers, groups)
@@ -79,7 +83,8 @@ def sample_step(context: Context, samples: SampleSet) -> StageRecord:
         unit="prompts",
         shards=batched(samples.prompts, settings.prompts_per_shard),
         work=work,
-        summarise=_summarise_samples,
+        summarise=lambda stage: _summarise_samples(stage, context.shelf.engine.record),
+        within=within,
     )
 
 
@@ -97,8 +102,8 @@ def _with_data(
         yield with_data_completions(group, answers[key], encode, encoder.decode)
 
 
-def _summarise_samples(stage: Stage) -> tuple[dict[str, Any], str]:
-    summary = sample_summary(stage.tables(SAMPLE_COLUMNS))
+def _summarise_samples(stage: Stage, engine: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+    summary = {**sample_summary(stage.tables(SAMPLE_COLUMNS)), **engine}
     counts = (f"{summary[key]} {key}" for key in ("completions", "distinct", "truncated"))
     return summary, ", ".join(counts)
 
@@ -121,13 +126,15 @@ def score_step(context: Context, samples: SampleSet, model: str) -> StageRecord:
         encoded = context.encode(samples.prompts, 0)
         return {p.prompt.prompt_id: p.token_ids for p in encoded}
 
+    within = PartProgress(context.progress)
+
     def work(shard: Sequence[Any]) -> pa.Table:
         (path,) = shard
         groups = _groups(completions_from_table(read_table(path)))
         scorer = TorchScorer(
             context.shelf.for_inference(model), token_budget=context.recipe.scoring.token_budget
         )
-        rows = score(groups, prompt_ids(), scorer)
+        rows = score(groups, prompt_ids(), within.scorer(scorer))
         table = pa.table(
             {
                 "prompt_id": [row.prompt_id for row in rows],
@@ -149,53 +156,85 @@ def score_step(context: Context, samples: SampleSet, model: str) -> StageRecord:
         stage,
         context.progress,
         label=f"{samples.label}: score under {model}",
-        unit="shards",
+        unit="prompts",
         shards=[[path] for path in sampled.parts()],
         work=work,
         summarise=summarise,
+        sizes=[len(s) for s in batched(samples.prompts, context.recipe.sampling.prompts_per_shard)],
+        within=within,
     )
+
+
+@dataclass(frozen=True)
+class _ScoredSet:
+    """The finished stages of a sample set that a score matrix joins."""
+
+    sampled: Stage
+    columns: Mapping[str, Stage]
+    """Per model."""
+    scores: Mapping[str, Stage]
+    """Per score column."""
+
+    @property
+    def fingerprints(self) -> dict[str, Any]:
+        return {
+            "completions": self.sampled.fingerprint,
+            "columns": {name: column.fingerprint for name, column in self.columns.items()},
+            **{name: other.fingerprint for name, other in self.scores.items()},
+        }
+
+    def part(self, index: int, taken: Mapping[str, ScoreColumn]) -> pa.Table:
+        """Completions of a part with their columns, joined by id."""
+        table = read_table(self.sampled.part(index))
+        for place, (name, column) in enumerate(self.columns.items()):
+            names = [LOGP_PREFIX + name] if place else [NUM_TOKENS, LOGP_PREFIX + name]
+            table = join_by_id(table, read_table(column.part(index)), names)
+        for name, other in self.scores.items():
+            table = join_by_id(table, read_table(other.part(index)), taken[name].columns)
+        return table
 
 
 def matrix_step(
     context: Context,
-    samples: SampleSet,
+    folder: str,
+    sets: Sequence[SampleSet],
     models: Sequence[str],
     scores: Mapping[str, ScoreColumn],
 ) -> StageRecord:
-    """The score matrix of a set: completions with the columns named, joined by id."""
-    folder = samples.folder
-    sampled = context.run.finished(f"{folder}/sample")
-    columns = {name: context.run.finished(f"{folder}/score/{name}") for name in models}
-    others = {name: context.run.finished(f"{folder}/score/{name}") for name in scores}
+    """The score matrix in ``<folder>/matrix``: the sets' completions with the columns named."""
+    finished = context.run.finished
+    joined = [
+        _ScoredSet(
+            finished(f"{samples.folder}/sample"),
+            {name: finished(f"{samples.folder}/score/{name}") for name in models},
+            {name: finished(f"{samples.folder}/score/{name}") for name in scores},
+        )
+        for samples in sets
+    ]
+    first = joined[0]
+    others = {
+        samples.origin: other.fingerprints
+        for samples, other in zip(sets[1:], joined[1:], strict=True)
+    }
     stage = context.stage(
-        f"{folder}/matrix",
-        {
-            "completions": sampled.fingerprint,
-            "columns": {name: column.fingerprint for name, column in columns.items()},
-            **{name: other.fingerprint for name, other in others.items()},
-        },
+        f"{folder}/matrix", {**first.fingerprints, **({"others": others} if others else {})}
     )
 
     def work(shard: Sequence[Any]) -> pa.Table:
         (index,) = shard
-        table = read_table(sampled.part(index))
-        for place, (name, column) in enumerate(columns.items()):
-            names = [LOGP_PREFIX + name] if place else [NUM_TOKENS, LOGP_PREFIX + name]
-            table = join_by_id(table, read_table(column.part(index)), names)
-        for name, other in others.items():
-            table = join_by_id(table, read_table(other.part(index)), scores[name].columns)
+        table = interleave([one.part(index, scores) for one in joined])
         noise = {
             name: read_metadata(read_table(column.part(0), ["completion_id"]))["noise"]
-            for name, column in columns.items()
+            for name, column in first.columns.items()
         }
         return with_metadata(table, {"noise": noise})
 
     return run_shards(
         stage,
         context.progress,
-        label=f"{samples.label}: score matrix",
+        label=f"{sets[0].label}: score matrix",
         unit="shards",
-        shards=[[index] for index in range(len(sampled.parts()))],
+        shards=[[index] for index in range(len(first.sampled.parts()))],
         work=work,
         summarise=lambda stage: ({"columns": list(models)}, ", ".join(models)),
     )
@@ -214,15 +253,19 @@ def evaluate_step(context: Context, m: int) -> StageRecord | None:
             "test": context.prompts_fingerprint(context.data.test),
             "template": context.template_fingerprint,
             "compute_dtype": str(context.shelf.compute_dtype),
+            "engine": context.shelf.engine.settings.name,
+            **context.extensions.sampler_inputs(),
+            **context.verified_by(context.data.test),
             "settings": settings.model_dump(mode="json"),
         },
     )
     params = sampling_params(settings, context.encoder)
+    within = PartProgress(context.progress, passes=2 if settings.num_samples else 1)
 
     def work(shard: Sequence[Any]) -> pa.Table:
         rows = evaluate(
             context.encode(shard, settings.max_completion_tokens),
-            TorchSampler(context.shelf.for_inference(f"M{m}")),
+            within.sampler(context.shelf.sampler(f"M{m}")),
             context.verifier,
             params,
             num_samples=settings.num_samples,
@@ -238,16 +281,24 @@ def evaluate_step(context: Context, m: int) -> StageRecord | None:
         unit="prompts",
         shards=batched(context.data.test, settings.prompts_per_shard),
         work=work,
-        summarise=_summarise_evaluation,
+        summarise=lambda stage: _summarise_evaluation(stage, context.shelf.engine.record),
+        within=within,
+        live=_greedy_accuracy,
     )
 
 
-def _summarise_evaluation(stage: Stage) -> tuple[dict[str, Any], str]:
+def _greedy_accuracy(part: pa.Table) -> dict[str, float]:
+    rows = zip(part["index"].to_pylist(), part["correct"].to_pylist(), strict=True)
+    greedy = [correct for index, correct in rows if index == -1]
+    return {"accuracy": sum(greedy) / len(greedy)}
+
+
+def _summarise_evaluation(stage: Stage, engine: Mapping[str, str]) -> tuple[dict[str, Any], str]:
     table = pa.concat_tables(stage.tables(["index", "correct"]))
     rows = zip(table["index"].to_pylist(), table["correct"].to_pylist(), strict=True)
     greedy = [correct for index, correct in rows if index == -1]
     right, total = sum(greedy), len(greedy)
-    summary = {"greedy_right": right, "greedy_total": total, "answers": table.num_rows}
+    summary = {"greedy_right": right, "greedy_total": total, "answers": table.num_rows, **engine}
     return summary, f"greedy accuracy {100 * right / total:.1f} % of {total}"
 
 

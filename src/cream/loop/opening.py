@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from cream.data.dataset import load_data
+from cream.data.dataset import LoadedData, load_data
 from cream.data.verifiers import PromptVerifier
+from cream.engines.select import BY_NAME, choose_engine
 from cream.errors import DataError, RecipeError, RunError
 from cream.loop.context import Context
+from cream.loop.extensions import Extensions
 from cream.loop.models import open_models
 from cream.loop.score_columns import VERIFIER, check_score_columns
 from cream.loop.scorer_models import open_scorers
@@ -16,23 +18,34 @@ from cream.models.fingerprints import model_fingerprint, stored_parameters
 from cream.protocols import Progress
 from cream.recipe import Recipe
 from cream.recipe.parts import Calibrated
-from cream.runs.files import remove_leftovers, write_json
+from cream.runs.files import free_bytes, read_json, write_json
 from cream.runs.manifest import build_manifest
-from cream.runs.store import RECIPE, Run
+from cream.runs.store import Run
+from cream.runs.trackers.opening import TrackedRun, check_installed, open_trackers
 
+ENGINE = "engine.json"
+"""Which engine the run samples with, and why; decided at the first opening."""
 BYTES_PER_WEIGHT = 4
 """Checkpoints and the training state are float32."""
 
 
 def may_change(key: str) -> bool:
     """Recipe keys that may differ from the run directory's: they do not touch finished stages."""
-    return key in ("iterations", "keep_checkpoints", "run_dir") or key.endswith(
-        ".save_state_every_minutes"
+    return (
+        key in ("iterations", "keep_checkpoints", "run_dir", "trackers")
+        or key.startswith(("trackers.", "engine."))  # another engine is refused by what was begun
+        or key.endswith(".save_state_every_minutes")
     )
 
 
 def open_context(
-    recipe: Recipe, run: Run, progress: Progress, *, base_dir: Path, cache_dir: Path
+    recipe: Recipe,
+    run: Run,
+    progress: Progress,
+    *,
+    base_dir: Path,
+    cache_dir: Path,
+    extensions: Extensions | None = None,
 ) -> Context:
     """Check recipe, data, tokenizer, run directory and disk; load no weights.
 
@@ -42,18 +55,50 @@ def open_context(
         progress: Shows what happens.
         base_dir: Folder that relative data paths start from.
         cache_dir: Where the embedded model is, or will be fetched to.
+        extensions: Objects that the user brings; by default none.
 
     Raises:
         CreamError: One of the categories of exit code 2, naming what is wrong.
     """
-    resolved = recipe.model_dump(mode="json")
-    remove_leftovers(run.root)
-    if (run.root / RECIPE).exists():
-        run.claim(resolved, may_change=may_change)
-    data = load_data(recipe.data, seed=recipe.seed, iterations=recipe.iterations, base_dir=base_dir)
+    context = check_run(
+        recipe, run, progress, base_dir=base_dir, cache_dir=cache_dir, extensions=extensions
+    )
+    claim_run(context)  # last: a recipe found wrong can be mended in place
+    return context
+
+
+def check_run(
+    recipe: Recipe,
+    run: Run,
+    progress: Progress,
+    *,
+    base_dir: Path,
+    cache_dir: Path,
+    data: LoadedData | None = None,
+    extensions: Extensions | None = None,
+) -> Context:
+    """`open_context` for a run that is not to be recorded yet; writes nothing. See there.
+
+    Args:
+        recipe: What to run.
+        run: Where; held by the caller if it is recorded afterwards (`claim_run`).
+        progress: Shows what happens.
+        base_dir: Folder that relative data paths start from.
+        cache_dir: Where the embedded model is.
+        data: What is loaded already of this very data section, seed and number of iterations.
+        extensions: Objects that the user brings.
+    """
+    own = extensions or Extensions()
+    check_installed(recipe.trackers)
+    run.refuse_other_recipe(recipe.model_dump(mode="json"), may_change=may_change)
+    data = data or load_data(
+        recipe.data, seed=recipe.seed, iterations=recipe.iterations, base_dir=base_dir
+    )
     shelf, encoder = open_models(recipe.model, run.root / "models", cache_dir)
     for text in encoder.notes:
         progress.note(text)
+    shelf.engine = choose_engine(recipe.engine, shelf.device, _begun_with(run))
+    shelf.own_sampler = own.sampler
     context = Context(
         recipe=recipe,
         run=run,
@@ -62,23 +107,51 @@ def open_context(
         shelf=shelf,
         progress=progress,
         seed_model_fingerprint=model_fingerprint(shelf.seed_folder),
-        verifier=PromptVerifier(),
+        trackers=open_trackers(
+            recipe.trackers,
+            TrackedRun(recipe.name, run.root, recipe.model_dump(mode="json")),
+            progress.note,
+        ),
+        verifier=PromptVerifier(own.verifier),
+        extensions=own,
         scorers=open_scorers(recipe, shelf, encoder, cache_dir),
     )
     _check_models(context)
     _check_calibration(context)
     check_score_columns(context)
     _check_lengths(context)
+    _check_verifiers(context)
     _check_answers(context)
     _check_disk(context)
-    run.claim(resolved, may_change=may_change)  # last: a recipe found wrong can be mended in place
+    sampled_by = f"{type(own.sampler).__name__}, given" if own.sampler else shelf.engine
+    progress.note(f"completions are sampled by {sampled_by}")
+    return context
+
+
+def claim_run(context: Context) -> None:
+    """Record the recipe and the manifest of a run that was checked."""
+    resolved, run = context.recipe.model_dump(mode="json"), context.run
+    run.claim(resolved, may_change=may_change)
     inputs = {
         "M0": context.seed_model_fingerprint,
         "template": context.template_fingerprint,
         **context.scorers.fingerprints,
+        **context.extensions.fingerprints,
     }
     write_json(run.root / "manifest.json", build_manifest(resolved, inputs))
-    return context
+    write_json(run.root / ENGINE, context.shelf.engine.record)
+
+
+def _begun_with(run: Run) -> dict[str, str] | None:
+    path = run.root / ENGINE
+    if not path.exists():
+        return None
+    record = read_json(path)
+    if record.get("engine") not in BY_NAME or not isinstance(record.get("engine_reason"), str):
+        raise RunError(
+            f"{path} names no engine; it was changed by hand: set run_dir to a new folder"
+        )
+    return record
 
 
 def _check_models(context: Context) -> None:
@@ -119,6 +192,14 @@ def _check_lengths(context: Context) -> None:
         context.encoder.encode_completion(example.prompt.messages, example.completion)
 
 
+def _check_verifiers(context: Context) -> None:
+    """A verifier that is named and not there is missed now, not after sampling."""
+    batches = (context.data.test, *context.data.iterations)
+    first_of_its_kind = {p.metadata.get("verifier"): p for batch in batches for p in batch}
+    for prompt in first_of_its_kind.values():
+        context.verifier.verify(prompt, "")
+
+
 def _check_answers(context: Context) -> None:
     """A method that ranks by the verifier needs prompts that can be verified."""
     for t in range(1, context.recipe.iterations + 1):
@@ -134,19 +215,52 @@ def _check_answers(context: Context) -> None:
 
 
 def _check_disk(context: Context) -> None:
+    refuse_full_disk(context.run.root, disk_need(context).total)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskNeed:
+    """What a run will write, as far as it is large."""
+
+    checkpoint: int
+    """Bytes of one."""
+    missing: int
+    """Checkpoints that are still to be written, witnesses among them."""
+
+    @property
+    def training_state(self) -> int:
+        """Bytes of parameters and two moments, while a stage trains."""
+        return 3 * self.checkpoint
+
+    @property
+    def total(self) -> int:
+        """Bytes of everything."""
+        return self.missing * self.checkpoint + self.training_state
+
+
+def disk_need(context: Context) -> DiskNeed:
+    """What this run needs beside what it holds already."""
     weights = stored_parameters(context.shelf.seed_folder) * BYTES_PER_WEIGHT
     witnesses = len(context.recipe.witnesses)  # kept whatever keep_checkpoints says
     made = context.recipe.iterations + 1
     at_once = 4 if context.recipe.training.loss_reference == "sft" else 3  # M_{t-1} to M_{t+1}
+    if context.draft(1) is not None:
+        made += context.recipe.iterations  # a future model each
+        at_once += 2  # the future model and the past one
     kept = made if context.recipe.keep_checkpoints == "all" else min(made, at_once)
-    kept += witnesses
     existing = len(list(context.shelf.folder.glob("*")))
-    training_state = 3 * weights  # parameters and two moments, while a stage trains
-    needed = max(kept - existing, 0) * weights + training_state
-    free = shutil.disk_usage(context.run.root).free
+    return DiskNeed(weights, max(kept + witnesses - existing, 0))
+
+
+def refuse_full_disk(folder: Path, needed: int) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Raises:
+        RunError: Fewer than `needed` bytes are free where `folder` is.
+    """
+    free = free_bytes(folder)
     if free < needed:
         raise RunError(
-            f"{context.run.root} needs about {needed / 1e9:.1f} GB for {kept} checkpoints and the "
-            f"training state, {free / 1e9:.1f} GB are free; free some, or set keep_checkpoints: "
-            "last"
+            f"{folder} needs about {needed / 1e9:.1f} GB for checkpoints and the training state, "
+            f"{free / 1e9:.1f} GB are free; free some, or set keep_checkpoints: last"
         )

@@ -5,6 +5,8 @@ Figures that read verdicts are for people; nothing here decides a pair.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,14 +20,14 @@ from cream.algorithms.diagnostics import (
     kl_from_seed,
     margin_fixed_point,
     pair_accuracy,
-    witness_accuracy,
 )
-from cream.algorithms.raters import WitnessVerdict, witness_verdicts
+from cream.algorithms.raters import WitnessVerdict
 from cream.algorithms.statistics import Absent, Interval
-from cream.recipe.parts import Agreement, AnyQuantity, LogpQuantity, MethodParts, models_of
-from cream.runs.tables import FROM_DATA
+from cream.recipe.parts import Agreement, MethodParts
+from cream.runs.tables import FROM_DATA, POLICY_ORIGIN
 from cream.stages.layout import Layout
 from cream.stages.pair import PairingResult
+from cream.stages.witnesses import witness_quantities, witness_table
 from cream.types import ScoreMatrix
 
 DIAGNOSTIC_SCORE = "verifier"
@@ -62,7 +64,9 @@ def summarise_pairs(parts: MethodParts, t: int, result: PairingResult, *, report
         "loss_consistency_auroc": _auroc(
             result.pairs.consistency if uses_c else None, chosen, rejected
         ),
-        "witnesses": _witnesses(parts, compared, result, chosen, rejected),
+        "witnesses": _witnesses(parts, compared, result),
+        "chosen_from": _origins(matrix, result.pairs.chosen_ids),
+        "rejected_from": _origins(matrix, result.pairs.rejected_ids),
         **_divergence(sampled.matrix, t),
         "noise": dict(matrix.noise),
         **_profile(sampled, result),
@@ -149,48 +153,44 @@ def _reliability(
 
 
 def _witnesses(
-    parts: MethodParts,
-    compared: Agreement | None,
-    result: PairingResult,
-    chosen: Labels,
-    rejected: Labels,
+    parts: MethodParts, compared: Agreement | None, result: PairingResult
 ) -> dict[str, Any]:
-    """Per witness, how often pairs are right where it agrees and where it does not.
+    """Per witness, how often best against worst is right where it agrees and where it does not."""
+    matrix = result.layout.matrix
+    asked = witness_quantities(matrix, parts.reward, [compared.second] if compared else [])
+    table = witness_table(result.layout, result.best_worst, asked, matrix.scores[DIAGNOSTIC_SCORE])
+    return {str(witness): _witness(by_verdict) for witness, by_verdict in table.items()}
 
-    Witnesses are the second of the compared rankings and the mean likelihood of every model with
-    a column. All pairs that were kept are asked about: under ``filter: agreeing`` the compared
-    witness agrees with each.
-    """
-    asked: list[AnyQuantity] = [compared.second] if compared else []
-    asked += [LogpQuantity(unit="mean_likelihood", model=m) for m in result.layout.matrix.logps]
-    found = {}
-    for quantity in dict.fromkeys(asked):
-        if quantity == parts.reward or not set(models_of(quantity)) <= set(
-            result.layout.matrix.logps
-        ):
-            continue
-        m = result.members
-        verdicts = witness_verdicts(
-            result.layout.quantity(quantity), m.prompt, m.chosen, m.rejected
-        )
-        by_verdict = witness_accuracy(verdicts, chosen, rejected)
-        agrees = _accuracy(by_verdict[WitnessVerdict.AGREES])
-        disagrees = _accuracy(by_verdict[WitnessVerdict.DISAGREES])
-        found[str(quantity)] = {
-            "agree_accuracy": agrees["accuracy"],
-            "agree_n": agrees["n"],
-            "disagree_accuracy": disagrees["accuracy"],
-            "disagree_n": disagrees["n"],
-        }
-    return found
+
+def _witness(by_verdict: Mapping[WitnessVerdict, PairAccuracy]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, verdict in (
+        ("agree", WitnessVerdict.AGREES),
+        ("disagree", WitnessVerdict.DISAGREES),
+    ):
+        accuracy = _accuracy(by_verdict[verdict])
+        found |= {f"{name}_{key}": accuracy[key] for key in ("accuracy", "n", "low", "high")}
+    silent = (by_verdict[WitnessVerdict.TIED], by_verdict[WitnessVerdict.UNSCORED])
+    return {**found, "silent_n": sum(_accuracy(accuracy)["n"] for accuracy in silent)}
+
+
+def _origins(matrix: ScoreMatrix, completion_ids: np.ndarray) -> dict[str, int] | None:
+    """Completions by who made them; None if all are the policy's or that was not read."""
+    if matrix.origin is None:
+        return None
+    made_by = dict(zip(matrix.completion_ids.tolist(), matrix.origin.tolist(), strict=True))
+    return dict(sorted(Counter(made_by[key] for key in completion_ids.tolist()).items()))
 
 
 def _sampled(layout: Layout) -> Layout:
-    """The layout without completions of a data set, which say nothing about the policy."""
+    """The layout without completions of a data set or another model: what the policy says."""
     matrix = layout.matrix
-    if FROM_DATA not in matrix.scores:
+    if matrix.origin is not None:
+        kept = matrix.origin == POLICY_ORIGIN
+    elif FROM_DATA in matrix.scores:
+        kept = matrix.scores[FROM_DATA] != 1
+    else:
         return layout
-    kept = matrix.scores[FROM_DATA] != 1
     kept_before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(kept)])
     sampled = replace(
         matrix,
@@ -202,6 +202,7 @@ def _sampled(layout: Layout) -> Layout:
         logps={name: column[kept] for name, column in matrix.logps.items()},
         scores={name: column[kept] for name, column in matrix.scores.items()},
         labels={name: column[kept] for name, column in matrix.labels.items()},
+        origin=None if matrix.origin is None else matrix.origin[kept],
     )
     return Layout(sampled, layout.rule)
 

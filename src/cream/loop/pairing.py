@@ -5,7 +5,7 @@ Shared by the pair step of a run and by `cream pair --from`, which needs no mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,32 @@ from cream.recipe.parts import MethodParts
 from cream.runs.files import write_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage
-from cream.runs.tables import BASE_COLUMNS, LOGP_PREFIX, matrix_from_tables, pairs_to_table
+from cream.runs.tables import (
+    BASE_COLUMNS,
+    LOGP_PREFIX,
+    ORIGIN,
+    matrix_from_tables,
+    pairs_to_table,
+)
 from cream.stages.pair import PromptTable, pair
+from cream.stages.witnesses import SCORE_WITNESSES, VOTE_WITNESS
 from cream.types import ScoreMatrix
 
 
 def read_matrix(
     stage: Stage, parts: MethodParts, t: int, *, report_consistency: bool
 ) -> ScoreMatrix:
-    """Read the columns of a matrix stage that a method needs, and no others.
+    """Read the columns of a matrix stage that a method needs, or that can be asked as a witness.
 
     Raises:
-        RunError: A column is missing; named, with the command that makes it.
+        RunError: A column that the method needs is missing; named, with the command that makes it.
     """
     reported = parts.reported_columns if report_consistency else ()
     logp_columns = tuple(dict.fromkeys((*parts.logp_columns, *reported, f"M{t}", "M0")))
     score_columns = tuple(dict.fromkeys((*parts.score_columns, DIAGNOSTIC_SCORE)))
     label_columns = parts.label_columns
-    available = set(pq.read_schema(stage.part(0)).names)
+    names = pq.read_schema(stage.part(0)).names
+    available = set(names)
     needed = [*(LOGP_PREFIX + name for name in logp_columns), *score_columns, *label_columns]
     missing = [name for name in needed if name not in available]
     if missing:
@@ -46,9 +54,25 @@ def read_matrix(
             f"{stage.folder} has no column {', '.join(missing)}, which this method reads; "
             "`cream score` with a recipe that names this method makes it (in a new run_dir)"
         )
-    wanted = [*BASE_COLUMNS, *needed]
+    models = [n.removeprefix(LOGP_PREFIX) for n in names if n.startswith(LOGP_PREFIX)]
+    logp_columns = tuple(dict.fromkeys((*logp_columns, *models)))
+    score_columns = _with_available(score_columns, SCORE_WITNESSES, available)
+    label_columns = _with_available(label_columns, (VOTE_WITNESS,), available)
+    wanted = [
+        *BASE_COLUMNS,
+        *(LOGP_PREFIX + name for name in logp_columns),
+        *score_columns,
+        *label_columns,
+        *([ORIGIN] if parts.others else []),
+    ]
     tables = list(stage.tables(wanted))
     return matrix_from_tables(tables, logp_columns, score_columns, label_columns)
+
+
+def _with_available(
+    needed: tuple[str, ...], others: Sequence[str], available: Set[str]
+) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*needed, *(name for name in others if name in available))))
 
 
 def make_pairs(

@@ -10,9 +10,10 @@ from cream.errors import RunError
 from cream.loop.calibration import calibration_of
 from cream.loop.pairing import make_pairs, read_matrix
 from cream.methods import method_parts
-from cream.methods.scorers import judge_of, reward_model_of
+from cream.methods.scorers import judge_of, reward_model_of, scorer_section
 from cream.recipe import Recipe
 from cream.recipe.load import apply_overrides, validate_recipe
+from cream.recipe.parts import MethodParts
 from cream.runs.files import read_yaml
 from cream.runs.store import RECIPE, Run, fingerprint
 
@@ -51,8 +52,10 @@ def recompute_pairs(
             )
     stored = read_yaml(source / RECIPE)
     recipe = validate_recipe(apply_overrides(stored, overrides), source=str(source / RECIPE))
-    _refuse_other_scorers(recipe, validate_recipe(stored, source=str(source / RECIPE)))
+    stored_recipe = validate_recipe(stored, source=str(source / RECIPE))
+    _refuse_other_scorers(recipe, stored_recipe)
     parts = method_parts(recipe.method, t)
+    _refuse_other_groups(parts, method_parts(stored_recipe.method, t), recipe.method.name)
     report = recipe.scoring.report_consistency
     matrix = read_matrix(run.finished(f"iteration-{t}/matrix"), parts, t, report_consistency=report)
     key = fingerprint([parts.model_dump(mode="json"), report])[:8]
@@ -75,6 +78,18 @@ def _refuse_other_scorers(recipe: Recipe, stored: Recipe) -> None:
         before, now = find(stored.method), find(recipe.method)
         if before is not None and now is not None and before != now:
             raise RunError(
-                f"--set method.{name}: the stored scores were made with other settings, and --from "
-                "makes none; run the recipe with these in a new run_dir"
+                f"--set {scorer_section(recipe.method)}.{name}: the stored scores were made with "
+                "other settings, and --from makes none; run the recipe with these in a new run_dir"
             )
+
+
+def _refuse_other_groups(parts: MethodParts, stored: MethodParts, method: str) -> None:
+    """Whose completions a group holds was decided when they were sampled."""
+    if parts.others == stored.others:
+        return
+    others = stored.others
+    held = ["M_t", *([others.past, others.future or ""] if others else [])]
+    raise RunError(
+        f"method {method} pairs completions of other models than this run holds (its prompts were "
+        f"answered by {', '.join(held)}), and --from samples none; run the method in a new run_dir"
+    )

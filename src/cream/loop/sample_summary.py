@@ -1,6 +1,6 @@
 """What a sample stage says about its completions: how many, how long, and how varied.
 
-Only completions that the policy sampled are counted; those that a data set brought along are not.
+Only completions that a model sampled are counted; those that a data set brought along are not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from cream.algorithms.diagnostics import distinct_ngrams
 from cream.algorithms.statistics import Absent
-from cream.runs.tables import POLICY_ORIGIN
+from cream.stages.sample import DATA_ORIGIN
 from cream.types import FinishReason
 
 SAMPLE_COLUMNS = ["prompt_id", "ids_hash", "token_ids", "finish_reason", "origin"]
@@ -37,7 +37,7 @@ def sample_summary(
     ids: list[np.ndarray] = [np.empty(0, np.int64)]
     room = max_distinct
     for part in tables:
-        sampled = [origin == POLICY_ORIGIN for origin in part["origin"].to_pylist()]
+        sampled = [origin != DATA_ORIGIN for origin in part["origin"].to_pylist()]
         table = part.filter(pa.array(sampled, pa.bool_()))
         token_ids = table["token_ids"].combine_chunks()
         lengths.append(token_ids.value_lengths().to_numpy().astype(np.int64))

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from cream.errors import RecipeError
-from cream.loop.context import Context
+from cream.loop.context import Context, SampleSet
 from cream.loop.shards import run_shards
-from cream.loop.text_scorers import judge_step, reward_model_step
+from cream.loop.text_scorers import judge_step, own_scorer_step, reward_model_step
 from cream.methods.scorers import judge_of, reward_model_of
 from cream.runs.files import read_table
 from cream.runs.store import Stage, StageRecord
@@ -40,22 +41,29 @@ VERDICT_SCHEMA = pa.schema(
 class ScoreColumn:
     """How a score column is made."""
 
-    step: Callable[[Context, int], StageRecord]
-    """Makes ``iteration-<t>/score/<name>`` for the completions of iteration t."""
+    step: Callable[[Context, int, SampleSet], StageRecord]
+    """Makes ``<folder>/score/<name>`` for a set of completions of iteration t."""
     columns: tuple[str, ...]
     """What the score matrix takes from it: the scores, and why they are missing."""
 
 
-def score_column_steps(context: Context, t: int) -> None:
-    """Fill every score column that iteration t needs."""
+def score_column_steps(context: Context, t: int, samples: SampleSet) -> None:
+    """Fill every score column that iteration t needs for one of its sets."""
     for column in needed_columns(context, t).values():
-        column.step(context, t)
+        column.step(context, t, samples)
 
 
 def needed_columns(context: Context, t: int) -> dict[str, ScoreColumn]:
     """Score columns of iteration t by name: the verdicts always, others as the method says."""
     names = dict.fromkeys((VERIFIER, *context.parts(t).score_columns))
-    return {name: SCORE_COLUMNS[name] for name in names}
+    return {name: _column(context, name) for name in names}
+
+
+def _column(context: Context, name: str) -> ScoreColumn:
+    scorer = context.extensions.scorers.get(name)
+    if scorer is None:
+        return SCORE_COLUMNS[name]
+    return ScoreColumn(partial(own_scorer_step, name, scorer), (name, f"{name}_reason"))
 
 
 def check_score_columns(context: Context) -> None:
@@ -69,6 +77,7 @@ def check_score_columns(context: Context) -> None:
     fillable = {VERIFIER}
     fillable |= {"judge"} if judge_of(method) else set()
     fillable |= {"reward_model"} if reward_model_of(method) else set()
+    fillable |= context.extensions.scorers.keys()
     fillable |= {FROM_DATA} if context.parts(1).prompts == "seed" else set()
     for t in range(1, context.recipe.iterations + 1):
         wrong = [name for name in context.parts(t).score_columns if name not in fillable]
@@ -76,24 +85,26 @@ def check_score_columns(context: Context) -> None:
             raise RecipeError(
                 f"method {method.name} reads the score column {', '.join(wrong)} at iteration {t}, "
                 f"which this run cannot fill; it has {', '.join(sorted(fillable))}. `judge` comes "
-                "with method srlm_judge, `reward_model` with method reward_model"
+                "with methods srlm_judge and temporal, `reward_model` with reward_model and "
+                "temporal, any other with cream.run(..., scorers=...)"
             )
 
 
-def verify_step(context: Context, t: int) -> StageRecord:
-    """Verdicts on iteration t's completions, where prompts have answers.
+def verify_step(context: Context, t: int, samples: SampleSet) -> StageRecord:
+    """Verdicts on a set's completions, where prompts have answers; the same in every iteration.
 
     Read by the `oracle` method and by reports; no other method may.
     """
-    sampled = context.run.finished(f"iteration-{t}/sample")
+    sampled = context.run.finished(f"{samples.folder}/sample")
     stage = context.stage(
-        f"iteration-{t}/score/verifier",
+        f"{samples.folder}/score/verifier",
         {
             "completions": sampled.fingerprint,
-            "prompts": context.prompts_fingerprint(context.prompts(t)),
+            "prompts": context.prompts_fingerprint(samples.prompts),
+            **context.verified_by(samples.prompts),
         },
     )
-    prompts = {p.prompt_id: p for p in context.prompts(t)}
+    prompts = {p.prompt_id: p for p in samples.prompts}
 
     def work(shard: Sequence[Any]) -> pa.Table:
         (path,) = shard
@@ -116,7 +127,7 @@ def verify_step(context: Context, t: int) -> StageRecord:
     return run_shards(
         stage,
         context.progress,
-        label=f"iteration {t}: verify",
+        label=f"{samples.label}: verify",
         unit="shards",
         shards=[[path] for path in sampled.parts()],
         work=work,
@@ -124,10 +135,12 @@ def verify_step(context: Context, t: int) -> StageRecord:
     )
 
 
-def from_data_step(context: Context, t: int) -> StageRecord:
-    """Which of iteration t's completions a data set holds (1) and which M_t sampled (0)."""
-    sampled = context.run.finished(f"iteration-{t}/sample")
-    stage = context.stage(f"iteration-{t}/score/{FROM_DATA}", {"completions": sampled.fingerprint})
+def from_data_step(context: Context, t: int, samples: SampleSet) -> StageRecord:
+    """Which of a set's completions a data set holds (1) and which M_t sampled (0)."""
+    sampled = context.run.finished(f"{samples.folder}/sample")
+    stage = context.stage(
+        f"{samples.folder}/score/{FROM_DATA}", {"completions": sampled.fingerprint}
+    )
 
     def work(shard: Sequence[Any]) -> pa.Table:
         (path,) = shard
@@ -142,7 +155,7 @@ def from_data_step(context: Context, t: int) -> StageRecord:
     return run_shards(
         stage,
         context.progress,
-        label=f"iteration {t}: mark the data's completions",
+        label=f"{samples.label}: mark the data's completions",
         unit="shards",
         shards=[[path] for path in sampled.parts()],
         work=work,

@@ -3,17 +3,74 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, final
 
 import pyarrow as pa
 
-from cream.protocols import Progress
+from cream.protocols import LogpScorer, Progress, Sampler, SamplingParams
+from cream.runs.files import read_table
 from cream.runs.store import Stage, StageRecord
+from cream.types import SampledGroup, SamplingRequest, ScoredGroup, ScoringRequest
 
 Item = TypeVar("Item")
+
+
+class PartProgress:
+    """Tells how far the part under way is, for stages whose parts take long.
+
+    A stage's work lets it watch what a sampler or scorer yields, a group per unit; `run_shards`
+    says which part that is.
+    """
+
+    def __init__(self, progress: Progress, passes: int = 1) -> None:
+        """Name the progress to tell, and how often the work goes over the units of a part."""
+        self._progress, self._passes = progress, passes
+        self._kept = self._size = self._total = self._seen = 0
+
+    def begin(self, kept: int, size: int, total: int) -> None:
+        """A part of `size` units is begun; of `total` units `kept` are in the parts before."""
+        self._kept, self._size, self._total, self._seen = kept, size, total, 0
+
+    def sampler(self, sampler: Sampler) -> Sampler:
+        """The same sampler, watched."""
+        return _WatchedSampler(sampler, self._watch)
+
+    def scorer(self, scorer: LogpScorer) -> LogpScorer:
+        """The same scorer, watched."""
+        return _WatchedScorer(scorer, self._watch)
+
+    def _watch(self, groups: Iterable[Any]) -> Iterator[Any]:
+        for group in groups:
+            yield group
+            self._seen += 1
+            done = min(self._seen // self._passes, self._size)
+            self._progress.advance_to(self._kept + done, self._total)
+
+
+Watch = Callable[[Iterable[Any]], Iterator[Any]]
+
+
+@final
+class _WatchedSampler:
+    def __init__(self, sampler: Sampler, watch: Watch) -> None:
+        self._sampler, self._watch = sampler, watch
+
+    def sample(
+        self, requests: Iterable[SamplingRequest], params: SamplingParams
+    ) -> Iterator[SampledGroup]:
+        return self._watch(self._sampler.sample(requests, params))
+
+
+@final
+class _WatchedScorer:
+    def __init__(self, scorer: LogpScorer, watch: Watch) -> None:
+        self._scorer, self._watch = scorer, watch
+
+    def score(self, requests: Iterable[ScoringRequest]) -> Iterator[ScoredGroup]:
+        return self._watch(self._scorer.score(requests))
 
 
 def run_shards(
@@ -25,6 +82,9 @@ def run_shards(
     shards: Sequence[Sequence[Item]],
     work: Callable[[Sequence[Item]], pa.Table],
     summarise: Callable[[Stage], tuple[Mapping[str, Any], str]],
+    sizes: Sequence[int] | None = None,
+    within: PartProgress | None = None,
+    live: Callable[[pa.Table], Mapping[str, float]] | None = None,
 ) -> StageRecord:
     """Make the parts a stage does not have yet, one per shard, and finish it.
 
@@ -36,23 +96,54 @@ def run_shards(
         shards: Items per part.
         work: Items to a table; called only for missing parts.
         summarise: The whole stage to its summary and its outcome in words.
+        sizes: Units per shard; by default one per item.
+        within: Told which part is under way, so that `work` can tell how far it is.
+        live: A part to figures worth showing; shown is their mean over the parts, by units.
     """
     done = stage.finished()
     if done is not None:
         return done
     stage.begin()
     missing = [i for i in range(len(shards)) if not stage.part(i).exists()]
-    total = sum(len(shard) for shard in shards)
-    progress.start(label, total, unit, total - sum(len(shards[i]) for i in missing))
+    sizes = [len(shard) for shard in shards] if sizes is None else sizes
+    total, kept = sum(sizes), sum(sizes) - sum(sizes[i] for i in missing)
+    figures = _Means()
+    if live is not None:
+        for index in sorted({*range(len(shards))} - {*missing}):
+            figures.add(live(read_table(stage.part(index))), sizes[index])
+    progress.start(label, total, unit, kept)
     for index in missing:
+        if within is not None:
+            within.begin(kept, sizes[index], total)
         with stopwatch() as seconds:
             table = work(shards[index])
         stage.write_part(index, table, seconds())
-        progress.advance(len(shards[index]))
+        kept += sizes[index]
+        if live is not None:
+            figures.add(live(table), sizes[index])
+        progress.advance(sizes[index], figures.values())
     summary, outcome = summarise(stage)
     record = stage.finish(summary, stage.part_seconds())
     progress.finish(outcome)
     return record
+
+
+class _Means:
+    """Weighted means of figures by name."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._weight = 0
+
+    def add(self, figures: Mapping[str, float], weight: int) -> None:
+        """Take the figures of `weight` units; the same names every time."""
+        self._weight += weight
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, 0.0) + weight * value
+
+    def values(self) -> dict[str, float]:
+        """The means so far."""
+        return {name: value / self._weight for name, value in self._sums.items()}
 
 
 def batched(items: Sequence[Item], size: int) -> list[list[Item]]:

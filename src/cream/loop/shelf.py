@@ -1,4 +1,4 @@
-"""The models of a run, by name. At most one is in memory at a time."""
+"""The models of a run, by name. At most one is in memory at a time, that of vLLM included."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import gc
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 
+from cream.engines.sampler import TorchSampler
+from cream.engines.select import EngineChoice
+from cream.engines.vllm_sampler import VllmSampler
 from cream.errors import RunError
+from cream.loop.extensions import OwnSampler
 from cream.models.loading import load_model
 from cream.models.saving import save_model
+from cream.protocols import Sampler
+from cream.recipe.engine import TorchEngine, VllmEngine
 from cream.runs.files import remove_leftovers
+
+TORCH = EngineChoice(TorchEngine(), "nothing else was asked for")
 
 
 @dataclass
@@ -34,11 +42,38 @@ class ModelShelf:
     context_length: int | None
     """Tokens the model can take, or None if it states no limit."""
     trust_remote_code: bool = False
+    engine: EngineChoice = TORCH
+    """What samples."""
+    own_sampler: OwnSampler | None = None
+    """What samples in place of the engine, if the user brought it."""
+    _vllm: tuple[str, VllmSampler] | None = field(default=None, repr=False)
     _held: tuple[str, torch.dtype, Any] | None = field(default=None, repr=False)
 
     def path(self, name: str) -> Path:
         """Folder of a model of this run, ``M0`` included."""
         return self.seed_folder if name == "M0" else self.folder / name
+
+    def sampler(self, name: str) -> Sampler:
+        """A model to draw completions from, on the engine of this run."""
+        if self.own_sampler is not None:
+            return self.own_sampler.of(self.for_inference(name))
+        match self.engine.settings:
+            case TorchEngine():
+                return TorchSampler(self.for_inference(name))
+            case VllmEngine() as settings:
+                if self._vllm is None or self._vllm[0] != name:
+                    self.release()
+                    sampler = VllmSampler(
+                        self._existing(name),
+                        settings,
+                        device=self.device,
+                        dtype=self.compute_dtype,
+                        trust_remote_code=self.trust_remote_code,
+                    )
+                    self._vllm = (name, sampler)
+                return self._vllm[1]
+            case _:
+                assert_never(self.engine.settings)
 
     def for_inference(self, name: str) -> Any:
         """A model in the compute dtype, to sample from or score with."""
@@ -60,8 +95,15 @@ class ModelShelf:
         save_model(model, self.tokenizer, target, card=card)
         return target
 
+    def close(self) -> None:
+        """Hold nothing any more; a process of vLLM's ends."""
+        self.release()
+
     def release(self) -> None:
         """Give the memory of the held model back."""
+        if self._vllm is not None:
+            self._vllm[1].close()
+            self._vllm = None
         self._held = None
         gc.collect()
 
@@ -69,14 +111,18 @@ class ModelShelf:
         if self._held is not None and self._held[:2] == (name, dtype):
             return self._held[2]
         self.release()
+        folder = self._existing(name)
+        model = load_model(
+            folder, dtype=dtype, device=self.device, trust_remote_code=self.trust_remote_code
+        )
+        self._held = (name, dtype, model)
+        return model
+
+    def _existing(self, name: str) -> Path:
         folder = self.path(name)
         if not folder.exists():
             raise RunError(
                 f"{folder} is needed and gone; it was removed by hand or by keep_checkpoints: "
                 "last. Delete the stages from the one that made it on, and run again"
             )
-        model = load_model(
-            folder, dtype=dtype, device=self.device, trust_remote_code=self.trust_remote_code
-        )
-        self._held = (name, dtype, model)
-        return model
+        return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import pyarrow as pa
 
 from cream.data.dataset import load_test
 from cream.data.verifiers import PromptVerifier, constant_baseline
-from cream.engines.sampler import TorchSampler
+from cream.engines.select import choose_engine
 from cream.loop.context import encode_prompts, sampling_params
 from cream.loop.models import open_models
 from cream.loop.shards import batched
 from cream.protocols import Progress
 from cream.recipe.data import TestData
+from cream.recipe.engine import AnyEngine
 from cream.recipe.model import ModelConfig
 from cream.recipe.recipe import EvaluationConfig
 from cream.runs.seeds import derive_seed
@@ -27,6 +29,7 @@ def evaluate_model(
     model: ModelConfig,
     test: TestData,
     settings: EvaluationConfig,
+    engine: AnyEngine,
     *,
     seed: int,
     tasks: Sequence[str],
@@ -40,6 +43,7 @@ def evaluate_model(
         model: Which model, and its template.
         test: Test data of a recipe.
         settings: Limits, number of samples.
+        engine: What samples.
         seed: Decides generated prompts and samples.
         tasks: Only these tasks; all if empty.
         base_dir: Folder that relative data paths start from.
@@ -57,23 +61,25 @@ def evaluate_model(
     encoded = encode_prompts(prompts, encoder, shelf.context_length, settings.max_completion_tokens)
     params = sampling_params(settings, encoder)
     verifier = PromptVerifier()
-    sampler = TorchSampler(shelf.for_inference("M0"))
+    shelf.engine = choose_engine(engine, shelf.device)
+    progress.note(f"completions are sampled by {shelf.engine}")
     progress.start(f"evaluate {model.name}", len(prompts), "prompts")
     rows: list[dict[str, Any]] = []
-    for shard in batched(encoded, settings.prompts_per_shard):
-        rows += [
-            asdict(row)
-            for row in evaluate(
-                shard,
-                sampler,
-                verifier,
-                params,
-                num_samples=settings.num_samples,
-                seed_of=lambda key, k: derive_seed(seed, "evaluate", key, k),
-                decode=encoder.decode,
-            )
-        ]
-        progress.advance(len(shard))
+    with closing(shelf):
+        for shard in batched(encoded, settings.prompts_per_shard):
+            rows += [
+                asdict(row)
+                for row in evaluate(
+                    shard,
+                    shelf.sampler("M0"),
+                    verifier,
+                    params,
+                    num_samples=settings.num_samples,
+                    seed_of=lambda key, k: derive_seed(seed, "evaluate", key, k),
+                    decode=encoder.decode,
+                )
+            ]
+            progress.advance(len(shard))
     progress.finish()
     baseline = {
         task: {"answer": c.answer, "accuracy": c.accuracy, "n": c.num_prompts}

@@ -17,7 +17,8 @@ from cream.engines.pairwise import PairwiseJudge
 from cream.engines.reward_model import RewardModel
 from cream.engines.sampler import TorchSampler
 from cream.engines.texts import TextScorer
-from cream.loop.context import Context
+from cream.loop.context import Context, SampleSet
+from cream.loop.extensions import OwnScorer
 from cream.loop.scorer_models import empty_question
 from cream.loop.shards import run_shards
 from cream.loop.shelf import ModelShelf
@@ -63,8 +64,8 @@ class _Judge:
     fingerprint: str
 
 
-def judge_step(context: Context, t: int) -> StageRecord:
-    """Scores that the method's judge gives iteration t's completions."""
+def judge_step(context: Context, t: int, samples: SampleSet) -> StageRecord:
+    """Scores that the method's judge gives completions of iteration t."""
     settings = judge_of(context.recipe.method)
     assert settings is not None, "a method that reads the column `judge` has a judge"
     judge = _judge(context, settings, t)
@@ -87,14 +88,14 @@ def judge_step(context: Context, t: int) -> StageRecord:
         named = [dict(zip(names, row, strict=True)) for row in values]
         return pa.Table.from_pylist(named, schema=JUDGE_SCHEMA)
 
-    record = _score_texts_step(context, t, "judge", inputs, scorer, table)
+    record = _score_texts_step(context, samples, "judge", inputs, scorer, table)
     if judge.shelf is not context.shelf:
         judge.shelf.release()
     return record
 
 
-def reward_model_step(context: Context, t: int) -> StageRecord:
-    """Scores that the method's reward model gives iteration t's completions."""
+def reward_model_step(context: Context, t: int, samples: SampleSet) -> StageRecord:
+    """Scores that the method's reward model, the same in every iteration, gives completions."""
     settings = reward_model_of(context.recipe.method)
     model = context.scorers.reward_model
     assert settings is not None, "a method that reads the column `reward_model` has one"
@@ -121,7 +122,24 @@ def reward_model_step(context: Context, t: int) -> StageRecord:
         named = [dict(zip(names, row, strict=True)) for row in values]
         return pa.Table.from_pylist(named, schema=REWARD_MODEL_SCHEMA)
 
-    return _score_texts_step(context, t, "reward_model", inputs, scorer, table)
+    return _score_texts_step(context, samples, "reward_model", inputs, scorer, table)
+
+
+def own_scorer_step(
+    column: str, scorer: OwnScorer, context: Context, t: int, samples: SampleSet
+) -> StageRecord:
+    """Scores of a scorer that the user brought, for completions of iteration t."""
+
+    def table(rows: Sequence[ScoreRow]) -> pa.Table:
+        names = ["prompt_id", "completion_id", column, f"{column}_reason"]
+        values = [(r.prompt_id, r.completion_id, r.value, r.reason) for r in rows]
+        types = [pa.string(), pa.string(), pa.float64(), pa.string()]
+        schema = pa.schema(list(zip(names, types, strict=True)))
+        named = [dict(zip(names, row, strict=True)) for row in values]
+        return pa.Table.from_pylist(named, schema=schema)
+
+    inputs = {"scorer": scorer.fingerprint}
+    return _score_texts_step(context, samples, column, inputs, lambda: scorer, table)
 
 
 def _judge(context: Context, settings: JudgeConfig | PairwiseJudgeConfig, t: int) -> _Judge:
@@ -168,17 +186,17 @@ def _text_scorer(
 
 def _score_texts_step(
     context: Context,
-    t: int,
+    samples: SampleSet,
     column: str,
     inputs: dict[str, Any],
     make_scorer: Callable[[], TextScorer],
     to_table: Callable[[Sequence[ScoreRow]], pa.Table],
 ) -> StageRecord:
     """Fill one column; the scorer is made when the first missing part needs it."""
-    sampled = context.run.finished(f"iteration-{t}/sample")
-    prompts = {p.prompt_id: p for p in context.prompts(t)}
+    sampled = context.run.finished(f"{samples.folder}/sample")
+    prompts = {p.prompt_id: p for p in samples.prompts}
     stage = context.stage(
-        f"iteration-{t}/score/{column}", {"completions": sampled.fingerprint, **inputs}
+        f"{samples.folder}/score/{column}", {"completions": sampled.fingerprint, **inputs}
     )
     made: list[TextScorer] = []
 
@@ -192,7 +210,7 @@ def _score_texts_step(
     return run_shards(
         stage,
         context.progress,
-        label=f"iteration {t}: score by {column}",
+        label=f"{samples.label}: score by {column}",
         unit="shards",
         shards=[[path] for path in sampled.parts()],
         work=work,

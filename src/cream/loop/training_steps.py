@@ -10,13 +10,14 @@ import pyarrow as pa
 
 from cream.data.splits import POLICY
 from cream.loop.card import model_card
-from cream.loop.context import Context
+from cream.loop.context import Context, Phase
 from cream.loop.shards import stopwatch
+from cream.recipe.parts import MethodParts
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage, StageRecord, fingerprint
 from cream.runs.tables import LOGP_PREFIX, pairs_from_table
-from cream.runs.tracking import JsonlTracker
+from cream.runs.tracking import JsonlTracker, logged_metrics
 from cream.stages.train import tokenise_examples, tokenise_pairs
 from cream.training.loop import OnStep
 from cream.training.preference import SetConsistency, train_pairs
@@ -71,12 +72,12 @@ def _fine_tune(
     return _train(context, stage, "M0", result, f"fine-tune M0 -> {result}", train)
 
 
-def train_step(context: Context, t: int) -> StageRecord:
-    """M_{t+1}: M_t trained on the pairs of iteration t."""
-    paired = context.run.finished(f"iteration-{t}/pair")
-    parts = context.parts(t)
+def train_step(context: Context, phase: Phase) -> StageRecord:
+    """M_{t+1}, or the future model: M_t trained on the pairs of iteration t, or of its draft."""
+    t, parts = phase.t, phase.parts
+    paired = context.run.finished(f"{phase.folder}/pair")
     stage = context.stage(
-        f"iteration-{t}/train",
+        f"{phase.folder}/train",
         {
             "model": context.model_fingerprint(f"M{t}"),
             "pairs": paired.fingerprint,
@@ -89,24 +90,24 @@ def train_step(context: Context, t: int) -> StageRecord:
     def train(model: Any, on_step: OnStep) -> TrainingSummary:
         return train_pairs(
             model,
-            _training_pairs(context, t, paired),
+            _training_pairs(context, phase, paired),
             parts.objective,
             context.recipe.training,
-            seed=derive_seed(context.recipe.seed, "train", t),
-            consistency=_set_consistency(context, t, paired),
+            seed=derive_seed(context.recipe.seed, *phase.seed_name),
+            consistency=_set_consistency(parts, paired),
             state_dir=stage.folder / STATE,
             on_step=on_step,
         )
 
-    label = f"iteration {t}: train M{t} -> M{t + 1}"
-    return _train(context, stage, f"M{t}", f"M{t + 1}", label, train)
+    label = f"{phase.label}: train M{t} -> {phase.result}"
+    return _train(context, stage, f"M{t}", phase.result, label, train)
 
 
-def _training_pairs(context: Context, t: int, paired: Stage) -> list[TokenisedPair]:
-    reference = LOGP_PREFIX + context.loss_reference(t)
-    matrix = context.run.finished(f"iteration-{t}/matrix")
+def _training_pairs(context: Context, phase: Phase, paired: Stage) -> list[TokenisedPair]:
+    reference = LOGP_PREFIX + context.loss_reference(phase.t)
+    matrix = context.run.finished(f"{phase.folder}/matrix")
     wanted = ["prompt_id", "completion_id", "token_ids", reference]
-    prompts = context.encode(context.prompts(t), 0)
+    prompts = context.encode(context.prompts(phase.t), 0)
     return tokenise_pairs(
         pairs_from_table(read_table(paired.folder / "pairs.parquet")),
         pa.concat_tables(matrix.tables(wanted)),
@@ -115,9 +116,9 @@ def _training_pairs(context: Context, t: int, paired: Stage) -> list[TokenisedPa
     )
 
 
-def _set_consistency(context: Context, t: int, paired: Stage) -> SetConsistency | None:
+def _set_consistency(parts: MethodParts, paired: Stage) -> SetConsistency | None:
     """The C of the whole set, for objectives that act on it."""
-    agreement = context.parts(t).agreement
+    agreement = parts.agreement
     record = paired.finished()
     measured = record.summary["consistency"] if record else None
     if agreement is None or measured is None:
@@ -134,17 +135,19 @@ def _train(
     context: Context, stage: Stage, start: str, result: str, label: str, train: Train
 ) -> StageRecord:
     """Load model `start`, train it, save it as `result`, and finish the stage."""
+    log = JsonlTracker(stage.folder / "metrics.jsonl")
+    name = str(stage.inputs["stage"])
     done = stage.finished()
     if done is not None:
+        context.trackers.course(name, logged_metrics(log.path))  # one that was added since
         return done
     stage.begin()
-    log = JsonlTracker(stage.folder / "metrics.jsonl")
     log.clear()  # lines of an interrupted attempt; the whole course is written at the end
     context.progress.start(label, 0, "steps")
-    name = str(stage.inputs["stage"])
 
     def on_step(step: int, total: int, metrics: Mapping[str, float]) -> None:
         log.log(metrics, step=step, stage=name)
+        context.trackers.live(name, step, metrics)
         context.progress.advance_to(step, total, metrics)
 
     with stopwatch() as seconds:
@@ -156,6 +159,7 @@ def _train(
     log.clear()
     for step, metrics in enumerate(summary.metrics, start=1):
         log.log(metrics, step=step, stage=name)
+    context.trackers.course(name, summary.metrics)
     shutil.rmtree(stage.folder / STATE, ignore_errors=True)
     record = stage.finish(_figures(summary), seconds())
     context.progress.finish(f"{summary.steps} steps, saved {context.shelf.path(result)}")
@@ -182,7 +186,9 @@ def remove_unneeded(context: Context, t: int) -> None:
     """After iteration t, delete models no later stage needs (``keep_checkpoints: last``)."""
     if context.recipe.keep_checkpoints == "all":
         return
-    needed = context.columns(t + 1)  # of the iteration after the last one too: T may be raised
-    for name in (f"M{m}" for m in range(1, t + 1)):  # a rerun comes by here with M_{t+2} on disk
+    needed = context.models(t + 1)  # of the iteration after the last one too: T may be raised
+    made = [f"M{m}" for m in range(1, t + 1)]  # a rerun comes by here with M_{t+2} on disk
+    made += [f"F{m}" for m in range(2, t + 2)]
+    for name in made:
         if name not in needed:
             shutil.rmtree(context.shelf.folder / name, ignore_errors=True)

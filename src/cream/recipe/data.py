@@ -14,8 +14,11 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from cream.recipe.base import Section
 
-VerifierName = Literal["exact_match", "last_number", "choice_letter", "reasoning_gym"]
-"""How completions of a prompt are checked; see `cream.data.verifiers`."""
+VerifierName = Literal[
+    "exact_match", "last_number", "stated_number", "choice_letter", "reasoning_gym", "custom"
+]
+"""How completions of a prompt are checked; see `cream.data.verifiers`. ``custom`` is an object in
+Python, given to `cream.run`."""
 
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".csv")
 """File names that `FileSource` understands."""
@@ -26,7 +29,8 @@ class ColumnMapping(Section):
 
     Without a mapping these shapes are recognised: ``messages``; ``prompt`` (+ ``completion``), each
     a string or a list of messages; ``instruction`` / ``input`` / ``output`` (Alpaca);
-    ``conversations`` with ``from`` / ``value`` (ShareGPT).
+    ``conversations`` with ``from`` / ``value`` (ShareGPT). Of preference data (``chosen`` and
+    ``rejected``, with a prompt column or repeating the prompt) the chosen side is the completion.
     """
 
     prompt: str | None = None
@@ -214,7 +218,7 @@ class TestData(Role):
             if not isinstance(source, ReasoningGymSource) and source.verifier is None:
                 raise ValueError(
                     f"a `{source.source}` source of test data needs a `verifier`: exact_match, "
-                    "last_number, choice_letter or reasoning_gym"
+                    "last_number, stated_number, choice_letter or reasoning_gym"
                 )
         return self
 

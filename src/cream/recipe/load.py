@@ -37,7 +37,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return node
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read, override and validate a recipe.
 
     Args:
@@ -48,6 +48,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: The file is missing or not YAML, a key is unknown (the nearest known one is
             named), or a value has a wrong type or range. All problems are listed at once.
     """
+    return validate_recipe(apply_overrides(read_values(Path(path)), overrides), source=str(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """A recipe file as plain values, not validated yet.
+
+    Raises:
+        RecipeError: The file is missing, or holds no YAML mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -56,11 +65,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         ) from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"recipe {path} is not a text file in UTF-8: {error}") from error
-    return parse_recipe(text, overrides, source=str(path))
+    return _parse(text, str(path))
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), *, source: str = "recipe") -> Recipe:
     """Validate a recipe given as text. See `load_recipe`."""
+    return validate_recipe(apply_overrides(_parse(text, source), overrides), source=source)
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
@@ -71,7 +84,7 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, source: str = "rec
         raise RecipeError(f"{source} is empty; `cream init` writes a recipe to start from")
     if not isinstance(values, dict):
         raise RecipeError(f"{source} must be a mapping of settings, it is {type(values).__name__}")
-    return validate_recipe(apply_overrides(values, overrides), source=source)
+    return values
 
 
 def validate_recipe(values: Mapping[str, Any], *, source: str) -> Recipe:
@@ -90,7 +103,8 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
     """Return a copy of `values` with each ``a.b=c`` applied, in order.
 
     A section that is absent or empty is made on the way, and ``method: cream`` is opened up into
-    ``method: {name: cream}``. Whether the keys exist is found out by `validate_recipe`.
+    ``method: {name: cream}``, ``engine: vllm`` likewise. Whether the keys exist is found out by
+    `validate_recipe`.
 
     Raises:
         RecipeError: An override has no ``=``, its value is not YAML, its path leads through a plain
@@ -116,7 +130,7 @@ def _assign(node: Any, keys: Sequence[str], value: Any, override: str) -> None:
         inner = node[place] if isinstance(node, list) else node.get(place)
         if inner is None:
             inner = {}
-        elif depth == 0 and key == "method" and isinstance(inner, str):
+        elif depth == 0 and key in ("method", "engine") and isinstance(inner, str):
             inner = {"name": inner}
         elif not isinstance(inner, (dict, list)):
             section = ".".join(keys[: depth + 1])

@@ -190,6 +190,20 @@ class LowConfidence(Section):
     """Probability that the order of such a pair is wrong."""
 
 
+class PastAndFuture(Section):
+    """Models that answer the prompts of an iteration beside M_t, and what for (2508.06026).
+
+    Chosen is the best completion of M_t and the future model, rejected the worst of M_t and the
+    past model.
+    """
+
+    past: str
+    """Model whose completions may be rejected."""
+    future: str | None = None
+    """Model whose completions may be chosen; it is trained in this iteration, on the pairs of its
+    draft. None in the draft itself."""
+
+
 class MethodParts(Section):
     """Everything iteration t of a method reads and does, with columns named."""
 
@@ -208,6 +222,8 @@ class MethodParts(Section):
     prompts: Literal["unlabelled", "seed"] = "unlabelled"
     """``seed``: M_t answers the seed prompts, whose own completions join its groups (origin
     ``data``, column ``from_data``). Decides the matrix, not what is made of it."""
+    others: PastAndFuture | None = None
+    """Other models whose completions join those of M_t; None: its own only."""
     pairing: PairingConfig
     objective: ObjectiveConfig
 
@@ -217,7 +233,18 @@ class MethodParts(Section):
             raise ValueError("C comes from agreement or from smoothing, not from both")
         if isinstance(self.pairing, MajorityVote) and not isinstance(self.reward, Votes):
             raise ValueError("pairing.rule: majority_vote pairs by votes; the reward is no vote")
+        if self.others and not isinstance(self.pairing, BestWorst):
+            raise ValueError("completions of other models are paired by pairing.rule: best_worst")
+        if self.others and self.agreement:
+            raise ValueError("C would compare rankings of completions that M_t did not sample")
         return self
+
+    @property
+    def draft(self) -> MethodParts | None:
+        """Parts by which the future model is trained, if the iteration has one."""
+        if self.others is None or self.others.future is None:
+            return None
+        return self.model_copy(update={"others": PastAndFuture(past=self.others.past)})
 
     @property
     def quantities(self) -> tuple[AnyQuantity, ...]:

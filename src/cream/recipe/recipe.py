@@ -12,8 +12,10 @@ from pydantic import Field, model_validator
 
 from cream.recipe.base import Section
 from cream.recipe.data import DataConfig
+from cream.recipe.engine import AutoEngine, EngineConfig
 from cream.recipe.methods import CreamMethod, MethodConfig
 from cream.recipe.model import ModelConfig
+from cream.recipe.trackers import Trackers
 from cream.recipe.training import SftConfig, TrainingConfig
 from cream.recipe.witnesses import CalibrationConfig, Witnesses
 
@@ -72,6 +74,9 @@ class Recipe(Section):
     method: MethodConfig = CreamMethod()
     """How pairs are made and weighted: a method by name, or with its options."""
     model: ModelConfig = ModelConfig()
+    engine: EngineConfig = AutoEngine()
+    """What samples: ``auto``, ``torch`` or ``vllm``, by name or with options. Which one a run got
+    is decided when it is first opened, and stays."""
     data: DataConfig
     sft: SftConfig = SftConfig()
     witnesses: Witnesses = Field(default_factory=dict)
@@ -83,6 +88,9 @@ class Recipe(Section):
     scoring: ScoringConfig = ScoringConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    trackers: Trackers = Field(default_factory=list)
+    """Where the metrics go beside the run directory: tensorboard, trackio, wandb or mlflow, by name
+    or with options. None of them decides a result; may be changed later."""
     keep_checkpoints: Literal["all", "last"] = "all"
     """``all`` keeps every M_t; ``last`` removes an M_t once no later stage needs it."""
 

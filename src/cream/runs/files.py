@@ -64,6 +64,14 @@ def remove_leftovers(folder: Path) -> None:
             leftover.unlink()
 
 
+def free_bytes(folder: Path) -> int:
+    """Free space where `folder` is or would be."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object; NaN and infinities are refused (absence is null with a reason)."""
     with replacing_file(path) as temporary:

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from cream.errors import RunError
 from cream.runs.files import (
+    TEMPORARY_PREFIX,
     read_json,
     read_table,
     read_yaml,
@@ -194,7 +195,15 @@ class Run:
             yield
 
     def claim(self, recipe: Mapping[str, Any], *, may_change: Callable[[str], bool]) -> None:
-        """Record the recipe of this run, or check that it is the one recorded.
+        """Record the recipe of this run, after `refuse_other_recipe`."""
+        remove_leftovers(self.root)
+        self.refuse_other_recipe(recipe, may_change=may_change)
+        write_yaml(self.root / RECIPE, recipe)
+
+    def refuse_other_recipe(
+        self, recipe: Mapping[str, Any], *, may_change: Callable[[str], bool]
+    ) -> None:
+        """Check that the directory is this recipe's, or nobody's. Writes nothing.
 
         Args:
             recipe: The resolved recipe as JSON values.
@@ -221,15 +230,15 @@ class Run:
                     f"{self.root} was made by another recipe ({shown}"
                     f"{'; ...' if len(changed) > 5 else ''}); set run_dir to a new folder"
                 )
-        else:
-            remove_leftovers(self.root)  # of a first write of the recipe that was killed
-            strangers = sorted(p.name for p in self.root.iterdir() if p.name != ".lock")
+        elif self.root.exists():
+            names = sorted(path.name for path in self.root.iterdir())
+            # What a killed first write of the recipe left behind is no stranger.
+            strangers = [n for n in names if n != ".lock" and not n.startswith(TEMPORARY_PREFIX)]
             if strangers:
                 raise RunError(
                     f"{self.root} is not empty and holds no run (found {strangers[0]}); "
                     "set run_dir to a new folder"
                 )
-        write_yaml(path, recipe)
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -47,6 +47,12 @@ FROM_DATA = "from_data"
 """Score column of groups that hold completions of a data set: 1 for them, 0 for the policy's."""
 POLICY_ORIGIN = "policy"
 """Origin of completions that the policy sampled."""
+PAST_ORIGIN = "past"
+"""Origin of completions that an earlier model sampled for the policy's iteration."""
+FUTURE_ORIGIN = "future"
+"""Origin of completions that the future model sampled, a first version of the next policy."""
+ORIGIN = "origin"
+"""Column of a sample table or matrix: who made a completion."""
 LOGP_PREFIX = "logps_"
 NUM_TOKENS = "num_tokens"
 BASE_COLUMNS = ("prompt_id", "completion_id", "ids_hash", "finish_reason", NUM_TOKENS)
@@ -115,6 +121,26 @@ def join_by_id(table: pa.Table, column: pa.Table, names: Sequence[str]) -> pa.Ta
     return table
 
 
+def interleave(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables of the same prompts as one, a prompt's rows together, those of the first table first.
+
+    Raises:
+        RunError: They do not hold the same prompts.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    prompts = [table["prompt_id"].to_pylist() for table in tables]
+    place = {key: index for index, key in enumerate(dict.fromkeys(prompts[0]))}
+    if any(set(keys) != set(place) for keys in prompts):
+        raise RunError(
+            "completions of several models do not answer the same prompts, so they cannot be "
+            "joined to one matrix; delete that iteration's folder to make it again"
+        )
+    places = np.array([place[key] for keys in prompts for key in keys], dtype=np.int64)
+    joined = pa.concat_tables(tables)
+    return joined.take(pa.array(np.argsort(places, kind="stable")))
+
+
 def with_metadata(table: pa.Table, values: Mapping[str, Any]) -> pa.Table:
     """Attach JSON values (such as noise floors) to a table's schema."""
     metadata = {**(table.schema.metadata or {}), _METADATA: json.dumps(dict(values)).encode()}
@@ -135,7 +161,7 @@ def matrix_from_tables(
     """Build the score matrix from its Parquet parts, with the named columns only.
 
     Args:
-        tables: Parts of a ``matrix`` stage, in order.
+        tables: Parts of a ``matrix`` stage, in order; their ``origin`` is kept if they have it.
         logp_columns: Models, e.g. ``M0``.
         score_columns: Other columns, e.g. ``verifier``.
         label_columns: Text columns that become codes, e.g. ``extracted``.
@@ -162,6 +188,7 @@ def matrix_from_tables(
         noise={name: float(read_metadata(tables[0])["noise"][name]) for name in logp_columns},
         scores={name: floats(name) for name in score_columns},
         labels={name: _codes(table[name]) for name in label_columns},
+        origin=_strings(table[ORIGIN]) if ORIGIN in table.column_names else None,
     )
 
 

@@ -24,6 +24,18 @@ class JsonlTracker:
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
+    def close(self) -> None:
+        """Nothing is held: every line is in the file."""
+
     def clear(self) -> None:
         """Forget everything logged so far."""
         self.path.unlink(missing_ok=True)
+
+
+def logged_metrics(path: Path) -> list[dict[str, float]]:
+    """The metrics of a `JsonlTracker`'s file, one mapping per line; nulls are left out."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in ("stage", "step") and v is not None}
+        for line in lines
+    ]

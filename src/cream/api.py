@@ -1,0 +1,103 @@
+"""Running a recipe from Python. What else `cream` offers is listed in `cream.__init__`.
+
+The same run as ``cream run`` makes: the same directory, the same stages, resumable by either.
+Beside the recipe it takes objects of the user's (see `cream.loop.extensions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cream.cli.console import messages
+from cream.cli.progress import ConsoleProgress
+from cream.cli.shared import cache_dir
+from cream.loop.extensions import Extensions, Method, OwnSampler, OwnScorer, OwnVerifier
+from cream.loop.iterations import run_recipe
+from cream.loop.opening import open_context
+from cream.protocols import Progress
+from cream.recipe import Recipe, load_recipe
+from cream.report.run_result import RunResult
+from cream.report.summary import summarise_run
+from cream.runs.files import write_json
+from cream.runs.store import Run
+
+
+def run(
+    recipe: str | Path | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    base_dir: str | Path | None = None,
+    method: Method | None = None,
+    verifier: OwnVerifier | None = None,
+    sampler: OwnSampler | None = None,
+    scorers: Mapping[str, OwnScorer] | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Run a recipe from wherever its run directory stands, and return the run.
+
+    Args:
+        recipe: File, or a recipe already loaded.
+        overrides: ``a.b=c`` texts, as ``--set`` takes them; only with a file.
+        base_dir: Folder that relative data paths start from. By default that of the file, or the
+            current one.
+        method: Stands in for the recipe's method.
+        verifier: Checks the prompts whose source says ``verifier: custom``.
+        sampler: Draws all completions, in place of the recipe's engine.
+        scorers: Fill the score columns of these names, for a method that reads them.
+        progress: Told what happens; `console_progress` prints it. By default nothing is shown.
+
+    Raises:
+        CreamError: What is wrong with recipe, data, model, directory or one of the objects.
+        ValueError: Overrides for a recipe that is loaded already.
+    """
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise ValueError("overrides belong to load_recipe; this recipe is loaded already")
+        loaded, folder = recipe, Path(base_dir or ".")
+    else:
+        loaded = load_recipe(Path(recipe), overrides)
+        folder = Path(base_dir) if base_dir is not None else Path(recipe).parent
+    own = Extensions(method, verifier, sampler, scorers or {})
+    loaded = own.recorded(loaded)
+    place = Run(Path(loaded.folder))
+    with place.locked():
+        context = open_context(
+            loaded,
+            place,
+            progress or _Silent(),
+            base_dir=folder,
+            cache_dir=cache_dir(),
+            extensions=own,
+        )
+        try:
+            run_recipe(context)
+        finally:
+            context.shelf.close()
+            context.trackers.close()
+        write_json(place.root / "summary.json", summarise_run(place.root))
+    return RunResult(place.root)
+
+
+def console_progress() -> ConsoleProgress:
+    """The progress that the command line shows, on standard error."""
+    return ConsoleProgress(messages())
+
+
+class _Silent:
+    """A `Progress` that shows nothing."""
+
+    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        """Ignore."""
+
+    def advance(self, count: int, live: Mapping[str, float] | None = None) -> None:
+        """Ignore."""
+
+    def advance_to(self, done: int, total: int, live: Mapping[str, float] | None = None) -> None:
+        """Ignore."""
+
+    def finish(self, result: str = "") -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""

@@ -1,0 +1,90 @@
+"""``cream plan``: what a recipe would do and cost. Trains nothing, writes nothing to the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cream.cli.console import messages, output
+from cream.cli.progress import ConsoleProgress
+from cream.cli.shared import Json, Overrides, Quiet, RecipePath, cache_dir
+
+if TYPE_CHECKING:
+    from cream.inspect.plan import Length
+    from cream.inspect.rates import Rates
+    from cream.loop.context import Context
+
+CALIBRATION_PROMPTS = 32
+"""How many prompts of the first iteration are at hand for timing."""
+
+
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Time the model for a few seconds; without, counts only.",
+        ),
+    ] = True,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the stages of a recipe, what each takes on this machine, and what is done already."""
+    from cream.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    progress = ConsoleProgress(messages(quiet=quiet))
+    with progress.busy("checking recipe, data and model"):
+        from cream.inspect.plan import assumed_length, make_plan
+        from cream.inspect.tables import print_plan
+        from cream.loop.opening import check_run, disk_need
+        from cream.loop.outline import outline, token_counts
+        from cream.models.fingerprints import stored_parameters
+        from cream.runs.store import Run
+
+        run = Run(Path(loaded.folder))
+        context = check_run(loaded, run, progress, base_dir=recipe.parent, cache_dir=cache_dir())
+        stages, counts = outline(context), token_counts(context)
+        length = assumed_length(run.root, stages, counts, loaded.sampling.max_completion_tokens)
+    rates = None
+    if calibrate:
+        with progress.busy("timing the model for a few seconds"):
+            rates = _rates(context, length)
+    told = make_plan(
+        loaded,
+        run.root,
+        stages,
+        counts,
+        length,
+        parameters=stored_parameters(context.shelf.seed_folder),
+        disk_bytes=disk_need(context).total,
+        rates=rates,
+    )
+    if as_json:
+        typer.echo(json.dumps(told, indent=2))
+    else:
+        print_plan(output(), told)
+
+
+def _rates(context: Context, length: Length) -> Rates:
+    from cream.inspect.rates import measure_rates
+    from cream.loop.context import sampling_params
+
+    settings = context.recipe.sampling
+    prompts = context.encode(
+        context.prompts(1)[:CALIBRATION_PROMPTS], settings.max_completion_tokens
+    )
+    return measure_rates(
+        context.recipe,
+        context.parts(1).objective,
+        sampling_params(settings, context.encoder),
+        [prompt.token_ids for prompt in prompts],
+        max(1, round(length.tokens)),
+        lambda: context.shelf.for_inference("M0"),
+        lambda: context.shelf.for_training("M0"),
+    )

@@ -1,0 +1,204 @@
+"""What a run is going to do and what that costs, before it does anything.
+
+Stages and their counts come from the loop's outline, lengths from the data and from finished
+stages, rates from a short calibration (`cream.inspect.rates`) or from nowhere. What cannot be known
+is null with a reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+from cream.inspect.rates import Rates, StepCost
+from cream.recipe import Recipe
+from cream.runs.files import free_bytes, read_json
+from cream.runs.outline import PlannedStage, TokenCounts
+from cream.runs.store import BEGUN, DONE
+
+BYTES_PER_TRAINED_WEIGHT = 16
+"""Float32 weight, gradient and two moments; activations come on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long completions are taken to be, and why."""
+
+    tokens: float
+    source: str
+
+
+def assumed_length(
+    root: Path, stages: Sequence[PlannedStage], counts: Mapping[str, TokenCounts], limit: int
+) -> Length:
+    """Mean tokens of a completion: as sampled by this run if it has sampled, else as in the seed.
+
+    Args:
+        root: Run directory; need not exist.
+        stages: Outline of the run.
+        counts: Lengths per source.
+        limit: Most tokens of a completion.
+    """
+    for stage in reversed(stages):
+        record = _record(root, stage)
+        if stage.kind == "sample" and record is not None and record["summary"]["completions"]:
+            sampled = record["summary"]
+            return Length(sampled["tokens"] / sampled["completions"], f"sampled in {stage.name}")
+    seed = [c.completion for c in counts.values() if c.completion is not None]
+    return Length(min(sum(seed) / len(seed), float(limit)), "seed completions")
+
+
+def make_plan(
+    recipe: Recipe,
+    root: Path,
+    stages: Sequence[PlannedStage],
+    counts: Mapping[str, TokenCounts],
+    length: Length,
+    *,
+    parameters: int,
+    disk_bytes: int,
+    rates: Rates | None,
+) -> dict[str, Any]:
+    """The plan as JSON values (schema ``plan.json``).
+
+    Args:
+        recipe: What is to be run.
+        root: Its run directory; need not exist.
+        stages: Outline of the run.
+        counts: Lengths per source.
+        length: Of completions, see `assumed_length`.
+        parameters: Weights of the model.
+        disk_bytes: What the run will write beside what is there.
+        rates: Of this machine; None for counts only.
+    """
+    rows = [_row(recipe, root, stage, counts[stage.source], length, rates) for stage in stages]
+    left = [row["remaining_seconds"] for row in rows]
+    return {
+        "name": recipe.name,
+        "method": recipe.method.name,
+        "seed": recipe.seed,
+        "model": recipe.model.name,
+        "run_dir": str(root),
+        "stages": rows,
+        "finished": sum(row["state"] == "finished" for row in rows),
+        "remaining_seconds": None if rates is None else sum(s for s in left if s is not None),
+        "completion_tokens": {"mean": length.tokens, "source": length.source},
+        "calibration": None if rates is None else asdict(rates),
+        "memory": {
+            "training_bytes": BYTES_PER_TRAINED_WEIGHT * parameters,
+            "measured_bytes": None if rates is None else rates.peak_bytes,
+        },
+        "disk": {"needed_bytes": disk_bytes, "free_bytes": free_bytes(root)},
+    }
+
+
+def _row(
+    recipe: Recipe,
+    root: Path,
+    stage: PlannedStage,
+    counts: TokenCounts,
+    length: Length,
+    rates: Rates | None,
+) -> dict[str, Any]:
+    tokens = _tokens(stage, counts, _length_of(stage, length, rates))
+    seconds, reason = _seconds(recipe, stage, tokens, rates)
+    record = _record(root, stage)
+    done = 1.0 if record is not None else _kept_share(recipe, root, stage)
+    return {
+        "stage": stage.name,
+        "label": stage.label,
+        "kind": stage.kind,
+        "state": _state(root, stage),
+        "model": stage.model,
+        "prompts": stage.prompts,
+        "completions": stage.completions,
+        "at_most": stage.kind == "train",
+        "tokens": None if tokens is None else round(tokens),
+        "seconds": record["seconds"] if record is not None else seconds,
+        "remaining_seconds": 0.0 if record is not None else _times(seconds, 1 - done),
+        "reason": None if record is not None else reason,
+    }
+
+
+def _times(seconds: float | None, share: float) -> float | None:
+    return None if seconds is None else seconds * share
+
+
+def _record(root: Path, stage: PlannedStage) -> dict[str, Any] | None:
+    done = root / stage.name / DONE
+    return read_json(done) if done.exists() else None
+
+
+def _state(root: Path, stage: PlannedStage) -> str:
+    folder = root / stage.name
+    if (folder / DONE).exists():
+        return "finished"
+    return "begun" if (folder / BEGUN).exists() else "missing"
+
+
+def _kept_share(recipe: Recipe, root: Path, stage: PlannedStage) -> float:
+    """Share of the prompts whose part is on disk."""
+    settings = recipe.evaluation if stage.kind == "evaluate" else recipe.sampling
+    parts = len(list((root / stage.name).glob("part-*.parquet")))
+    return min(parts * settings.prompts_per_shard / stage.prompts, 1.0)
+
+
+def _length_of(stage: PlannedStage, length: Length, rates: Rates | None) -> float:
+    """Only M0 does not know yet how long an answer should be."""
+    limit = float(stage.max_completion_tokens or math.inf)
+    if stage.kind != "evaluate" or stage.model != "M0":
+        return min(length.tokens, limit)
+    answers = None if rates is None else rates.seed_model_tokens
+    return limit if answers is None else min(answers, limit)
+
+
+def _tokens(stage: PlannedStage, counts: TokenCounts, length: float) -> float | None:
+    """Tokens drawn, scored or trained on; None if no model runs, or another one than the run's."""
+    match stage.kind:
+        case "sample" | "evaluate":
+            return stage.completions * length
+        case "score":
+            return stage.prompts * counts.prompt + stage.completions * length
+        case "fine_tune":
+            completion = length if counts.completion is None else counts.completion
+            return stage.epochs * stage.completions * (counts.prompt + completion)
+        case "train":
+            pairs = stage.completions / 2
+            return stage.epochs * pairs * (counts.prompt + 2 * length)
+        case "text_score" | "bookkeeping":
+            return None
+        case _:
+            assert_never(stage.kind)
+
+
+def _seconds(
+    recipe: Recipe, stage: PlannedStage, tokens: float | None, rates: Rates | None
+) -> tuple[float | None, str | None]:
+    """An estimate, or why there is none."""
+    if stage.kind == "bookkeeping":
+        return None, "no model runs; seconds"
+    if stage.kind == "text_score" or tokens is None:
+        return None, "judges and reward models are not calibrated"
+    if rates is None:
+        return None, "not calibrated"
+    match stage.kind:
+        case "sample" | "evaluate":
+            return rates.load_seconds + tokens / rates.sampled_per_second, None
+        case "score":
+            return rates.load_seconds + tokens / rates.scored_per_second, None
+        case "fine_tune":
+            steps = stage.epochs * math.ceil(stage.completions / recipe.sft.optimiser.batch_size)
+            return rates.load_seconds + _training(rates.fine_tuning, steps, tokens), None
+        case "train":
+            pairs = stage.completions // 2
+            steps = stage.epochs * math.ceil(pairs / recipe.training.optimiser.batch_size)
+            return rates.load_seconds + _training(rates.training, steps, tokens), None
+        case _:
+            assert_never(stage.kind)
+
+
+def _training(cost: StepCost, steps: int, tokens: float) -> float:
+    return steps * cost.fixed + tokens * cost.per_token

@@ -1,0 +1,286 @@
+"""How fast this machine samples from, scores under and trains a model: a few seconds of each.
+
+The work is that of the run in miniature: its prompts, its number of completions, its objective and
+optimiser, but made-up completions of one given length, so that nothing depends on what the model
+happens to say.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+
+from cream.engines.sampler import TorchSampler
+from cream.engines.scorer import TorchScorer
+from cream.protocols import SamplingParams
+from cream.recipe import Recipe
+from cream.recipe.objectives import Cream, ObjectiveConfig
+from cream.training.loop import OnStep
+from cream.training.preference import train_pairs
+from cream.training.sft import train_sft
+from cream.types import SamplingRequest, ScoringRequest, TokenisedExample, TokenisedPair
+
+ENOUGH_SECONDS = 0.5
+"""A measurement that took this long is taken; shorter ones are repeated with more work."""
+STEP_TOKENS = 1024
+"""Most tokens of a training step that is timed; longer steps are extrapolated."""
+ANSWER_PROMPTS, ANSWER_TOKENS = 8, 64
+"""How many prompts M0 answers, and up to which length, to see how long its answers are."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """Seconds of an optimiser step: ``fixed + per_token * tokens``."""
+
+    fixed: float
+    per_token: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What was measured."""
+
+    sampled_per_second: float
+    """Completion tokens drawn per second, prompts included in the time."""
+    scored_per_second: float
+    """Prompt and completion tokens scored per second."""
+    fine_tuning: StepCost
+    training: StepCost
+    seed_model_tokens: float | None
+    """Mean length of M0's answers; None if half of them were cut off at `ANSWER_TOKENS`."""
+    load_seconds: float
+    """Reading a model from disk."""
+    peak_bytes: int
+    """Most memory that this process (on a GPU: torch) held meanwhile."""
+    seconds: float
+    """What the measurement took."""
+
+
+def measure_rates(
+    recipe: Recipe,
+    objective: ObjectiveConfig,
+    params: SamplingParams,
+    prompts: Sequence[tuple[int, ...]],
+    length: int,
+    load_for_inference: Callable[[], Any],
+    load_for_training: Callable[[], Any],
+) -> Rates:
+    """Measure all rates with the recipe's own model.
+
+    Args:
+        recipe: Says how many completions, and how training is optimised.
+        objective: Of the preference stage.
+        params: Of sampling.
+        prompts: Token ids of some prompts, at least one.
+        length: Tokens of a completion.
+        load_for_inference: Gives the model in the compute dtype.
+        load_for_training: Gives a float32 copy that may be changed.
+    """
+    begun = time.perf_counter()
+    model = load_for_inference()
+    answers = _answer_tokens(model, params, prompts)
+    count = recipe.sampling.num_completions
+    sampled = _tokens_per_second(
+        lambda n: _sample(model, params, prompts, length, n, count), most=len(prompts)
+    )
+    scored = _tokens_per_second(
+        lambda n: _score(model, recipe.scoring.token_budget, prompts, length, n, count),
+        most=len(prompts),
+    )
+    del model
+    loading = time.perf_counter()
+    trained = load_for_training()
+    load_seconds = time.perf_counter() - loading  # the second load: the first imports libraries
+    fine_tuning = _fine_tuning_cost(trained, recipe, prompts, length)
+    training = _training_cost(trained, recipe, objective, prompts, length)
+    return Rates(
+        sampled_per_second=sampled,
+        scored_per_second=scored,
+        fine_tuning=fine_tuning,
+        training=training,
+        seed_model_tokens=answers,
+        load_seconds=load_seconds,
+        peak_bytes=peak_memory(),
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def peak_memory() -> int:
+    """Most bytes held so far: by torch on a GPU if it used one, else by this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held if sys.platform == "darwin" else 1024 * held
+
+
+def _tokens_per_second(work: Callable[[int], int], most: int) -> float:
+    """Do more and more of it (1 to `most` prompts) until it takes long enough."""
+    number = 1
+    while True:
+        begun = time.perf_counter()
+        tokens = work(number)
+        _wait()
+        seconds = time.perf_counter() - begun
+        if seconds >= ENOUGH_SECONDS or number >= most:
+            return tokens / seconds
+        wanted = number * ENOUGH_SECONDS / seconds
+        number = min(most, max(2 * number, math.ceil(1.2 * wanted)))
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _answer_tokens(
+    model: Any, params: SamplingParams, prompts: Sequence[tuple[int, ...]]
+) -> float | None:
+    limit = min(ANSWER_TOKENS, params.max_completion_tokens)
+    asked = [SamplingRequest(str(i), ids, (i,)) for i, ids in enumerate(prompts[:ANSWER_PROMPTS])]
+    groups = TorchSampler(model).sample(asked, replace(params, max_completion_tokens=limit))
+    lengths = [len(group.completions[0].token_ids) for group in groups]
+    if limit < params.max_completion_tokens and 2 * lengths.count(limit) >= len(lengths):
+        return None
+    return sum(lengths) / len(lengths)
+
+
+def _sample(
+    model: Any,
+    params: SamplingParams,
+    prompts: Sequence[tuple[int, ...]],
+    length: int,
+    number: int,
+    count: int,
+) -> int:
+    """Draw `count` completions of exactly `length` tokens for each of `number` prompts."""
+    asked = [
+        SamplingRequest(str(i), ids, tuple(range(count))) for i, ids in enumerate(prompts[:number])
+    ]
+    exact = replace(params, max_completion_tokens=length, stop_ids=())
+    for _ in TorchSampler(model).sample(asked, exact):
+        pass
+    return number * count * length
+
+
+def _score(
+    model: Any,
+    budget: int,
+    prompts: Sequence[tuple[int, ...]],
+    length: int,
+    number: int,
+    count: int,
+) -> int:
+    asked = [
+        ScoringRequest(str(i), ids, tuple(_made_up(ids, length, k) for k in range(count)))
+        for i, ids in enumerate(prompts[:number])
+    ]
+    for _ in TorchScorer(model, token_budget=budget).score(asked):
+        pass
+    return sum(len(r.prompt_ids) for r in asked) + number * count * length
+
+
+def _made_up(prompt: tuple[int, ...], length: int, shift: int) -> tuple[int, ...]:
+    """A completion from the tokens of its prompt, another one for another shift."""
+    return tuple(islice(cycle(prompt), shift % len(prompt), shift % len(prompt) + length))
+
+
+def _fine_tuning_cost(
+    model: Any, recipe: Recipe, prompts: Sequence[tuple[int, ...]], length: int
+) -> StepCost:
+    settings = recipe.sft
+    batch = _batch(prompts, length, settings.optimiser.batch_size)
+    items = [
+        TokenisedExample(str(i), ids, _made_up(ids, length, i))
+        for i, ids in enumerate(islice(cycle(prompts), 2 * batch + 1))
+    ]
+    config = settings.model_copy(
+        update={
+            "epochs": 1,
+            "max_length": sys.maxsize,
+            "optimiser": settings.optimiser.model_copy(update={"batch_size": batch}),
+        }
+    )
+    tokens = sum(len(e.prompt_ids) + length for e in items) / len(items)
+    return _step_cost(
+        lambda on_step: train_sft(model, items, config, seed=0, on_step=on_step), batch, tokens
+    )
+
+
+def _training_cost(
+    model: Any,
+    recipe: Recipe,
+    objective: ObjectiveConfig,
+    prompts: Sequence[tuple[int, ...]],
+    length: int,
+) -> StepCost:
+    settings = recipe.training
+    batch = _batch(prompts, 2 * length, settings.optimiser.batch_size)
+    items = [
+        TokenisedPair(
+            pair_id=str(i),
+            prompt_ids=ids,
+            chosen_ids=_made_up(ids, length, i),
+            rejected_ids=_made_up(ids, length, i + 1),
+            reference_chosen_logps=-float(length),
+            reference_rejected_logps=-float(length),
+        )
+        for i, ids in enumerate(islice(cycle(prompts), 2 * batch + 1))
+    ]
+    config = settings.model_copy(
+        update={
+            "epochs": 1,
+            "max_length": sys.maxsize,
+            "optimiser": settings.optimiser.model_copy(update={"batch_size": batch}),
+        }
+    )
+    always = objective
+    if isinstance(objective, Cream):  # others have no set level to act on
+        always = objective.model_copy(update={"set_level_action": "train"})
+    tokens = sum(len(p.prompt_ids) + 2 * length for p in items) / len(items)
+    return _step_cost(
+        lambda on_step: train_pairs(model, items, always, config, seed=0, on_step=on_step),
+        batch,
+        tokens,
+    )
+
+
+def _batch(prompts: Sequence[tuple[int, ...]], rest: int, wanted: int) -> int:
+    """Items of a timed step: the recipe's number, or as many as `STEP_TOKENS` allow."""
+    longest = max(map(len, prompts)) + rest
+    return max(1, min(wanted, STEP_TOKENS // longest))
+
+
+def _step_cost(train: Callable[[OnStep], Any], batch: int, tokens: float) -> StepCost:
+    """Time a training of three steps: a first one, a whole one, and one of a single item."""
+    ends: list[float] = []
+
+    def on_step(step: int, total: int, metrics: Mapping[str, float]) -> None:
+        _wait()
+        ends.append(time.perf_counter())
+
+    train(on_step)
+    whole, single = ends[1] - ends[0], ends[2] - ends[1]
+    return step_cost(whole, batch * tokens, single, tokens)
+
+
+def step_cost(whole: float, whole_tokens: float, single: float, single_tokens: float) -> StepCost:
+    """The line through two steps, flat where the longer one was not slower.
+
+    Args:
+        whole: Seconds of a step of `whole_tokens`.
+        whole_tokens: At least `single_tokens`.
+        single: Seconds of a step of `single_tokens`.
+        single_tokens: Tokens of one item.
+    """
+    if whole_tokens <= single_tokens:
+        return StepCost(0.0, whole / whole_tokens)
+    per_token = max(whole - single, 0.0) / (whole_tokens - single_tokens)
+    return StepCost(max(whole - per_token * whole_tokens, 0.0), per_token)

@@ -1,0 +1,113 @@
+"""What a user may bring to a run in Python: a method, a verifier, a sampler, scorers.
+
+Each is one object of a class that the user writes; nothing has to be inherited or registered. An
+object cannot be looked into, so it must say by its ``fingerprint`` what it is: a text that changes
+whenever what it decides changes. The fingerprint is an input of the stages that use the object, so
+an interrupted run goes on only with the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from cream.engines.texts import TextScorer
+from cream.errors import RecipeError
+from cream.methods import method_parts
+from cream.protocols import Sampler, Verifier
+from cream.recipe import Recipe
+from cream.recipe.methods.custom import CustomMethod
+from cream.recipe.parts import MethodParts
+
+BUILT_IN_COLUMNS = ("verifier", "judge", "reward_model", "from_data")
+"""Score columns whose names a scorer of the user's cannot take."""
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Decides how pairs are made and trained on, iteration by iteration. See `MethodParts`."""
+
+    name: str
+    """Shown in messages and recorded in the run."""
+    fingerprint: str
+
+    def parts(self, t: int) -> MethodParts:
+        """Parts of iteration t >= 1 (M_t to M_{t+1}); the same for the same t."""
+        ...
+
+
+@runtime_checkable
+class OwnVerifier(Verifier, Protocol):
+    """Checks completions of prompts whose source says ``verifier: custom``."""
+
+    fingerprint: str
+
+
+@runtime_checkable
+class OwnScorer(TextScorer, Protocol):
+    """Fills a score column; a method reads it with ``ScoreQuantity(column=...)``."""
+
+    fingerprint: str
+
+
+@runtime_checkable
+class OwnSampler(Protocol):
+    """Makes a `Sampler` of each model that completions are drawn from."""
+
+    fingerprint: str
+
+    def of(self, model: Any) -> Sampler:
+        """A sampler of this model (transformers, in the compute dtype, on the run's device)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """The objects of one run; empty for a recipe alone."""
+
+    method: Method | None = None
+    verifier: OwnVerifier | None = None
+    sampler: OwnSampler | None = None
+    scorers: Mapping[str, OwnScorer] = field(default_factory=dict)
+    """By the name of the column that each fills."""
+
+    def __post_init__(self) -> None:
+        for place, thing in self._named().items():
+            text = getattr(thing, "fingerprint", None)
+            if not isinstance(text, str) or not text:
+                raise RecipeError(
+                    f"{place} ({type(thing).__name__}) has no `fingerprint`; give it a text that "
+                    "changes whenever what it decides changes"
+                )
+        for name in self.scorers:
+            if not name.isidentifier() or name in BUILT_IN_COLUMNS or name.startswith("logp"):
+                raise RecipeError(
+                    f"scorers: {name!r} cannot name a score column; choose a name of letters, "
+                    f"digits and underscores other than {', '.join(BUILT_IN_COLUMNS)}"
+                )
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Per object its fingerprint, for the manifest."""
+        return {place: thing.fingerprint for place, thing in self._named().items()}
+
+    def recorded(self, recipe: Recipe) -> Recipe:
+        """The recipe with the user's method, if there is one, in place of its own."""
+        if self.method is None:
+            return recipe
+        method = CustomMethod(label=self.method.name, fingerprint=self.method.fingerprint)
+        return recipe.model_copy(update={"method": method})
+
+    def parts(self, recipe: Recipe, t: int) -> MethodParts:
+        """Parts of iteration t: of the user's method, else of the recipe's."""
+        return method_parts(recipe.method, t) if self.method is None else self.method.parts(t)
+
+    def sampler_inputs(self) -> dict[str, str]:
+        """What a stage that samples depends on, beside the model; empty without a sampler."""
+        return {} if self.sampler is None else {"sampler": self.sampler.fingerprint}
+
+    def _named(self) -> dict[str, Any]:
+        single = {"method": self.method, "verifier": self.verifier, "sampler": self.sampler}
+        given = {name: thing for name, thing in single.items() if thing is not None}
+        return given | {f"scorers.{name}": scorer for name, scorer in self.scorers.items()}

@@ -1,0 +1,100 @@
+"""What a model card says, and that the folder beside it is one that other libraries load."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from cream.loop.card import model_card
+from cream.recipe import Recipe
+from cream.recipe.load import validate_recipe
+
+SUMMARY = {
+    "models": [
+        {
+            "model": m,
+            "overall": {"accuracy": a, "low": a - 0.1, "high": a + 0.1, "n": 40},
+            "gain": g,
+        }
+        for m, a, g in (
+            ("M0", 0.1, None),
+            ("M1", 0.5, None),
+            ("M2", 0.55, {"difference": 0.05, "low": -0.05, "high": 0.15}),
+            ("M3", 0.6, {"difference": 0.1, "low": 0.01, "high": 0.2}),
+        )
+    ]
+}
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    return yaml.safe_load(card.split("---")[1])
+
+
+def test_the_card_tells_data_method_licence_results_recipe_and_use(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+):
+    recipe = tiny_recipe(tmp_path / "run")
+    card = model_card("M3", recipe, "smollm2-135m-instruct", results=SUMMARY, repository="ada/x")
+
+    assert front_matter(card)["license"] == "apache-2.0"
+    assert front_matter(card)["tags"] == ["cream", "cream"]
+    assert "preference training of M2 on pairs it sampled" in card
+    assert "Seed examples: file seed.jsonl" in card
+    assert "Unlabelled prompts: file prompts.jsonl; 8 per" in card
+    assert "| M3 | 60.0 % [50.0 %, 70.0 %] | 40 | +10.0 [+1.0, +20.0] |" in card
+    assert "| M1 | 50.0 % [40.0 %, 60.0 %] | 40 |  |" in card
+    assert "| M2 |" not in card
+    (text,) = re.findall(r"```yaml\n(.*?)```", card, flags=re.S)
+    assert validate_recipe(yaml.safe_load(text), source="card") == recipe
+
+
+def test_a_card_without_results_or_stated_licence_claims_neither(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+):
+    card = model_card("M1", tiny_recipe(tmp_path / "run"), "owner/base")
+
+    assert "license" not in front_matter(card)
+    assert front_matter(card)["base_model"] == "owner/base"
+    assert "not stated in its folder" in card
+    assert "## Results" not in card
+    assert "supervised fine-tuning of M0 (owner/base)" in card
+
+
+def test_the_code_of_the_card_loads_the_model_beside_it(finished_run: Path):
+    """The block is run as it stands, with the folder as the name: transformers and nothing else."""
+    folder = finished_run / "models" / "M3"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.S)
+    code = code.replace('"path/to/this/folder"', repr(str(folder))).replace("64)", "2)")
+    names: dict[str, Any] = {}
+    exec(code, names)
+
+    assert names["answer"].shape[1] <= names["inputs"]["input_ids"].shape[1] + 2
+    assert type(names["model"]).__module__.startswith("transformers.")
+
+
+def test_a_checkpoint_takes_a_peft_adapter_and_gives_it_back(finished_run: Path, tmp_path: Path):
+    """A LoRA on M3, saved and loaded by peft on M3, has the outputs it was saved with."""
+    from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = finished_run / "models" / "M3"
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        plain = base(ids).logits
+        torch.manual_seed(0)
+        config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+        adapted = get_peft_model(base, config)
+        expected = adapted(ids).logits
+        adapted.save_pretrained(str(tmp_path / "adapter"))
+        loaded = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "adapter"))
+        found = loaded(ids).logits
+
+    assert not torch.allclose(plain, expected)
+    torch.testing.assert_close(found, expected)
