@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
@@ -47,6 +47,7 @@ class Backbone:
         self.num_layers: int = model.config.get_text_config().num_hidden_layers
         self.head: Any = model.get_output_embeddings()
         self._lean = lean_decoder(model)
+        self._logits: Tensor | None = None
 
     def hidden(
         self,
@@ -68,8 +69,17 @@ class Backbone:
         return output.last_hidden_state[0]
 
     def logits(self, hidden: Float[Tensor, "row hidden"]) -> Float[Tensor, "row vocab"]:
-        """Logits in the model's own dtype."""
-        return self.head(hidden)
+        """Logits in the model's own dtype; the next call overwrites them.
+
+        One buffer serves all calls: a fresh one of this size comes from the system page by page,
+        which on a CPU costs more than the product itself.
+        """
+        if type(self.head) is not nn.Linear or self.head.bias is not None:
+            return self.head(hidden)
+        rows, weight = len(hidden), self.head.weight
+        if self._logits is None or len(self._logits) < rows:
+            self._logits = hidden.new_empty(rows, len(weight))
+        return torch.mm(hidden, weight.T, out=self._logits[:rows])
 
 
 def require_inference_model(model: Any) -> None:

@@ -215,12 +215,12 @@ def _check_answers(context: Context) -> None:
 
 
 def _check_disk(context: Context) -> None:
-    refuse_full_disk(context.run.root, disk_need(context).total)
+    refuse_full_disk(context.run.root, disk_need(context))
 
 
 @dataclass(frozen=True, slots=True)
 class DiskNeed:
-    """What a run will write, as far as it is large."""
+    """What a run, or a comparison, will write, as far as it is large."""
 
     checkpoint: int
     """Bytes of one."""
@@ -252,15 +252,16 @@ def disk_need(context: Context) -> DiskNeed:
     return DiskNeed(weights, max(kept + witnesses - existing, 0))
 
 
-def refuse_full_disk(folder: Path, needed: int) -> None:
+def refuse_full_disk(folder: Path, need: DiskNeed) -> None:
     """Refuse to begin what the disk has no room for.
 
     Raises:
-        RunError: Fewer than `needed` bytes are free where `folder` is.
+        RunError: Less than is needed is free where `folder` is.
     """
     free = free_bytes(folder)
-    if free < needed:
+    if free < need.total:
         raise RunError(
-            f"{folder} needs about {needed / 1e9:.1f} GB for checkpoints and the training state, "
-            f"{free / 1e9:.1f} GB are free; free some, or set keep_checkpoints: last"
+            f"{folder} needs about {need.total / 1e9:.1f} GB for {need.missing} checkpoints and "
+            f"the training state, {free / 1e9:.1f} GB are free; free some, or set "
+            "keep_checkpoints: last"
         )

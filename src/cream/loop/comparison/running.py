@@ -21,7 +21,7 @@ from cream.loop.comparison.members import Member, Plan
 from cream.loop.comparison.sharing import borrower
 from cream.loop.context import Context
 from cream.loop.iterations import run_iteration, run_opening
-from cream.loop.opening import check_run, claim_run, disk_need, refuse_full_disk
+from cream.loop.opening import DiskNeed, check_run, claim_run, disk_need, refuse_full_disk
 from cream.protocols import Progress
 from cream.runs.files import remove_leftovers, write_yaml
 from cream.runs.sharing import COMPARISON
@@ -72,7 +72,7 @@ def run_comparison(plan: Plan, progress: Progress, *, base_dir: Path, cache_dir:
     with Run(plan.root).locked():
         _claim(plan)
         with _opened(plan.members, progress, base_dir, cache_dir) as contexts:
-            refuse_full_disk(plan.root, _disk_needed(contexts))
+            refuse_full_disk(plan.root, _disk_need(contexts))
             for context in contexts:
                 claim_run(context)
             for _, group in groupby(contexts, key=lambda context: context.recipe.seed):
@@ -145,15 +145,13 @@ def _claim(plan: Plan) -> None:
     write_yaml(root / COMPARISON, record)
 
 
-def _disk_needed(contexts: Sequence[Context]) -> int:
-    """Bytes that all members write: the models before the loop once per seed, one training."""
-    needed = training_state = 0
+def _disk_need(contexts: Sequence[Context]) -> DiskNeed:
+    """What all members write: the models before the loop once per seed, one training at a time."""
+    missing = 0
     for _, members in groupby(contexts, key=lambda context: context.recipe.seed):
         group = list(members)
-        needs = [disk_need(context) for context in group]
         lacking = sum(not context.shelf.path("M1").exists() for context in group)
         linked = max(lacking - 1, 0) if lacking == len(group) else lacking
         spared = linked * (1 + len(group[0].recipe.witnesses))
-        needed += (sum(need.missing for need in needs) - spared) * needs[0].checkpoint
-        training_state = max(training_state, needs[0].training_state)
-    return max(needed, 0) + training_state
+        missing += sum(disk_need(context).missing for context in group) - spared
+    return DiskNeed(disk_need(contexts[0]).checkpoint, max(missing, 0))
