@@ -30,9 +30,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt --no-deps reasoning-gym
 	@touch $@
 
-# The libraries of others that the slow tests and the type checker meet: trackers, lm-eval, TRL.
+# The libraries of others that the slow tests and the type checker meet: trackers, lm-eval, TRL,
+# and Playwright, which drives a Chromium that is there already.
 $(VENV)/.interop: $(VENV)/.ready
-	$(PIP) install -q -c constraints.txt -e '.[trackers,lm-eval,trl]'
+	$(PIP) install -q -c constraints.txt -e '.[trackers,lm-eval,trl,browser]'
 	@touch $@
 
 demo: setup

@@ -38,7 +38,7 @@ class SamplingConfig(Section):
 class ScoringConfig(Section):
     """How log-probabilities of completions are computed."""
 
-    token_budget: int = Field(default=8192, ge=64)
+    token_budget: int = Field(default=4096, ge=64)
     """Tokens in one forward pass, padding included."""
     report_consistency: bool = True
     """Also score under M_{t-1} and report C for methods that do not use it (``srlm``,

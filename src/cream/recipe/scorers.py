@@ -106,7 +106,7 @@ class RewardModelConfig(Section):
     """Run Python code that comes with the model."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the reward model, as in ``model.compute_dtype``; its head is float32."""
-    token_budget: int = Field(default=8192, ge=64)
+    token_budget: int = Field(default=4096, ge=64)
     """Tokens in one forward pass, padding included; a longer text goes alone."""
 
     @model_validator(mode="after")
