@@ -148,5 +148,5 @@ def _table(title: str) -> Table:
     return Table(title=Text(title), title_justify="left", show_edge=False, pad_edge=False)
 
 
-def _size(count: float) -> str:
+def _size(count: int | float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

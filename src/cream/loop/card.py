@@ -48,7 +48,7 @@ def _front_matter(recipe: Recipe, seed_model: str) -> str:
     values: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["cream", recipe.method.name],
+        "tags": list(dict.fromkeys(["cream", recipe.method.name])),
     }
     licence = licence_of(seed_model)
     if licence is not None:
