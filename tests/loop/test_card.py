@@ -42,7 +42,7 @@ def test_the_card_tells_data_method_licence_results_recipe_and_use(
     card = model_card("M3", recipe, "smollm2-135m-instruct", results=SUMMARY, repository="ada/x")
 
     assert front_matter(card)["license"] == "apache-2.0"
-    assert front_matter(card)["tags"] == ["cream", "cream"]
+    assert front_matter(card)["tags"] == ["cream"]
     assert "preference training of M2 on pairs it sampled" in card
     assert "Seed examples: file seed.jsonl" in card
     assert "Unlabelled prompts: file prompts.jsonl; 8 per" in card

@@ -23,7 +23,11 @@ from torch.nn import functional as F
 from cream.models.passes import rms_norm, rotate, swiglu
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""Largest relative difference of the trial's hidden states; a wrong formula is off by far more."""
+"""Largest relative difference of the trial's hidden states.
+
+In bfloat16 the 30 layers of the embedded model differ by 0.02 from rounding alone; rotary positions
+left out in every fourth layer differ by 0.22, an output scaled by 0.9 in every layer by 0.12.
+"""
 _ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _HEAD_NORMS = {"q_norm", "k_norm"}
 _MLP_PARTS = {"gate_proj", "up_proj", "down_proj"}
