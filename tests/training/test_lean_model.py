@@ -115,6 +115,7 @@ def test_training_twice_in_one_process_starts_from_the_same_model():
     twice, once = tiny_model(), tiny_model()
     settings = SftConfig(epochs=1)
     train_sft(twice, make_examples(4), settings, seed=0)
+    assert all(p.grad is None for p in twice.parameters())
     weights = {name: p.detach().clone() for name, p in twice.named_parameters()}
     once.load_state_dict(weights, strict=False)
 

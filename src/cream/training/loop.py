@@ -135,6 +135,8 @@ def optimise(
                 on_step(step + 1, total, values)
             if states is not None and step + 1 < total:
                 states.save_if_due(metrics)
+    for master in masters.values():
+        master.grad = None
     return Optimised(tuple(metrics), tokens, time.monotonic() - started)
 
 
