@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cream.engines import scorer
 from cream.engines.attention import _attention_with_lse, _plain_attention_with_lse
 from cream.engines.torch_engine import TorchScorer
 from cream.errors import ModelError
@@ -66,7 +67,10 @@ def assert_scores_equal(groups, expected, atol):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("padding", ["left", "right"])
-def test_scores_equal_the_padded_full_logits_forward(architecture, padding):
+@pytest.mark.parametrize("short_row", [0, 10_000])
+def test_scores_equal_the_padded_full_logits_forward(architecture, padding, short_row, monkeypatch):
+    """In both arrangements of attention: fused on each part, and plain products on whole rows."""
+    monkeypatch.setattr(scorer, "SHORT_ROW", short_row)
     model = tiny_model(architecture=architecture)
     requests = make_requests()
     expected = naive_logps(model, requests, padding=padding)

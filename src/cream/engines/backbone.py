@@ -2,8 +2,9 @@
 
 The engines feed a packed stream of tokens without padding and supply the attention themselves, so
 the layers of any Hugging Face model that calls an exchangeable attention function run unchanged on
-exactly the tokens that matter. This module holds that seam and decides whether a model fits it; it
-knows nothing of sampling or scoring. What does not fit goes to `cream.engines.plain`.
+exactly the tokens that matter; a Llama-shaped model runs in its fused form (`cream.models.lean`)
+instead. This module holds that seam and decides whether a model fits it; it knows nothing of
+sampling or scoring. What does not fit goes to `cream.engines.plain`.
 
 Seam: transformers' `AttentionInterface` (keyword arguments of the model's forward reach the
 attention function; an attention name without a mask function makes the model build no mask).

@@ -14,12 +14,11 @@ from cream.methods.cream_cross import cream_cross_parts
 from cream.methods.cream_reference import cream_reference_parts
 from cream.methods.dice import dice_parts
 from cream.methods.oracle import oracle_parts
-from cream.methods.reward_model import reward_model_parts
+from cream.methods.scored import scored_parts
 from cream.methods.scpo import scpo_parts
 from cream.methods.spa import spa_parts
 from cream.methods.spin import spin_parts
 from cream.methods.srlm import fixed_smoothing_parts, srlm_parts
-from cream.methods.srlm_judge import srlm_judge_parts
 from cream.methods.temporal import temporal_parts
 from cream.recipe.methods import (
     CreamCrossMethod,
@@ -73,10 +72,8 @@ def method_parts(method: MethodConfig, t: int) -> MethodParts:  # noqa: C901 - a
             return spin_parts(method, t)
         case OracleMethod():
             return oracle_parts(method, t)
-        case SrlmJudgeMethod():
-            return srlm_judge_parts(method, t)
-        case RewardModelMethod():
-            return reward_model_parts(method, t)
+        case SrlmJudgeMethod() | RewardModelMethod():
+            return scored_parts(method, t)
         case TemporalMethod():
             return temporal_parts(method, t)
         case CustomMethod(label=label):

@@ -1,12 +1,14 @@
 """AdamW on float32 master weights, with forward and backward in bfloat16 where that is native.
 
 With bfloat16 the model that computes is a bfloat16 *copy*; the model given stays float32 and is
-what the optimiser updates. After each micro-batch the copy's gradients are added to the masters'
-in float32, and after each step the masters are rounded into the copy. A learning rate of 1e-6
-changes most weights by less than half a bfloat16 unit, so without masters most updates would be
-lost. The copy was chosen over autocast by measurement (one core with AMX, 135M parameters, 16 rows
-of 96 tokens, forward + backward: 2.8 CPU s against 3.0; float32 norms and residuals cost the
-difference). Only parameters are rounded: position tables stay float32.
+what the optimiser updates. (What follows is about models that train in their own form; one in
+fused form is computed by `cream.training.lean`, to the same effect.) After each micro-batch the
+copy's gradients are added to the masters' in float32, and after each step the masters are rounded
+into the copy. A learning rate of 1e-6 changes most weights by less than half a bfloat16 unit, so
+without masters most updates would be lost. The copy was chosen over autocast by measurement (one
+core with AMX, 135M parameters, 16 rows of 96 tokens, forward + backward: 2.8 CPU s against 3.0;
+float32 norms and residuals cost the difference). Only parameters are rounded: position tables stay
+float32.
 """
 
 from __future__ import annotations
