@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cream.errors import ModelError
@@ -240,6 +240,8 @@ def test_end_of_turn_is_found_where_the_tokenizers_eos_is_another_token():
 @given(st.text(st.characters(codec="utf-8"), max_size=30))
 def test_decoding_gives_the_text_back(text: str):
     encoder = ChatEncoder(tiny_tokenizer())
+    # Spelled out in a text, a special token becomes that token, and decoding leaves those out.
+    assume(not any(token in text for token in encoder.tokenizer.all_special_tokens))
     completion = encoder.encode_completion(ASK, text)
     assert completion[-1] == END
     assert END not in completion[:-1]

@@ -16,11 +16,16 @@ log-sum-exp, Dao et al. 2022 (arXiv 2205.14135); one prefix for many completions
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 from torch.nn import functional as F
+
+from cream.kernels.attention import SegmentAttention
+from cream.kernels.library import fit
 
 KeyValueSink = Callable[[int, Tensor, Tensor], None]
 """Receives (layer, keys, values) of the prompts, each ``(group, kv_head, prompt_token, dim)``."""
@@ -57,6 +62,7 @@ class PackedAttention:
         lengths = torch.tensor([prompt_lengths[g] for g in with_any], device=device)
         width = torch.arange(max(prompt_lengths), device=device)
         self._prompt_keys = (width < lengths[:, None])[:, None, None]
+        self._segments = _segments(prompt_lengths, completion_lengths)
         self._ragged = bool(len(set(prompt_lengths)) > 1)
 
     def attend(
@@ -68,9 +74,11 @@ class PackedAttention:
         scale: float,
     ) -> Float[Tensor, "token head dim"]:
         """Causal attention inside each prompt and from each completion to its prompt and itself."""
-        keys, values = self.prompts.pad(key[0]), self.prompts.pad(value[0])
         if self._sink is not None:
-            self._sink(layer, keys, values)
+            self._sink(layer, self.prompts.pad(key[0]), self.prompts.pad(value[0]))
+        if fit(query):
+            return self._kernel.attend(query[0], key[0], value[0], scale)
+        keys, values = self.prompts.pad(key[0]), self.prompts.pad(value[0])
         prompt_queries = self.prompts.pad(query[0])
         # Right padding needs no mask: causality hides it from every real token.
         of_prompts = F.scaled_dot_product_attention(
@@ -108,6 +116,21 @@ class PackedAttention:
         mask = self._prompt_keys if self._ragged else None
         out, lse = _attention_with_lse(self._queries.pad(query), keys, values, scale, mask=mask)
         return self._queries.unpad(out), self._queries.unpad(lse[..., None])[..., 0]
+
+
+    @cached_property
+    def _kernel(self) -> SegmentAttention:
+        return SegmentAttention(self._segments)
+
+
+def _segments(
+    prompts: Sequence[int], completions: Sequence[Sequence[int]]
+) -> list[tuple[int, int, int]]:
+    """Start, length and parent of all prompts, then of all completions."""
+    lengths = [(n, -1) for n in prompts]
+    lengths += [(n, parent) for parent, own in enumerate(completions) for n in own]
+    starts = accumulate((n for n, _ in lengths), initial=0)
+    return [(start, n, parent) for start, (n, parent) in zip(starts, lengths, strict=False)]
 
 
 class _Padding:

@@ -8,9 +8,14 @@ and cost attention only their share of a padded product.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+from cream.kernels.attention import decode
+from cream.kernels.library import fit
 
 _GROWTH = 32
 """Own tokens per row allocated at first; the buffers double when a row outgrows them."""
@@ -39,28 +44,17 @@ class GroupCache:
         pair[1][slots, :, :width] = values
         self.prompts[layer] = pair
 
-    def append(
-        self,
-        layer: int,
-        rows: Int64[Tensor, " live"],
-        at: Int64[Tensor, " live"],
-        width: int,
-        keys: Float[Tensor, "kv_head live dim"],
-        values: Float[Tensor, "kv_head live dim"],
+    def room(
+        self, layer: int, width: int, like: Float[Tensor, "kv_head live dim"]
     ) -> tuple[Tensor, Tensor]:
-        """Write one own token per live row at index ``at`` < ``width``; return the own buffers."""
-        kv_heads, _, dim = keys.shape
+        """Return the own buffers of a layer, with room for ``width`` tokens per row."""
+        kv_heads, _, dim = like.shape
         pair = self.own[layer]
         if pair is None or pair[0].shape[2] < width:
             capacity = max(_GROWTH, 2 * (0 if pair is None else pair[0].shape[2]), width)
             shape = (self.groups * self.members, kv_heads)
-            pair = _widened(pair, capacity, shape, dim, like=keys)
+            pair = _widened(pair, capacity, shape, dim, like=like)
             self.own[layer] = pair
-        capacity = pair[0].shape[2]
-        head = torch.arange(kv_heads, device=rows.device)
-        flat = ((rows * kv_heads + head[:, None]) * capacity + at).flatten()
-        pair[0].view(-1, dim).index_copy_(0, flat, keys.reshape(-1, dim))
-        pair[1].view(-1, dim).index_copy_(0, flat, values.reshape(-1, dim))
         return pair
 
     def keep(self, slots: Int64[Tensor, " group"]) -> None:
@@ -109,19 +103,25 @@ class DecodeAttention:
         self._rows = rows
         self._at = at
         self._all_live = len(rows) == cache.groups * cache.members
+        self._prompt_lengths = prompt_lengths
         self._prompt_width = int(prompt_lengths.max())
         self._own_width = int(at.max()) + 1
-        device = rows.device
+
+    @cached_property
+    def _bias(self) -> Float[Tensor, "group member 1 1 key"]:
+        """Minus infinity where there is no token."""
+        cache, device = self._cache, self._rows.device
         shape = (cache.groups, cache.members)
         newest = torch.zeros(cache.groups * cache.members, dtype=torch.int64, device=device)
-        newest[rows] = at
-        of_prompt = torch.arange(self._prompt_width, device=device) >= prompt_lengths[:, None]
+        newest[self._rows] = self._at
+        prompt_ends = self._prompt_lengths[:, None]
+        of_prompt = torch.arange(self._prompt_width, device=device) >= prompt_ends
         of_own = torch.arange(self._own_width, device=device) > newest[:, None]
         hidden = torch.cat(
             [of_prompt[:, None].expand(*shape, -1), of_own.unflatten(0, shape)], dim=-1
         )
         bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))
-        self._bias = bias[:, :, None, None]
+        return bias[:, :, None, None]
 
     def attend(
         self,
@@ -133,11 +133,16 @@ class DecodeAttention:
     ) -> Float[Tensor, "live head dim"]:
         """One softmax over the prompt's keys and the row's own."""
         cache = self._cache
-        own_keys, own_values = cache.append(
-            layer, self._rows, self._at, self._own_width, key[0], value[0]
-        )
+        own = cache.room(layer, self._own_width, key[0])
         stored = cache.prompts[layer]
         assert stored is not None
+        if fit(query):
+            lengths = self._prompt_lengths
+            return decode(
+                query[0], key[0], value[0], self._rows, self._at, lengths, stored, own, scale
+            )
+        self._append(own, key[0], value[0])
+        own_keys, own_values = own
         prompt_keys, prompt_values = (part[:, :, : self._prompt_width] for part in stored)
         own_keys, own_values = (
             own_keys[:, :, : self._own_width],
@@ -157,6 +162,19 @@ class DecodeAttention:
         out = out + (on_own @ own_values).unflatten(0, shape)
         out = out.reshape(-1, query.shape[1], query.shape[3])
         return out if self._all_live else out[self._rows]
+
+    def _append(
+        self,
+        own: tuple[Tensor, Tensor],
+        keys: Float[Tensor, "kv_head live dim"],
+        values: Float[Tensor, "kv_head live dim"],
+    ) -> None:
+        """Write the new tokens into the own buffers."""
+        _, kv_heads, capacity, dim = own[0].shape
+        head = torch.arange(kv_heads, device=self._rows.device)[:, None]
+        flat = ((self._rows * kv_heads + head) * capacity + self._at).flatten()
+        own[0].view(-1, dim).index_copy_(0, flat, keys.reshape(-1, dim))
+        own[1].view(-1, dim).index_copy_(0, flat, values.reshape(-1, dim))
 
     def _spread(self, live: Float[Tensor, "live head dim"]) -> Float[Tensor, "row head dim"]:
         """Put the live rows into their slots; other slots get zeros and are never read."""

@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from cream.kernels import rows
+from cream.kernels.library import fit
+
 _TILE_ENTRIES = {"cpu": 1 << 19}
 """Logits per tile: 2 MiB of float32 on a CPU."""
 _TILE_ENTRIES_ELSEWHERE = 1 << 26
@@ -19,6 +22,8 @@ def log_normalisers(
     logits: Float[Tensor, "row vocab"], temperature: float = 1.0
 ) -> Float32[Tensor, " row"]:
     """Natural logarithm of the sum of ``exp(logits / temperature)`` of every row."""
+    if fit(logits):
+        return rows.log_normalisers(logits, temperature)
     entries = _TILE_ENTRIES.get(logits.device.type, _TILE_ENTRIES_ELSEWHERE)
     tiles = logits.split(max(1, entries // logits.shape[-1]))
     if temperature == 1:

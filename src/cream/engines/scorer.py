@@ -22,6 +22,7 @@ from cream.engines.backbone import Backbone, context_length, fast_length, requir
 from cream.engines.batching import check_length, windows
 from cream.engines.normalising import log_normalisers
 from cream.engines.plain import score_plainly
+from cream.kernels.library import fit
 from cream.models.lean import Attention
 from cream.models.rows import PADDING, PROMPT, RowAttention
 from cream.types import ScoredGroup, ScoringRequest
@@ -181,16 +182,20 @@ def _score_batch(
             ids.extend(tokens)
             positions.extend(range(len(prompt), len(prompt) + len(tokens)))
     lengths = [[len(tokens) for tokens in group] for group in fed]
-    attention = _attention([len(p) for p in prompts], lengths, backbone.device)
+    attention = _attention([len(p) for p in prompts], lengths, backbone)
     stream = torch.tensor([ids, positions], dtype=torch.int64, device=backbone.device)
     hidden = backbone.hidden(stream[0], stream[1], attention)
     logps = _head_logps(backbone, hidden, batch, tile_rows).cpu().numpy()
     return _split(logps, completions)
 
 
-def _attention(prompts: list[int], completions: list[list[int]], device: torch.device) -> Attention:
-    """Plain products where all rows are short, else the fused kernel on each part."""
-    if max(n + sum(own) for n, own in zip(prompts, completions, strict=True)) > SHORT_ROW:
+def _attention(
+    prompts: list[int], completions: list[list[int]], backbone: Backbone
+) -> Attention:
+    """Plain products where all rows are short and no kernel fits, else each part on its own."""
+    device = backbone.device
+    longest = max(n + sum(own) for n, own in zip(prompts, completions, strict=True))
+    if longest > SHORT_ROW or fit(backbone.head.weight):
         return PackedAttention(prompts, completions, device)
     rows, segments = [], []
     prompt_start, start = 0, sum(prompts)

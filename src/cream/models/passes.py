@@ -3,7 +3,8 @@
 Between matrix products a layer does little arithmetic and much reading and writing; written as
 formulas (in the model libraries) that costs two to three times the passes, forward and backward.
 Each function here is that formula with its derivative written out, so it allocates and saves less.
-Not a kernel: without a compiler this is what can be had on every device.
+On a processor that the kernels fit (`cream.kernels`) they do the same in one pass each; this form is
+what can be had on every device.
 
 Sources: root mean square normalisation, Zhang & Sennrich 2019 (arXiv 1910.07467, equation 4);
 SwiGLU, Shazeer 2020 (arXiv 2002.05202, equation 6); rotary positions, Su et al. 2021 (arXiv
@@ -20,11 +21,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from cream.kernels import rows
+from cream.kernels.library import fit
+
 
 def rms_norm(
     x: Float[Tensor, "*rows dim"], weight: Float[Tensor, " dim"], eps: float
 ) -> Float[Tensor, "*rows dim"]:
     """``weight * x / sqrt(mean(x^2) + eps)``; the quotient in float32, rounded to x's dtype."""
+    if fit(x):
+        return rows.rms_norm(x, weight, eps)
     if not torch.is_grad_enabled():  # an autograd function costs more than the arithmetic
         return _normalise(x, eps)[0].mul_(weight)
     return _RmsNorm.apply(x, weight, eps)  # type: ignore[return-value]
@@ -32,6 +38,8 @@ def rms_norm(
 
 def swiglu(gate_up: Float[Tensor, "row two_dim"]) -> Float[Tensor, "row dim"]:
     """``silu(gate) * up`` of two halves that one product has made side by side."""
+    if fit(gate_up):
+        return rows.swiglu(gate_up)
     if not torch.is_grad_enabled():
         return _gated(gate_up)
     return _SwiGlu.apply(gate_up)  # type: ignore[return-value]
@@ -43,6 +51,8 @@ def rotate(
     sin: Float[Tensor, "token dim"],
 ) -> Float[Tensor, "token head dim"]:
     """Rotary positions: ``x * cos + (-x2, x1) * sin`` for halves x1, x2 of every head."""
+    if fit(x):
+        return rows.rotate(x, cos, sin)
     if not torch.is_grad_enabled():
         return _rotated(x, cos[:, None], sin[:, None])
     return _Rotate.apply(x, cos[:, None], sin[:, None])  # type: ignore[return-value]

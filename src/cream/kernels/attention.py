@@ -1,0 +1,117 @@
+"""Attention as kernels: of a packed stream of prompts and completions, and of a decoding step.
+
+Every block of query rows has all its scores at once, in tile registers and cache; nothing is padded
+or copied in memory. Scores are float32, weights bfloat16, as in PyTorch's fused kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import BFloat16, Int64
+from torch import Tensor
+
+from cream.kernels.library import call
+
+_BLOCK = 32
+"""Keys are packed in blocks of this many (``BLOCK`` in ``native/tiles.h``)."""
+
+
+def _padded(count: int) -> int:
+    return -(-count // _BLOCK) * _BLOCK
+
+
+def _strides(stream: Tensor) -> tuple[int, int]:
+    """Of tokens and heads, of a ``(head, token, dim)`` view."""
+    return stream.stride(1), stream.stride(0)
+
+
+def _aligned(stream: Tensor) -> Tensor:
+    return stream if stream.stride(2) == 1 else stream.contiguous()
+
+
+class SegmentAttention:
+    """Attention of a stream of segments: each sees its parent (whole) and itself (causally).
+
+    Args:
+        segments: Start, length and parent of each, parents before children; a prompt's parent is
+            -1, a completion's the index of its prompt.
+    """
+
+    def __init__(self, segments: Sequence[tuple[int, int, int]]) -> None:
+        parents = {parent for _, _, parent in segments}
+        offsets, self._keys = [], 0
+        for index, (_, length, _) in enumerate(segments):
+            offsets.append(self._keys if index in parents else -1)
+            self._keys += _padded(length) if index in parents else 0
+        self._segments: Int64[Tensor, "segment 3"] = torch.tensor(segments, dtype=torch.int64)
+        self._offsets: Int64[Tensor, " segment"] = torch.tensor(offsets, dtype=torch.int64)
+
+    def attend(
+        self,
+        query: BFloat16[Tensor, "head token dim"],
+        key: BFloat16[Tensor, "kv_head token dim"],
+        value: BFloat16[Tensor, "kv_head token dim"],
+        scale: float,
+    ) -> BFloat16[Tensor, "token head dim"]:
+        """Return what every token gathers."""
+        heads, tokens, dim = query.shape
+        query, key, value = map(_aligned, (query, key, value))
+        # Keys and values of one place of the packed memory, all key heads.
+        place = len(key) * _padded(dim) * 2 * 2
+        packed = torch.empty(self._keys * place, dtype=torch.uint8)
+        out = query.new_empty(tokens, heads, dim)
+        call(
+            "cream_attention",
+            *(part for t in (query, key, value) for part in (t, _strides(t))),
+            out,
+            None,
+            self._segments,
+            len(self._segments),
+            torch.where(self._offsets < 0, -1, self._offsets * place),
+            packed,
+            *(heads, len(key), dim),
+            scale,
+        )
+        return out
+
+
+def decode(
+    query: BFloat16[Tensor, "head live dim"],
+    key: BFloat16[Tensor, "kv_head live dim"],
+    value: BFloat16[Tensor, "kv_head live dim"],
+    rows: Int64[Tensor, " live"],
+    at: Int64[Tensor, " live"],
+    prompt_lengths: Int64[Tensor, " group"],
+    prompts: tuple[Tensor, Tensor],
+    own: tuple[Tensor, Tensor],
+    scale: float,
+) -> BFloat16[Tensor, "live head dim"]:
+    """Store one new token per live row and return what it gathers from prompt and own tokens.
+
+    Args:
+        query: Of the new tokens.
+        key: Of the new tokens; stored in ``own`` at index ``at``.
+        value: Likewise.
+        rows: Row slots, rising; row slot = group slot * members + member.
+        at: Index of each new token among its row's own tokens.
+        prompt_lengths: Prompt tokens per group slot.
+        prompts: Keys and values, ``(group, kv_head, capacity, dim)``, contiguous.
+        own: Keys and values, ``(row, kv_head, capacity, dim)``, contiguous.
+        scale: Factor of the scores.
+    """
+    heads, live, dim = query.shape
+    query, key, value = map(_aligned, (query, key, value))
+    out = query.new_empty(live, heads, dim)
+    call(
+        "cream_decode",
+        *(part for t in (query, key, value) for part in (t, _strides(t))),
+        *(rows, at, live, prompt_lengths),
+        *(*prompts, prompts[0].shape[2]),
+        *(*own, own[0].shape[2]),
+        out,
+        *(len(own[0]) // len(prompts[0]), heads, len(key), dim),
+        scale,
+    )
+    return out

@@ -1,0 +1,91 @@
+"""Whether the compiled kernels can be used here, and why not; loading them once per process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cream.kernels.building import BuildError, build, find_compiler
+
+SWITCH = "CREAM_KERNELS"
+"""Environment variable; ``off`` leaves everything to PyTorch."""
+CPU_INFO = Path("/proc/cpuinfo")
+REQUIRED_UNITS = {"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512vl", "avx512_bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The loaded library, or why there is none."""
+
+    library: Any
+    """A ``ctypes.CDLL``; None if there is none."""
+    reason: str
+    """A phrase without a full stop: what is used and where it lies, or what is missing."""
+
+
+@cache
+def kernels() -> Kernels:
+    """Load the kernels, compiling them at first use (about two seconds)."""
+    reason = _obstacle()
+    if reason:
+        return Kernels(None, reason)
+    try:
+        path = build(_folder(), find_compiler())
+        library = ctypes.CDLL(str(path))
+    except (BuildError, OSError) as error:
+        return Kernels(None, str(error))
+    if library.cream_ask_for_tiles():
+        return Kernels(None, "the system does not let this process use the tile registers")
+    return Kernels(library, f"compiled for this processor ({path})")
+
+
+def fit(tensor: torch.Tensor) -> bool:
+    """Whether the kernels work on a tensor: bfloat16, on a CPU that they were compiled for."""
+    return (
+        tensor.dtype == torch.bfloat16
+        and tensor.device.type == "cpu"
+        and kernels().library is not None
+    )
+
+
+def call(name: str, *arguments: torch.Tensor | Sequence[int] | int | float | None) -> None:
+    """Call a kernel: tensors as the address of their first number, None as null, ints in 64 bits.
+
+    The caller answers for shapes, dtypes and contiguity; C does not know them.
+    """
+    getattr(kernels().library, name)(*map(_argument, arguments))
+
+
+def _argument(value: torch.Tensor | Sequence[int] | int | float | None) -> Any:
+    if isinstance(value, torch.Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    if isinstance(value, float):
+        return ctypes.c_float(value)
+    return None if value is None else (ctypes.c_int64 * len(value))(*value)
+
+
+def _obstacle() -> str:
+    if os.environ.get(SWITCH, "").lower() in ("off", "0", "no"):
+        return f"{SWITCH} is off"
+    if platform.system() != "Linux" or platform.machine() != "x86_64" or not CPU_INFO.is_file():
+        return "they are for Linux on x86-64"
+    for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith("flags"):
+            missing = REQUIRED_UNITS - set(line.split())
+            return f"the processor has no {', '.join(sorted(missing))}" if missing else ""
+    return "the processor does not say what it can do"
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "cream" / "kernels"
