@@ -16,7 +16,7 @@ Source: the tiling is that of Cut Cross-Entropy (arXiv 2411.09009) and Liger Ker
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ from torch import Tensor
 
 ROWS_PER_TILE = 256
 """Rows whose logits exist at once: 256 rows of 49k tokens are 50 MB in float32."""
+
+AddWeightGradient = Callable[[Tensor, Tensor], None]
+"""Takes the gradient of ``(row, vocab)`` logits and the ``(row, hidden)`` states they came from."""
 
 
 def predictor_positions(prompt_length: int, completion_lengths: Sequence[int]) -> list[list[int]]:
@@ -67,7 +70,7 @@ def logps_from_hidden(
     bias: Float[Tensor, " vocab"] | None = None,
     *,
     rows_per_tile: int = ROWS_PER_TILE,
-    weight_gradient: Float32[Tensor, "vocab hidden"] | None = None,
+    add_weight_gradient: AddWeightGradient | None = None,
 ) -> Float[Tensor, " row"]:
     """Return log p(target) of each row under the head ``hidden @ weight.T + bias``.
 
@@ -81,12 +84,13 @@ def logps_from_hidden(
         targets: Token ids.
         bias: The head's bias.
         rows_per_tile: Rows whose logits exist at once.
-        weight_gradient: If given, the backward pass adds the gradient of the weight to it in
-            float32 and autograd gets none. With few rows and a large vocabulary, making, widening
-            and adding a tensor of the head's size costs several times the product itself.
+        add_weight_gradient: If given, the backward pass hands it the factors of the weight's
+            gradient, a tile at a time, and autograd gets none. With few rows and a large
+            vocabulary, making, widening and adding a tensor of the head's size costs several times
+            the product itself.
     """
     return _HeadLogps.apply(  # type: ignore[return-value]
-        hidden, weight, targets, bias, rows_per_tile, weight_gradient
+        hidden, weight, targets, bias, rows_per_tile, add_weight_gradient
     )
 
 
@@ -145,7 +149,7 @@ class _HeadLogps(torch.autograd.Function):
         targets: Tensor,
         bias: Tensor | None,
         rows_per_tile: int,
-        weight_gradient: Tensor | None,
+        add_weight_gradient: AddWeightGradient | None,
     ) -> Tensor:
         values = hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
         normalisers = torch.empty_like(values)
@@ -155,7 +159,7 @@ class _HeadLogps(torch.autograd.Function):
             normalisers[tile], values[tile] = normaliser, target - normaliser
         ctx.save_for_backward(hidden, weight, targets, bias, normalisers)
         ctx.rows_per_tile = rows_per_tile
-        ctx.weight_gradient = weight_gradient
+        ctx.add_weight_gradient = add_weight_gradient
         return values
 
     @staticmethod
@@ -164,12 +168,12 @@ class _HeadLogps(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, None, None]:
         hidden, weight, targets, bias, normalisers = ctx.saved_tensors
         wants_hidden, wants_weight, _, wants_bias, _, _ = ctx.needs_input_grad
-        sink: Tensor | None = ctx.weight_gradient
+        add: AddWeightGradient | None = ctx.add_weight_gradient
         wide = _wide(hidden.dtype)
         tiles = _tiles(len(hidden), ctx.rows_per_tile)
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
         d_weight = None
-        if wants_weight and sink is None:
+        if wants_weight and add is None:
             d_weight = torch.zeros_like(weight, dtype=wide if len(tiles) > 1 else weight.dtype)
         d_bias = torch.zeros_like(bias, dtype=wide) if bias is not None else None
         for tile in tiles:
@@ -177,8 +181,8 @@ class _HeadLogps(torch.autograd.Function):
             d_logits = _logit_gradient(logits, normalisers[tile], targets[tile], upstream[0][tile])
             if d_hidden is not None:
                 d_hidden[tile] = d_logits @ weight
-            if sink is not None:
-                sink.addmm_(d_logits.to(sink.dtype).T, hidden[tile].to(sink.dtype))
+            if add is not None:
+                add(d_logits, hidden[tile])
             elif d_weight is not None:
                 d_weight += d_logits.T @ hidden[tile]
             if wants_bias and d_bias is not None:

@@ -12,6 +12,7 @@ forward (`cream.engines.backbone`, `cream.training.forward`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -47,6 +48,10 @@ class Attention(Protocol):
     ) -> Float[Tensor, "token head dim"]:
         """Return what every token gathers from the tokens it may see."""
         ...
+
+
+Product = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+"""``(x, weight, bias, added)`` to ``x @ weight.T + bias + added`` (see `plain_product`)."""
 
 
 @dataclass(slots=True)
@@ -86,6 +91,7 @@ class LeanDecoder:
         final_norm: Weight of the norm after the last layer.
         embedding: ``(vocab, hidden)``.
         rotary: Module that gives cosines and sines for positions.
+        product: How products with weights are made; a training brings its own.
     """
 
     def __init__(
@@ -95,12 +101,14 @@ class LeanDecoder:
         final_norm: Tensor,
         embedding: Tensor,
         rotary: nn.Module,
+        product: Product | None = None,
     ) -> None:
         self.shape = shape
         self.layers = layers
         self.final_norm = final_norm
         self.embedding = embedding
         self.rotary: Any = rotary
+        self.product = product or plain_product
 
     def hidden(
         self,
@@ -108,23 +116,27 @@ class LeanDecoder:
         positions: Int64[Tensor, " token"],
         attention: Attention,
     ) -> Float[Tensor, "token hidden"]:
-        """Final hidden states of a packed stream of embedded tokens."""
+        """Final hidden states of a packed stream of embedded tokens.
+
+        Without gradients the residual stream is computed in place, in ``embedded``.
+        """
         cos, sin = self.rotary(embedded[None], position_ids=positions[None])
         x, eps = embedded, self.shape.eps
         for index, layer in enumerate(self.layers):
             heads = self._attend(
                 index, layer, rms_norm(x, layer.input_norm, eps), cos, sin, attention
             )
-            x = _add_product(x, heads, layer.out, layer.out_bias)
-            inner = swiglu(F.linear(rms_norm(x, layer.mlp_norm, eps), layer.gate_up))
-            x = _add_product(x, inner, layer.down, None)
+            x = self.product(heads, layer.out, layer.out_bias, x)
+            gate_up = self.product(rms_norm(x, layer.mlp_norm, eps), layer.gate_up, None, None)
+            x = self.product(swiglu(gate_up), layer.down, None, x)
         return rms_norm(x, self.final_norm, eps)
 
     def _attend(
         self, index: int, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention
     ) -> Float[Tensor, "token head_dims"]:
         shape = self.shape
-        projected = F.linear(x, layer.qkv, layer.qkv_bias).unflatten(1, (-1, shape.head_dim))
+        projected = self.product(x, layer.qkv, layer.qkv_bias, None)
+        projected = projected.unflatten(1, (-1, shape.head_dim))
         rotated, value = projected.split([shape.heads + shape.kv_heads, shape.kv_heads], 1)
         if layer.query_norm is not None and layer.key_norm is not None:
             query, key = rotated.split([shape.heads, shape.kv_heads], 1)
@@ -161,10 +173,20 @@ def lean_decoder(model: Any) -> LeanDecoder | None:
     return decoder if agrees else None
 
 
-def _add_product(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def plain_product(
+    x: Float[Tensor, "token in_"],
+    weight: Float[Tensor, "out in_"],
+    bias: Float[Tensor, " out"] | None,
+    added: Float[Tensor, "token out"] | None,
+) -> Float[Tensor, "token out"]:
+    """``x @ weight.T + bias + added``; without gradients the sum may take the place of `added`."""
+    if added is None:
+        return F.linear(x, weight, bias)
     if bias is not None:
-        x = x + bias
-    return torch.addmm(x, y, weight.T)
+        added = added + bias
+    if torch.is_grad_enabled():
+        return torch.addmm(added, x, weight.T)
+    return added.addmm_(x, weight.T)
 
 
 def _children(module: nn.Module) -> set[str]:

@@ -11,14 +11,17 @@ Same gradients as the model's own forward and backward (tested); which models fi
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cream.algorithms.logps import logps_from_hidden
+from cream.kernels.library import fit
+from cream.kernels.products import add_transposed_product
 from cream.models.lean import Layer, LeanDecoder
 from cream.models.rows import PADDING, RowAttention
 from cream.training.batches import TokenBatch
@@ -38,6 +41,7 @@ class LeanModel:
         self._fused: list[Tensor] = []
         self._leaves: list[Tensor] = []
         self._gradients: list[Tensor] = []
+        self._gradient_of: dict[int, Tensor] = {}
         self._dtype = dtype
         self._embedding, self._embedding_gradient = self._table(decoder.embedding)
         self._head, self._head_gradient = self._embedding, self._embedding_gradient
@@ -53,6 +57,7 @@ class LeanModel:
             self._leaf(decoder.final_norm),
             self._embedding,
             decoder.rotary,
+            self._product,
         )
         self._give_gradients(model)
 
@@ -67,7 +72,10 @@ class LeanModel:
         stream = (real.flatten().cumsum(0) - 1).view_as(real)
         predictors = stream[batch.target_rows, batch.target_positions]
         return logps_from_hidden(
-            hidden[predictors], self._head, batch.targets, weight_gradient=self._head_gradient
+            hidden[predictors],
+            self._head,
+            batch.targets,
+            add_weight_gradient=partial(_add_to_head, self._head_gradient),
         )
 
     def publish(self) -> None:
@@ -81,9 +89,21 @@ class LeanModel:
         for gradient in self._gradients:
             gradient.zero_()
 
+    def _product(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None
+    ) -> Tensor:
+        """``x @ weight.T + bias + added``, the weight's gradient added where it belongs."""
+        product: Any = _Product.apply(x, weight, added, self._gradient_of[id(weight)])
+        return product if bias is None else product + bias
+
     def _leaf(self, weight: Tensor) -> Tensor:
-        """A leaf with the values of a fused weight, whose gradient goes to a float32 buffer."""
+        """A leaf with the values of a fused weight, whose gradient goes to a float32 buffer.
+
+        Products add the gradients of matrices there themselves; those of vectors come by autograd.
+        """
         leaf, gradient = self._table(weight)
+        if weight.ndim > 1:
+            return leaf
         if self._dtype == torch.float32:
             leaf.grad = gradient
         else:
@@ -103,6 +123,7 @@ class LeanModel:
         self._fused.append(fused)
         self._leaves.append(leaf.requires_grad_())
         self._gradients.append(torch.zeros_like(fused))
+        self._gradient_of[id(self._leaves[-1])] = self._gradients[-1]
         return self._leaves[-1], self._gradients[-1]
 
     def _give_gradients(self, model: Any) -> None:
@@ -144,3 +165,45 @@ class _Embedded(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None, None]:
         ctx.gradient.index_add_(0, ctx.ids, upstream[0].to(ctx.gradient.dtype))
         return None, None, None
+
+
+class _Product(torch.autograd.Function):
+    """``x @ weight.T + added``; the weight's gradient is added to the given buffer."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, added: Tensor | None, gradient: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.gradient, ctx.adds = gradient, added is not None
+        return x @ weight.T if added is None else torch.addmm(added, x, weight.T)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        _add_product(ctx.gradient, upstream[0], x)
+        return upstream[0] @ weight, None, upstream[0] if ctx.adds else None, None
+
+
+def _add_product(
+    gradient: Float32[Tensor, "out in_"],
+    a: Float[Tensor, "token out"],
+    b: Float[Tensor, "token in_"],
+) -> None:
+    """``gradient += a.T @ b``."""
+    if fit(a):
+        add_transposed_product(a, b, gradient)
+    else:
+        gradient.add_(a.T @ b)
+
+
+def _add_to_head(
+    gradient: Float32[Tensor, "vocab hidden"],
+    d_logits: Float[Tensor, "row vocab"],
+    hidden: Float[Tensor, "row hidden"],
+) -> None:
+    """Likewise for few rows and a large table, where a product of its own would cost most."""
+    if fit(d_logits):
+        add_transposed_product(d_logits, hidden, gradient)
+    else:
+        gradient.addmm_(d_logits.to(gradient.dtype).T, hidden.to(gradient.dtype))

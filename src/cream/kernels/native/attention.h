@@ -27,7 +27,7 @@ static inline Packed pack_segment(const Shape& shape, const bf16* k, int64_t k_s
                                   const bf16* v, int64_t v_stride, int64_t length, char* to) {
   char* values = to + shape.packed_bytes(length);
   pack_transposed(k, k_stride, length, shape.dim, to);
-  pack(v, v_stride, length, shape.dim, shape.padded_dim(), values);
+  pack(v, v_stride, length, shape.dim, values);
   return {to, values, length};
 }
 
@@ -36,7 +36,7 @@ static inline void score(const Shape& shape, const bf16* queries, const Packed& 
                          int64_t width, float* scores, int64_t stride, bool halved) {
   const int64_t dim = shape.padded_dim(), column = dim / 32 * TILE_BYTES;
   for (int64_t key = 0; key < width; key += BLOCK)
-    multiply(queries, dim, segment.keys + key / 16 * column, column, TILE_BYTES, dim / 32,
+    multiply(queries, dim, 32, segment.keys + key / 16 * column, column, TILE_BYTES, dim / 32,
              scores + key, stride, halved);
 }
 
@@ -46,7 +46,7 @@ static inline void gather(const Shape& shape, const bf16* weights, int64_t strid
                           bool more) {
   const int64_t dim = shape.padded_dim(), step = dim / 16 * TILE_BYTES;
   for (int64_t d = 0; d < dim; d += 32)
-    multiply(weights, stride, segment.values + d / 16 * TILE_BYTES, TILE_BYTES, step, width / 32,
+    multiply(weights, stride, 32, segment.values + d / 16 * TILE_BYTES, TILE_BYTES, step, width / 32,
              sums + d, dim, halved, more);
 }
 

@@ -89,28 +89,38 @@ static inline void pack_transposed(const bf16* rows, int64_t stride, int64_t cou
     }
 }
 
+// 32 rows and 16 columns as one tile, the right operand of (anything) x rows.
+static inline void pack_tile(const bf16* rows, int64_t stride, int64_t count, __mmask16 columns,
+                             __m512i tile[16]) {
+  for (int i = 0; i < 16; ++i) {
+    __m256i a = _mm256_setzero_si256(), b = a;
+    if (2 * i < count) a = _mm256_maskz_loadu_epi16(columns, rows + 2 * i * stride);
+    if (2 * i + 1 < count) b = _mm256_maskz_loadu_epi16(columns, rows + (2 * i + 1) * stride);
+    __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16);
+    tile[i] = _mm512_or_si512(_mm512_cvtepu16_epi32(a), high);
+  }
+}
+
+static inline void write_tile(const __m512i tile[16], char* to) {
+  for (int i = 0; i < 16; ++i) _mm512_store_si512(to + 64 * i, tile[i]);
+}
+
 // Rows as rows: tiles [row / 32][dim / 16], the right operand of (anything) x rows.
-static inline void pack(const bf16* rows, int64_t stride, int64_t count, int64_t dim,
-                        int64_t padded_dim, char* to) {
+static inline void pack(const bf16* rows, int64_t stride, int64_t count, int64_t dim, char* to) {
   for (int64_t row = 0; row < padded(count); row += BLOCK)
-    for (int64_t d = 0; d < padded_dim; d += 16, to += TILE_BYTES) {
-      __mmask16 m = first(dim - d);
-      for (int i = 0; i < 16; ++i) {
-        int64_t even = row + 2 * i;
-        __m256i a = _mm256_setzero_si256(), b = a;
-        if (even < count) a = _mm256_maskz_loadu_epi16(m, rows + even * stride + d);
-        if (even + 1 < count) b = _mm256_maskz_loadu_epi16(m, rows + (even + 1) * stride + d);
-        __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16);
-        _mm512_store_si512(to + 64 * i, _mm512_or_si512(_mm512_cvtepu16_epi32(a), high));
-      }
+    for (int64_t d = 0; d < padded(dim); d += 16, to += TILE_BYTES) {
+      __m512i tile[16];
+      pack_tile(rows + row * stride + d, stride, count - row, first(dim - d), tile);
+      write_tile(tile, to);
     }
 }
 
-// c (32 x 32) = a (32 x 32 steps) b, b's two columns of tiles `b_column` apart, steps `b_step`.
+// c (32 x 32) = a (32 x 32 steps) b: a's steps are `a_step` elements apart, b's `b_step` bytes, the
+// two columns of b's tiles `b_column` bytes.
 // With `halved` the lower 16 rows do not matter; with `more` the product is added to c.
-static inline void multiply(const bf16* a, int64_t a_stride, const char* b, int64_t b_column,
-                            int64_t b_step, int64_t steps, float* c, int64_t c_stride, bool halved,
-                            bool more = false) {
+static inline void multiply(const bf16* a, int64_t a_stride, int64_t a_step, const char* b,
+                            int64_t b_column, int64_t b_step, int64_t steps, float* c,
+                            int64_t c_stride, bool halved, bool more = false) {
   settle();
   if (more) {
     _tile_loadd(0, c, 4 * c_stride);
@@ -125,7 +135,7 @@ static inline void multiply(const bf16* a, int64_t a_stride, const char* b, int6
     _tile_zero(2);
     _tile_zero(3);
   }
-  for (int64_t k = 0; k < steps; ++k, a += 32, b += b_step) {
+  for (int64_t k = 0; k < steps; ++k, a += a_step, b += b_step) {
     _tile_loadd(4, a, 2 * a_stride);
     _tile_loadd(6, b, 64);
     _tile_dpbf16ps(0, 4, 6);
