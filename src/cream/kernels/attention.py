@@ -7,6 +7,7 @@ or copied in memory. Scores are float32, weights bfloat16, as in PyTorch's fused
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import BFloat16, Int64
@@ -45,7 +46,7 @@ class SegmentAttention:
         for index, (_, length, _) in enumerate(segments):
             offsets.append(self._keys if index in parents else -1)
             self._keys += _padded(length) if index in parents else 0
-        self._segments: Int64[Tensor, "segment 3"] = torch.tensor(segments, dtype=torch.int64)
+        self.segments: Int64[Tensor, "segment 3"] = torch.tensor(segments, dtype=torch.int64)
         self._offsets: Int64[Tensor, " segment"] = torch.tensor(offsets, dtype=torch.int64)
 
     def attend(
@@ -55,9 +56,17 @@ class SegmentAttention:
         value: BFloat16[Tensor, "kv_head token dim"],
         scale: float,
     ) -> BFloat16[Tensor, "token head dim"]:
-        """Return what every token gathers."""
-        heads, tokens, dim = query.shape
+        """Return what every token gathers; differentiable."""
         query, key, value = map(_aligned, (query, key, value))
+        if torch.is_grad_enabled():
+            gathered: Any = _Attention.apply(query, key, value, scale, self)
+            return gathered
+        return self._gather(query, key, value, scale, None)
+
+    def _gather(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float, lse: Tensor | None
+    ) -> BFloat16[Tensor, "token head dim"]:
+        heads, tokens, dim = query.shape
         # Keys and values of one place of the packed memory, all key heads.
         place = len(key) * _padded(dim) * 2 * 2
         packed = torch.empty(self._keys * place, dtype=torch.uint8)
@@ -66,15 +75,43 @@ class SegmentAttention:
             "cream_attention",
             *(part for t in (query, key, value) for part in (t, _strides(t))),
             out,
-            None,
-            self._segments,
-            len(self._segments),
+            lse,
+            self.segments,
+            len(self.segments),
             torch.where(self._offsets < 0, -1, self._offsets * place),
             packed,
             *(heads, len(key), dim),
             scale,
         )
         return out
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, stream: SegmentAttention
+    ) -> Tensor:
+        lse = torch.empty(query.shape[1], len(query))
+        out = stream._gather(query, key, value, scale, lse)
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.scale, ctx.segments = scale, stream.segments
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value, out, lse = ctx.saved_tensors
+        heads, tokens, dim = query.shape
+        gradients = [out.new_empty(tokens, n, dim) for n in (heads, len(key), len(key))]
+        call(
+            "cream_attention_backward",
+            *(part for t in (query, key, value) for part in (t, _strides(t))),
+            *(out, upstream[0].contiguous(), lse, *gradients),
+            *(ctx.segments, len(ctx.segments)),
+            *(heads, len(key), dim),
+            ctx.scale,
+        )
+        d_query, d_key, d_value = (gradient.transpose(0, 1) for gradient in gradients)
+        return d_query, d_key, d_value, None, None
 
 
 def decode(

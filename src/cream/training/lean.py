@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cream.algorithms.logps import logps_from_hidden
+from cream.kernels.attention import SegmentAttention
 from cream.kernels.library import fit
 from cream.kernels.products import add_transposed_product
 from cream.models.lean import Layer, LeanDecoder
-from cream.models.rows import PADDING, RowAttention
+from cream.models.rows import PADDING, PROMPT, RowAttention
 from cream.training.batches import TokenBatch
 
 
@@ -64,7 +66,11 @@ class LeanModel:
     def token_logps(self, batch: TokenBatch) -> Float[Tensor, " target"]:
         """Log-probability of every target of the batch, differentiable."""
         real = batch.segments != PADDING
-        attention = RowAttention(batch.segments, None, self._dtype)
+        attention = (
+            _StreamAttention(batch.segments)
+            if fit(self._embedding)
+            else RowAttention(batch.segments, None, self._dtype)
+        )
         embedded: Any = _Embedded.apply(
             self._embedding, batch.input_ids[real], self._embedding_gradient
         )
@@ -136,6 +142,26 @@ class LeanModel:
             )
             offset = (parameter.data_ptr() - fused.data_ptr()) // fused.element_size()
             parameter.grad = gradient.as_strided(parameter.shape, parameter.stride(), offset)
+
+
+class _StreamAttention:
+    """Attention of rows laid one after another, as a kernel."""
+
+    def __init__(self, rows: Int64[Tensor, "row width"]) -> None:
+        segments: list[tuple[int, int, int]] = []
+        start = 0
+        for row in rows.tolist():
+            prompt = len(segments)
+            for kind, places in groupby(row):
+                length = len(list(places))
+                if kind != PADDING:
+                    segments.append((start, length, -1 if kind == PROMPT else prompt))
+                    start += length
+        self._segments = SegmentAttention(segments)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """See `cream.models.lean.Attention`."""
+        return self._segments.attend(query[0], key[0], value[0], scale)
 
 
 def fits(model: nn.Module) -> bool:

@@ -8,19 +8,6 @@
 
 namespace {
 
-struct Segment {
-  int64_t start, length, parent;  // parent: index of an earlier segment, or -1
-};
-
-struct Stream {
-  const bf16* data;
-  Strides strides;
-
-  const bf16* at(int64_t token, int64_t head) const {
-    return data + token * strides.token + head * strides.head;
-  }
-};
-
 class Worker {  // one thread's buffers
  public:
   explicit Worker(const Shape& shape) : shape_(shape) {}

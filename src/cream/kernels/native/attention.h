@@ -9,6 +9,19 @@ struct Strides {  // of tokens and heads, in elements; the numbers of a head are
   int64_t token, head;
 };
 
+struct Stream {  // queries, keys or values of a packed stream
+  const bf16* data;
+  Strides strides;
+
+  const bf16* at(int64_t token, int64_t head) const {
+    return data + token * strides.token + head * strides.head;
+  }
+};
+
+struct Segment {
+  int64_t start, length, parent;  // parent: index of an earlier segment, or -1
+};
+
 struct Shape {
   int64_t heads, kv_heads, dim;
   float scale;

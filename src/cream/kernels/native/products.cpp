@@ -7,16 +7,6 @@ namespace {
 // Blocks of 32 tokens between two visits to c: what a gives to a row of blocks stays in L2.
 constexpr int64_t DEPTH = 64;
 
-// 32 tokens of 32 columns, transposed: rows are columns, tokens lie side by side.
-void pack_left(const bf16* a, int64_t stride, int64_t tokens, int64_t columns, char* to) {
-  for (int64_t c = 0; c < BLOCK; c += 16, to += TILE_BYTES) {
-    __m512i tile[16];
-    pack_tile(a + c, stride, tokens, first(columns - c), tile);
-    transpose(tile);
-    write_tile(tile, to);
-  }
-}
-
 void pack_right(const bf16* b, int64_t stride, int64_t tokens, int64_t columns, char* to) {
   for (int64_t c = 0; c < BLOCK; c += 16, to += TILE_BYTES) {
     __m512i tile[16];

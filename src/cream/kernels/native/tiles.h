@@ -115,6 +115,16 @@ static inline void pack(const bf16* rows, int64_t stride, int64_t count, int64_t
     }
 }
 
+// Up to 32 rows of 32 columns, transposed: the left operand (32 x 32) of rows^T x (anything).
+static inline void pack_left(const bf16* rows, int64_t stride, int64_t count, int64_t columns, char* to) {
+  for (int64_t c = 0; c < BLOCK; c += 16, to += TILE_BYTES) {
+    __m512i tile[16];
+    pack_tile(rows + c, stride, count, first(columns - c), tile);
+    transpose(tile);
+    write_tile(tile, to);
+  }
+}
+
 // c (32 x 32) = a (32 x 32 steps) b: a's steps are `a_step` elements apart, b's `b_step` bytes, the
 // two columns of b's tiles `b_column` bytes.
 // With `halved` the lower 16 rows do not matter; with `more` the product is added to c.
