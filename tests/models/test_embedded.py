@@ -17,7 +17,6 @@ from cream.models.embedded import (
     GGUF_SHA256,
     MANIFEST,
     _publish,
-    default_cache_dir,
     embedded_folder,
     embedded_model,
     is_cached,

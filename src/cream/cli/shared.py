@@ -31,7 +31,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only th
 
 def cache_dir() -> Path:
     """Where the embedded model lives: ``CREAM_CACHE``, or the user's cache directory."""
-    from cream.models.embedded import default_cache_dir
+    from cream.runs.cache import default_cache_dir
 
     given = os.environ.get("CREAM_CACHE")
     return Path(given).expanduser() if given else default_cache_dir()

@@ -117,7 +117,6 @@ class PackedAttention:
         out, lse = _attention_with_lse(self._queries.pad(query), keys, values, scale, mask=mask)
         return self._queries.unpad(out), self._queries.unpad(lse[..., None])[..., 0]
 
-
     @cached_property
     def _kernel(self) -> SegmentAttention:
         return SegmentAttention(self._segments)

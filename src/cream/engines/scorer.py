@@ -189,9 +189,7 @@ def _score_batch(
     return _split(logps, completions)
 
 
-def _attention(
-    prompts: list[int], completions: list[list[int]], backbone: Backbone
-) -> Attention:
+def _attention(prompts: list[int], completions: list[list[int]], backbone: Backbone) -> Attention:
     """Plain products where all rows are short and no kernel fits, else each part on its own."""
     device = backbone.device
     longest = max(n + sum(own) for n, own in zip(prompts, completions, strict=True))

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from cream.engines.select import choose_engine
+from cream.kernels.library import kernels
 from cream.models.devices import pick_compute_dtype, pick_device
 from cream.models.embedded import BYTES_NEEDED, is_cached
 from cream.recipe.engine import AutoEngine
@@ -52,6 +53,7 @@ def examine_machine(cache_dir: Path, *, measure: bool = True) -> dict[str, Any]:
             "compute_dtype": str(dtype.dtype).removeprefix("torch."),
             "reason": f"samples with {choice.settings.name}: {choice.reason}; {dtype.reason}",
         },
+        "kernels": {"used": kernels().library is not None, "reason": kernels().reason},
         "speed": measure_speed(device) if measure else None,
         "memory": {"available_bytes": available_memory(_text_of(MEMORY_INFO))},
         "disk": {"folder": str(Path.cwd()), "free_bytes": free_bytes(Path.cwd())},

@@ -92,12 +92,14 @@ def print_machine(console: Console, machine: Mapping[str, Any]) -> None:
 def machine_rows(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and finding of each fact about a machine, in words."""
     cpu, engine, speed = machine["cpu"], machine["engine"], machine["speed"]
+    kernels = machine["kernels"]
     rows = [
         ("processor", f"{cpu['name']}; {', '.join(cpu['features']) or 'no vector unit found'}"),
         ("cores", f"{cpu['usable_cores']} of {cpu['cores']} usable, {cpu['threads']} threads"),
         ("GPU", ", ".join(machine["gpus"]) or "none"),
         ("engine", f"{engine['name']}, {engine['compute_dtype']} on {engine['device']}"),
         ("", engine["reason"]),
+        ("kernels", f"{'used' if kernels['used'] else 'not used'}: {kernels['reason']}"),
     ]
     if speed is not None:
         gemm = ", ".join(f"{n} {r / 1e9:,.0f} Gflop/s" for n, r in speed["gemm"].items())

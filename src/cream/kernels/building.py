@@ -60,18 +60,19 @@ def build(folder: Path, compiler: list[str]) -> Path:
     unfinished = library.with_suffix(f".{os.getpid()}.tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _output([*compiler, *FLAGS, *map(str, sources), "-o", str(unfinished)])
-        unfinished.replace(library)
+        try:
+            _output([*compiler, *FLAGS, *map(str, sources), "-o", str(unfinished)])
+            unfinished.replace(library)
+        finally:
+            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise BuildError(f"{folder} cannot be written: {error.strerror}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     return library
 
 
 def _output(command: list[str]) -> str:
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - the user's own compiler
             command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from cream.kernels.building import BuildError, build, find_compiler
+from cream.runs.cache import default_cache_dir
 
 SWITCH = "CREAM_KERNELS"
 """Environment variable; ``off`` leaves everything to PyTorch."""
@@ -28,7 +29,7 @@ class Kernels:
     library: Any
     """A ``ctypes.CDLL``; None if there is none."""
     reason: str
-    """A phrase without a full stop: what is used and where it lies, or what is missing."""
+    """A phrase without a full stop: what is used, or what is missing."""
 
 
 @cache
@@ -38,13 +39,13 @@ def kernels() -> Kernels:
     if reason:
         return Kernels(None, reason)
     try:
-        path = build(_folder(), find_compiler())
+        path = build(default_cache_dir() / "kernels", find_compiler())
         library = ctypes.CDLL(str(path))
     except (BuildError, OSError) as error:
         return Kernels(None, str(error))
     if library.cream_ask_for_tiles():
         return Kernels(None, "the system does not let this process use the tile registers")
-    return Kernels(library, f"compiled for this processor ({path})")
+    return Kernels(library, "compiled for this processor's matrix tiles (AMX)")
 
 
 def fit(tensor: torch.Tensor) -> bool:
@@ -84,8 +85,3 @@ def _obstacle() -> str:
             missing = REQUIRED_UNITS - set(line.split())
             return f"the processor has no {', '.join(sorted(missing))}" if missing else ""
     return "the processor does not say what it can do"
-
-
-def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "cream" / "kernels"

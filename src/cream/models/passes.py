@@ -3,8 +3,8 @@
 Between matrix products a layer does little arithmetic and much reading and writing; written as
 formulas (in the model libraries) that costs two to three times the passes, forward and backward.
 Each function here is that formula with its derivative written out, so it allocates and saves less.
-On a processor that the kernels fit (`cream.kernels`) they do the same in one pass each; this form is
-what can be had on every device.
+That is what can be had on every device; where the compiled kernels fit (`cream.kernels`), they do
+the same in one pass each.
 
 Sources: root mean square normalisation, Zhang & Sennrich 2019 (arXiv 1910.07467, equation 4);
 SwiGLU, Shazeer 2020 (arXiv 2002.05202, equation 6); rotary positions, Su et al. 2021 (arXiv
