@@ -31,6 +31,7 @@ from cream.models.loading import (
     load_tokenizer,
 )
 from cream.recipe.model import ModelConfig
+from cream.runs.cache import default_cache_dir
 from cream.types import Message
 
 
