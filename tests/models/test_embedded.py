@@ -47,6 +47,7 @@ def make_cached(folder: Path, *, gguf_sha256: str = GGUF_SHA256) -> Path:
 
 def test_cache_follows_the_xdg_specification():
     assert default_cache_dir({"XDG_CACHE_HOME": "/somewhere"}) == Path("/somewhere/cream")
+    assert default_cache_dir({"CREAM_CACHE": "/there", "XDG_CACHE_HOME": "/x"}) == Path("/there")
     assert default_cache_dir({}) == Path.home() / ".cache" / "cream"
     assert default_cache_dir({"XDG_CACHE_HOME": "not/absolute"}) == Path.home() / ".cache" / "cream"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +32,7 @@ def cache_dir() -> Path:
     """Where the embedded model lives: ``CREAM_CACHE``, or the user's cache directory."""
     from cream.runs.cache import default_cache_dir
 
-    given = os.environ.get("CREAM_CACHE")
-    return Path(given).expanduser() if given else default_cache_dir()
+    return default_cache_dir()
 
 
 @contextmanager

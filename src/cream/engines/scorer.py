@@ -28,7 +28,7 @@ from cream.models.rows import PADDING, PROMPT, RowAttention
 from cream.types import ScoredGroup, ScoringRequest
 
 SHORT_ROW = 128
-"""Tokens of a prompt with its completions up to which plain products beat the fused kernel."""
+"""Tokens of a prompt with its completions up to which plain products beat the fused call."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,7 @@ import torch
 from jaxtyping import BFloat16, Int64
 from torch import Tensor
 
-from cream.kernels.library import call
-
-_BLOCK = 32
-"""Keys are packed in blocks of this many (``BLOCK`` in ``native/tiles.h``)."""
-
-
-def _padded(count: int) -> int:
-    return -(-count // _BLOCK) * _BLOCK
+from cream.kernels.library import call, padded
 
 
 def _strides(stream: Tensor) -> tuple[int, int]:
@@ -45,7 +38,7 @@ class SegmentAttention:
         offsets, self._keys = [], 0
         for index, (_, length, _) in enumerate(segments):
             offsets.append(self._keys if index in parents else -1)
-            self._keys += _padded(length) if index in parents else 0
+            self._keys += padded(length) if index in parents else 0
         self.segments: Int64[Tensor, "segment 3"] = torch.tensor(segments, dtype=torch.int64)
         self._offsets: Int64[Tensor, " segment"] = torch.tensor(offsets, dtype=torch.int64)
 
@@ -68,7 +61,7 @@ class SegmentAttention:
     ) -> BFloat16[Tensor, "token head dim"]:
         heads, tokens, dim = query.shape
         # Keys and values of one place of the packed memory, all key heads.
-        place = len(key) * _padded(dim) * 2 * 2
+        place = len(key) * padded(dim) * 2 * 2
         packed = torch.empty(self._keys * place, dtype=torch.uint8)
         out = query.new_empty(tokens, heads, dim)
         call(

@@ -57,6 +57,11 @@ def fit(tensor: torch.Tensor) -> bool:
     )
 
 
+def padded(count: int) -> int:
+    """Round up to whole blocks of rows (``BLOCK`` in ``native/tiles.h``)."""
+    return -(-count // 32) * 32
+
+
 def call(name: str, *arguments: torch.Tensor | Sequence[int] | int | float | None) -> None:
     """Call a kernel: tensors as the address of their first number, None as null, ints in 64 bits.
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import BFloat16, Float32
 from torch import Tensor
 
-from cream.kernels.library import call
+from cream.kernels.library import call, padded
 
 
 def add_transposed_product(
@@ -22,9 +22,5 @@ def add_transposed_product(
     """``c += a.T @ b`` without rounding the sum; with ``fresh`` c is overwritten instead."""
     a, b = a.contiguous(), b.contiguous()
     (tokens, out), inner = a.shape, b.shape[1]
-    memory = torch.empty(_padded(tokens) * (_padded(out) + _padded(inner)) * 2, dtype=torch.uint8)
+    memory = torch.empty(padded(tokens) * (padded(out) + padded(inner)) * 2, dtype=torch.uint8)
     call("cream_add_transposed_product", a, b, c, memory, tokens, out, inner, int(fresh))
-
-
-def _padded(count: int) -> int:
-    return -(-count // 32) * 32

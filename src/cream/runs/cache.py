@@ -8,7 +8,9 @@ from pathlib import Path
 
 
 def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return Cream's cache folder: ``$XDG_CACHE_HOME/cream``, else ``~/.cache/cream``."""
+    """Return Cream's cache: ``$CREAM_CACHE``, ``$XDG_CACHE_HOME/cream`` or ``~/.cache/cream``."""
+    if given := environ.get("CREAM_CACHE"):
+        return Path(given).expanduser()
     base = environ.get("XDG_CACHE_HOME", "")
     # The XDG specification has relative paths ignored.
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "cream"
