@@ -68,8 +68,9 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path):
 
 
 @pytest.fixture
-def again():
+def again(monkeypatch: pytest.MonkeyPatch):
     """Decide anew inside the test, and once more after it."""
+    monkeypatch.delenv(library.SWITCH, raising=False)
     library.kernels.cache_clear()
     yield library.kernels
     library.kernels.cache_clear()
@@ -103,3 +104,45 @@ def test_kernels_take_bfloat16_on_a_cpu_alone():
     assert library.fit(torch.zeros(2, dtype=torch.bfloat16)) == (
         library.kernels().library is not None
     )
+
+
+def test_the_first_compiler_that_is_installed_is_taken(tmp_path: Path, monkeypatch):
+    (tmp_path / "clang++").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_compiler({}) == ["clang++"]
+    (tmp_path / "g++").symlink_to("/bin/sh")
+    assert find_compiler({}) == ["g++"]
+
+
+def test_a_named_compiler_that_is_not_there_is_an_error():
+    with pytest.raises(BuildError, match="set CXX"):
+        find_compiler({"CXX": "/nowhere/c++"})
+
+
+def test_a_compiler_that_does_not_run_is_an_error(tmp_path: Path):
+    with pytest.raises(BuildError, match=r"/nowhere/c\+\+ did not run"):
+        build(tmp_path / "cache", ["/nowhere/c++"])
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_another_process_left_unfinished_is_no_library(tmp_path: Path):
+    compiler = fake_compiler(tmp_path)
+    whole = build(tmp_path / "cache", compiler)
+    unfinished = whole.rename(whole.with_suffix(".1.tmp"))
+    assert build(tmp_path / "cache", compiler) == whole
+    assert compilations(tmp_path) == 2
+    assert unfinished.exists()
+
+
+def test_another_system_is_told(again, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(library.platform, "system", lambda: "Darwin")
+    assert again() == library.Kernels(None, "they are for Linux on x86-64")
+
+
+def test_all_missing_units_are_named(again, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    info = tmp_path / "cpuinfo"
+    info.write_text("flags : fpu avx512f avx512bw avx512vl avx512_bf16\n")
+    monkeypatch.setattr(library, "CPU_INFO", info)
+    monkeypatch.setattr(library.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(library.platform, "machine", lambda: "x86_64")
+    assert again() == library.Kernels(None, "the processor has no amx_bf16, amx_tile")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cream.engines.attention import PackedAttention
 from cream.engines.decoding import DecodeAttention, GroupCache
 from cream.kernels.attention import SegmentAttention, decode
 from cream.kernels.library import kernels
@@ -189,3 +190,63 @@ def test_a_step_of_the_engine_equals_its_form_without_kernels():
             outputs.append(attention.attend(0, q, k, v, dim**-0.5))
     for narrow, wide in zip(outputs[:3], outputs[3:], strict=True):
         assert relative(narrow, wide.double()) < ALLOWED
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("seed", range(4, 8))
+def test_no_number_is_far_from_the_dense_softmax(shape, seed: int):
+    segments = random_segments(seed)
+    seen = mask(segments)
+    qkv = stream(len(seen), shape, seed)
+    away = attend(qkv, shape, segments).double() - dense(qkv.double(), shape, seen)
+    assert float(away.abs().max()) < 0.02  # two roundings of values below 5
+
+
+def test_gradients_are_the_same_bits_every_time():
+    shape, segments = (9, 3, 64), random_segments(1)
+    found = []
+    for _ in range(2):
+        qkv = stream(sum(length for _, length, _ in segments), shape, 0).requires_grad_()
+        attend(qkv, shape, segments).square().sum().backward()
+        found.append(qkv.grad)
+    assert found[0].any()
+    assert torch.equal(*found)
+
+
+def test_a_completion_sends_no_gradient_to_its_sibling():
+    shape, segments = (9, 3, 64), [(0, 20, -1), (20, 9, 0), (29, 40, 0)]
+    qkv = stream(69, shape, 0).requires_grad_()
+    attend(qkv, shape, segments)[29:].square().sum().backward()
+    assert qkv.grad is not None
+    assert not qkv.grad[20:29].any()
+    assert qkv.grad[:20].any()
+
+
+def test_a_stream_of_the_engine_equals_its_form_without_kernels():
+    heads, kv_heads, dim = shape = (4, 2, 16)
+    prompts, completions = [5, 40, 1], [[3, 33], [], [70]]
+    outputs = []
+    for dtype in (torch.bfloat16, torch.float32):
+        parts = stream(152, shape, 0).to(dtype).split([heads, kv_heads, kv_heads], 1)
+        query, key, value = (part.transpose(0, 1)[None] for part in parts)
+        attention = PackedAttention(prompts, completions, torch.device("cpu"))
+        with torch.inference_mode():
+            outputs.append(attention.attend(0, query, key, value, dim**-0.5))
+    assert relative(outputs[0], outputs[1].double()) < ALLOWED
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_of_one_step_may_differ_in_age(shape):
+    kv_heads = shape[1]
+    steps = Steps(shape, [31, 1], members=3, capacity=45)
+    schedule = [[0, 1, 2, 3, 4], [1, 4], [0, 1, 4], *[[4]] * 31, [0, 1, 2, 4], [1, 3, 4]]
+    for step, rows in enumerate(schedule):
+        out, truth = steps.feed(rows, 300 + step)
+        for found, exact in zip(out, truth, strict=True):
+            assert relative(found, exact) < 2 * ALLOWED  # one row: less averaging
+    for row, fed in enumerate(steps.fed):
+        for part, kept in enumerate(steps.own):
+            for index, token in enumerate(fed):
+                new = token[shape[0] :].split(kv_heads)[part]
+                assert torch.equal(kept[row][:, index], new)
+            assert bool(kept[row][:, len(fed) :].isnan().all())

@@ -52,3 +52,19 @@ def test_factors_that_are_views_are_read_as_they_are():
     add_transposed_product(a[:, ::2], b[:, 32:], total)
     add_transposed_product(a[:, ::2].contiguous(), b[:, 32:].contiguous(), other)
     assert torch.equal(total, other)
+
+
+def test_the_product_of_one_token_is_exact():
+    a, b = factors(1, 70, 45)
+    total = torch.full((70, 45), float("nan"))
+    add_transposed_product(a, b, total, fresh=True)
+    assert torch.equal(total, a[0, :, None].float() * b[0].float())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_bits_are_the_same_every_time(size):
+    a, b = factors(*size)
+    totals = [torch.ones(size[1:]) for _ in range(2)]
+    for total in totals:
+        add_transposed_product(a, b, total)
+    assert torch.equal(*totals)
