@@ -11,7 +11,6 @@ from pathlib import Path
 
 from cream.cli.console import messages
 from cream.cli.progress import ConsoleProgress
-from cream.cli.shared import cache_dir
 from cream.loop.extensions import Extensions, Method, OwnSampler, OwnScorer, OwnVerifier
 from cream.loop.iterations import run_recipe
 from cream.loop.opening import open_context
@@ -19,6 +18,7 @@ from cream.protocols import Progress
 from cream.recipe import Recipe, load_recipe
 from cream.report.run_result import RunResult
 from cream.report.summary import summarise_run
+from cream.runs.cache import cache_dir
 from cream.runs.files import write_json
 from cream.runs.store import Run
 

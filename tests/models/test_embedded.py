@@ -31,7 +31,7 @@ from cream.models.loading import (
     load_tokenizer,
 )
 from cream.recipe.model import ModelConfig
-from cream.runs.cache import default_cache_dir
+from cream.runs.cache import cache_dir
 from cream.types import Message
 
 
@@ -46,10 +46,10 @@ def make_cached(folder: Path, *, gguf_sha256: str = GGUF_SHA256) -> Path:
 
 
 def test_cache_follows_the_xdg_specification():
-    assert default_cache_dir({"XDG_CACHE_HOME": "/somewhere"}) == Path("/somewhere/cream")
-    assert default_cache_dir({"CREAM_CACHE": "/there", "XDG_CACHE_HOME": "/x"}) == Path("/there")
-    assert default_cache_dir({}) == Path.home() / ".cache" / "cream"
-    assert default_cache_dir({"XDG_CACHE_HOME": "not/absolute"}) == Path.home() / ".cache" / "cream"
+    assert cache_dir({"XDG_CACHE_HOME": "/somewhere"}) == Path("/somewhere/cream")
+    assert cache_dir({"CREAM_CACHE": "/there", "XDG_CACHE_HOME": "/x"}) == Path("/there")
+    assert cache_dir({}) == Path.home() / ".cache" / "cream"
+    assert cache_dir({"XDG_CACHE_HOME": "not/absolute"}) == Path.home() / ".cache" / "cream"
 
 
 def test_cached_model_is_returned_without_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -133,7 +133,7 @@ def test_second_of_two_processes_takes_the_model_of_the_first(tmp_path: Path):
 def real() -> Path:
     """The real model, from the user's cache; fetched the first time."""
     override = os.environ.get("CREAM_CACHE")
-    return embedded_model(Path(override) if override else default_cache_dir())
+    return embedded_model(Path(override) if override else cache_dir())
 
 
 @pytest.mark.model

@@ -11,8 +11,9 @@ import typer
 from cream.cli.console import messages, output
 from cream.cli.interruption import stopping_gently
 from cream.cli.progress import ConsoleProgress
-from cream.cli.shared import Json, Overrides, Quiet, RecipePath, cache_dir
+from cream.cli.shared import Json, Overrides, Quiet, RecipePath
 from cream.errors import RecipeError
+from cream.runs.cache import cache_dir
 
 if TYPE_CHECKING:
     from cream.loop.comparison.members import Plan

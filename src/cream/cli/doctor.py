@@ -9,7 +9,8 @@ import typer
 
 from cream.cli.console import messages, output
 from cream.cli.progress import ConsoleProgress
-from cream.cli.shared import Json, cache_dir
+from cream.cli.shared import Json
+from cream.runs.cache import cache_dir
 
 
 def doctor(

@@ -19,8 +19,9 @@ from cream.cli.lm_eval import (
     LmEvalTasks,
     measure_outside,
 )
-from cream.cli.shared import Json, Overrides, Quiet, cache_dir
+from cream.cli.shared import Json, Overrides, Quiet
 from cream.errors import RecipeError
+from cream.runs.cache import cache_dir
 
 
 def evaluate(

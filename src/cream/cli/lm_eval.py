@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cream.cli.console import messages, output
-from cream.cli.shared import cache_dir
+from cream.runs.cache import cache_dir
 
 BATCH_SIZE = 8
 """Examples that the harness runs together."""

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from cream.cli.console import output
-from cream.cli.shared import Json, cache_dir
+from cream.cli.shared import Json
+from cream.runs.cache import cache_dir
 
 
 def models(

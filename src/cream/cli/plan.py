@@ -10,7 +10,8 @@ import typer
 
 from cream.cli.console import messages, output
 from cream.cli.progress import ConsoleProgress
-from cream.cli.shared import Json, Overrides, Quiet, RecipePath, cache_dir
+from cream.cli.shared import Json, Overrides, Quiet, RecipePath
+from cream.runs.cache import cache_dir
 
 if TYPE_CHECKING:
     from cream.inspect.plan import Length

@@ -12,6 +12,7 @@ import typer
 from cream.cli.console import messages
 from cream.cli.interruption import stopping_gently
 from cream.cli.progress import ConsoleProgress
+from cream.runs.cache import cache_dir
 
 if TYPE_CHECKING:
     from cream.loop.context import Context
@@ -26,13 +27,6 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
-
-
-def cache_dir() -> Path:
-    """Where the embedded model lives: ``CREAM_CACHE``, or the user's cache directory."""
-    from cream.runs.cache import default_cache_dir
-
-    return default_cache_dir()
 
 
 @contextmanager

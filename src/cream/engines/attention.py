@@ -34,6 +34,8 @@ KeyValueSink = Callable[[int, Tensor, Tensor], None]
 class PackedAttention:
     """Attention in a stream that holds all prompts, then all completions grouped by prompt.
 
+    For inference: without a kernel, the log-sum-exps that join two parts have no derivative.
+
     Args:
         prompt_lengths: Tokens of each prompt.
         completion_lengths: Per prompt, the tokens of each of its completions that are in the

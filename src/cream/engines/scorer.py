@@ -193,7 +193,7 @@ def _attention(prompts: list[int], completions: list[list[int]], backbone: Backb
     """Plain products where all rows are short and no kernel fits, else each part on its own."""
     device = backbone.device
     longest = max(n + sum(own) for n, own in zip(prompts, completions, strict=True))
-    if longest > SHORT_ROW or fit(backbone.head.weight):
+    if longest > SHORT_ROW or fit(backbone.model.get_input_embeddings().weight):
         return PackedAttention(prompts, completions, device)
     rows, segments = [], []
     prompt_start, start = 0, sum(prompts)

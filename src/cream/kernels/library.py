@@ -14,12 +14,15 @@ from typing import Any
 import torch
 
 from cream.kernels.building import BuildError, build, find_compiler
-from cream.runs.cache import default_cache_dir
+from cream.runs.cache import cache_dir
 
 SWITCH = "CREAM_KERNELS"
 """Environment variable; ``off`` leaves everything to PyTorch."""
 CPU_INFO = Path("/proc/cpuinfo")
-REQUIRED_UNITS = {"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512vl", "avx512_bf16"}
+REQUIRED_UNITS = frozenset(
+    ("amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "fma")
+)
+"""As Linux spells what ``FLAGS`` in `cream.kernels.building` lets the compiler use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ def kernels() -> Kernels:
     if reason:
         return Kernels(None, reason)
     try:
-        path = build(default_cache_dir() / "kernels", find_compiler())
+        path = build(cache_dir() / "kernels", find_compiler())
         library = ctypes.CDLL(str(path))
     except (BuildError, OSError) as error:
         return Kernels(None, str(error))
@@ -48,11 +51,10 @@ def kernels() -> Kernels:
     return Kernels(library, "compiled for this processor's matrix tiles (AMX)")
 
 
-def fit(tensor: torch.Tensor) -> bool:
-    """Whether the kernels work on a tensor: bfloat16, on a CPU that they were compiled for."""
+def fit(*tensors: torch.Tensor) -> bool:
+    """Whether the kernels take these tensors: bfloat16, on a CPU that they were compiled for."""
     return (
-        tensor.dtype == torch.bfloat16
-        and tensor.device.type == "cpu"
+        all(t.dtype == torch.bfloat16 and t.device.type == "cpu" for t in tensors)
         and kernels().library is not None
     )
 

@@ -16,11 +16,9 @@ def add_transposed_product(
     a: BFloat16[Tensor, "token out"],
     b: BFloat16[Tensor, "token in_"],
     c: Float32[Tensor, "out in_"],
-    *,
-    fresh: bool = False,
 ) -> None:
-    """``c += a.T @ b`` without rounding the sum; with ``fresh`` c is overwritten instead."""
+    """``c += a.T @ b`` without rounding the product to bfloat16."""
     a, b = a.contiguous(), b.contiguous()
     (tokens, out), inner = a.shape, b.shape[1]
     memory = torch.empty(padded(tokens) * (padded(out) + padded(inner)) * 2, dtype=torch.uint8)
-    call("cream_add_transposed_product", a, b, c, memory, tokens, out, inner, int(fresh))
+    call("cream_add_transposed_product", a, b, c, memory, tokens, out, inner)

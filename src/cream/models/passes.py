@@ -29,17 +29,15 @@ def rms_norm(
     x: Float[Tensor, "*rows dim"], weight: Float[Tensor, " dim"], eps: float
 ) -> Float[Tensor, "*rows dim"]:
     """``weight * x / sqrt(mean(x^2) + eps)``; the quotient in float32, rounded to x's dtype."""
-    if fit(x):
-        return rows.rms_norm(x, weight, eps)
     if not torch.is_grad_enabled():  # an autograd function costs more than the arithmetic
+        if fit(x, weight):
+            return rows.rms_norm(x, weight, eps)[0]
         return _normalise(x, eps)[0].mul_(weight)
     return _RmsNorm.apply(x, weight, eps)  # type: ignore[return-value]
 
 
 def swiglu(gate_up: Float[Tensor, "row two_dim"]) -> Float[Tensor, "row dim"]:
     """``silu(gate) * up`` of two halves that one product has made side by side."""
-    if fit(gate_up):
-        return rows.swiglu(gate_up)
     if not torch.is_grad_enabled():
         return _gated(gate_up)
     return _SwiGlu.apply(gate_up)  # type: ignore[return-value]
@@ -51,11 +49,9 @@ def rotate(
     sin: Float[Tensor, "token dim"],
 ) -> Float[Tensor, "token head dim"]:
     """Rotary positions: ``x * cos + (-x2, x1) * sin`` for halves x1, x2 of every head."""
-    if fit(x):
-        return rows.rotate(x, cos, sin)
     if not torch.is_grad_enabled():
-        return _rotated(x, cos[:, None], sin[:, None])
-    return _Rotate.apply(x, cos[:, None], sin[:, None])  # type: ignore[return-value]
+        return _rotated(x, cos, sin)
+    return _Rotate.apply(x, cos, sin)  # type: ignore[return-value]
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -70,11 +66,16 @@ def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _gated(gate_up: Tensor) -> Tensor:
+    if fit(gate_up):
+        return rows.swiglu(gate_up)
     gate, up = gate_up.chunk(2, -1)
     return F.silu(gate).mul_(up)
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    if fit(x, cos, sin):
+        return rows.rotate(x, cos, sin)
+    cos, sin = cos[:, None], sin[:, None]
     half = x.shape[-1] // 2
     out = x * cos
     out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
@@ -85,6 +86,11 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ctx.by_kernel = fit(x, weight)
+        if ctx.by_kernel:
+            y, scale = rows.rms_norm(x, weight, eps)
+            ctx.save_for_backward(x, scale, weight)
+            return y
         normal, scale = _normalise(x, eps)
         ctx.save_for_backward(normal, scale, weight)
         return normal * weight
@@ -93,6 +99,9 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor | None, None]:
         # y = n w, n = x s: dx = s (g - n mean(g n)) with g = dy w.
         normal, scale, weight = ctx.saved_tensors
+        if ctx.by_kernel:  # which makes n of x again
+            d_x, d_wide = rows.rms_norm_backward(upstream[0], normal, weight, scale)
+            return d_x, d_wide.to(weight.dtype), None
         product = upstream[0] * normal
         d_weight = product.sum(0) if ctx.needs_input_grad[1] else None
         along = (_wide(product) @ _wide(weight))[..., None].div_(-normal.shape[-1])
@@ -109,6 +118,8 @@ class _SwiGlu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
+        if fit(gate_up, upstream[0]):
+            return rows.swiglu_backward(upstream[0], gate_up)
         gate, up = gate_up.chunk(2, -1)
         gradient = torch.empty_like(gate_up)
         d_gate, d_up = gradient.chunk(2, -1)
@@ -127,6 +138,9 @@ class _Rotate(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         (y,) = upstream
+        if fit(y, cos, sin):
+            return rows.rotate(y, cos, sin, back=True), None, None
+        cos, sin = cos[:, None], sin[:, None]
         half = y.shape[-1] // 2
         d_x = y * cos
         d_x[..., :half].addcmul_(y[..., half:], sin[..., half:])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Return Cream's cache: ``$CREAM_CACHE``, ``$XDG_CACHE_HOME/cream`` or ``~/.cache/cream``."""
     if given := environ.get("CREAM_CACHE"):
         return Path(given).expanduser()

@@ -33,7 +33,7 @@ TokenLogps = Callable[[Any, TokenBatch], Tensor]
 
 
 LEAN_ROW = 512
-"""Tokens of a row up to which the fused form's plain attention is used."""
+"""Tokens of a row up to which the fused form trains: without a kernel its attention is plain."""
 
 
 @dataclass(frozen=True, slots=True)

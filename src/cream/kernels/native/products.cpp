@@ -30,10 +30,10 @@ void add_edge(const float* block, int64_t rows, int64_t columns, float* c, int64
 
 extern "C" {
 
-// a (token, out) and b (token, in) contiguous; c (out, in) float32. With `fresh` c is overwritten.
+// a (token, out) and b (token, in) contiguous; c (out, in) float32.
 // memory: padded(tokens) * (padded(out) + padded(in)) * 2 bytes.
 void cream_add_transposed_product(const bf16* a, const bf16* b, float* c, char* memory,
-                                  int64_t tokens, int64_t out, int64_t in, int64_t fresh) {
+                                  int64_t tokens, int64_t out, int64_t in) {
   const int64_t steps = padded(tokens) / BLOCK, rows = padded(out) / BLOCK,
                 columns = padded(in) / BLOCK, tile_pair = 2 * TILE_BYTES;
   char *left = memory, *right = memory + rows * steps * tile_pair;
@@ -59,16 +59,13 @@ void cream_add_transposed_product(const bf16* a, const bf16* b, float* c, char* 
           const char* by = right + (column * steps + step) * tile_pair;
           float* to = c + row * BLOCK * in + column * BLOCK;
           const bool whole = (row + 1) * BLOCK <= out && (column + 1) * BLOCK <= in;
-          float block[BLOCK * BLOCK];
           if (whole) {
             multiply(from, BLOCK, BLOCK * BLOCK, by, TILE_BYTES, tile_pair, deep, to, in, false,
-                     !fresh || step > 0);
+                     true);
           } else {
+            float block[BLOCK * BLOCK];
             multiply(from, BLOCK, BLOCK * BLOCK, by, TILE_BYTES, tile_pair, deep, block, BLOCK,
                      false);
-            if (fresh && step == 0)
-              for (int64_t r = 0; r < std::min(out - row * BLOCK, BLOCK); ++r)
-                std::fill_n(to + r * in, std::min(in - column * BLOCK, BLOCK), 0.0f);
             add_edge(block, out - row * BLOCK, in - column * BLOCK, to, in);
           }
         }

@@ -135,6 +135,11 @@ void cream_log_normalisers(const bf16* x, float* out, int64_t rows, int64_t dim,
       high = _mm512_mask_max_ps(high, m, high, load(in + i, m));
     }
     float top = _mm512_reduce_max_ps(high) * factor;
+    if (top == INFINITY) {
+      out[row] = top;
+      continue;
+    }
+    if (top == -INFINITY) top = 0.0f;  // the sum is 0 then, its logarithm minus infinity
     v16 t = _mm512_set1_ps(top), sum = _mm512_setzero_ps();
     for (int64_t i = 0; i < dim; i += 16) {
       __mmask16 m = first(dim - i);
