@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cream.cli.console import messages
-from cream.cli.progress import ConsoleProgress
+from cream.cli.console import ConsoleProgress, messages
 from cream.loop.extensions import Extensions, Method, OwnSampler, OwnScorer, OwnVerifier
 from cream.loop.iterations import run_recipe
 from cream.loop.opening import open_context

@@ -53,8 +53,8 @@ def test_ctrl_c_in_a_part_keeps_the_part():
     code = (
         "import os, signal, sys, time\n"
         "from rich.console import Console\n"
-        "from cream.cli.interruption import Interrupted, stopping_gently\n"
-        "from cream.cli.progress import ConsoleProgress\n"
+        "from cream.cli.console import Interrupted, stopping_gently\n"
+        "from cream.cli.console import ConsoleProgress\n"
         "progress = ConsoleProgress(Console(stderr=True, soft_wrap=True))\n"
         "try:\n"
         "    with stopping_gently(progress.stop_when_kept):\n"
@@ -88,7 +88,7 @@ def test_ctrl_c_in_a_part_keeps_the_part():
 def test_a_part_that_takes_too_long_is_given_up():
     code = (
         "import time\n"
-        "import cream.cli.interruption as interruption\n"
+        "import cream.cli.console as interruption\n"
         "interruption.PATIENCE_SECONDS = 0.2\n"
         "try:\n"
         "    with interruption.stopping_gently(lambda seconds: True):\n"

@@ -5,8 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from cream.cli.interruption import Interrupted
-from cream.cli.progress import ConsoleProgress
+from cream.cli.console import ConsoleProgress, Interrupted
 
 
 class Clock:
@@ -72,7 +71,7 @@ def test_restored_steps_and_loading_do_not_count_towards_the_rate_of_a_training(
 
 
 def test_no_time_passed_and_nothing_to_do_divide_by_nothing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("cream.cli.progress.LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("cream.cli.console.LINE_EVERY_SECONDS", 0.0)
     stream, _, progress = progress_into()
     progress.start("sample", 4, "prompts")
     progress.advance(2)

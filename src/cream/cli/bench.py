@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cream.cli.console import messages, output
-from cream.cli.shared import Json, Quiet
+from cream.cli.options import Json, Quiet
 from cream.runs.cache import cache_dir
 
 RESULTS = Path("docs/results")

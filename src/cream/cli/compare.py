@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cream.cli.console import messages, output
-from cream.cli.interruption import stopping_gently
-from cream.cli.progress import ConsoleProgress
-from cream.cli.shared import Json, Overrides, Quiet, RecipePath
+from cream.cli.console import ConsoleProgress, messages, output, stopping_gently
+from cream.cli.options import Json, Overrides, Quiet, RecipePath
 from cream.errors import RecipeError
 from cream.runs.cache import cache_dir
 

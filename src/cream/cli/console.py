@@ -1,10 +1,27 @@
-"""Where the command line prints: results to standard output, everything else to standard error."""
+"""What a person at the terminal sees and may do: output, progress, Ctrl-C.
+
+Results go to standard output, everything else to standard error. Progress is a live bar on a
+terminal and plain lines in a log. The first Ctrl-C in a stage that is kept part by part lets the
+part under way end, if that takes no longer than `PATIENCE_SECONDS`; a second one, or one anywhere
+else, stops at once.
+"""
 
 from __future__ import annotations
 
+import shlex
+import signal
 import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from types import FrameType
+from typing import final
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from cream.inspect.terminal import duration
 
 FILE_WIDTH = 160
 """Columns for tables in a file or pipe, which has no width of its own; they are as narrow as
@@ -19,3 +36,190 @@ def output() -> Console:
 def messages(*, quiet: bool = False) -> Console:
     """For progress, notes and errors; lines are left whole, so that a log can be searched."""
     return Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+
+
+PATIENCE_SECONDS = 10.0
+"""How long the part under way may take after Ctrl-C."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C. Not KeyboardInterrupt, which typer turns into an exit code that varies by version."""
+
+
+@contextmanager
+def stopping_gently(stop_when_kept: Callable[[float], bool]) -> Iterator[None]:
+    """Handle Ctrl-C as described above inside the block.
+
+    Args:
+        stop_when_kept: Told how many seconds there are; will raise `Interrupted` when the part
+            under way is kept, or says False if there is nothing to wait for.
+
+    Raises:
+        Interrupted: With a message that says how to go on.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGALRM or not stop_when_kept(PATIENCE_SECONDS):
+            raise Interrupted
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGALRM)}
+    try:
+        yield
+    except Interrupted as stop:
+        command = shlex.join(["cream", *sys.argv[1:]])
+        raise Interrupted(f"give the same command again to go on from here: {command}") from stop
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+LINE_EVERY_SECONDS = 10.0
+"""How often a log that is no terminal gets a line."""
+SHOWN = (
+    "accuracy",
+    "consistency/rate",
+    "loss",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+)
+"""Live figures worth a place on the line, by metric key; the first ones stay if space is short."""
+BAR_WIDTH = 12
+ELAPSED_WIDTH = 7
+SPINNER = "dots"
+
+
+@final
+class ConsoleProgress:
+    """Implements `cream.protocols.Progress` on a rich console. Texts are printed as they are."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take a console and a clock that gives seconds."""
+        self._console, self._clock = console, clock
+        self._live: Progress | None = None
+        self._task = TaskID(0)
+        self._places: dict[str, str] = {}
+        self._stage, self._unit, self._total, self._done, self._already = "", "", 0, 0, 0
+        self._kept, self._in_parts, self._stopping = 0, False, False
+        self._begun = self._paced_from = self._spoken = 0.0
+
+    def number(self, stages: Sequence[str]) -> None:
+        """Give each of a run's stages its place: they are shown as ``[3/14] ...`` from now on."""
+        count = len(stages)
+        self._places = {stage: f"[{k}/{count}] " for k, stage in enumerate(stages, start=1)}
+
+    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        """Show a stage that begins."""
+        self.close()
+        self._leave_if_asked()
+        self._stage, self._unit, self._total = self._places.get(stage, "") + stage, unit, total
+        self._done = self._already = self._kept = done
+        self._in_parts = total > 0
+        self._begun = self._paced_from = self._spoken = self._clock()
+        if self._console.is_terminal and not self._console.quiet:
+            self._live = _bar(self._console)
+            self._live.start()
+            self._task = self._live.add_task(
+                self._stage, total=total or None, completed=done, figures=""
+            )
+
+    def advance(self, count: int, live: Mapping[str, float] | None = None) -> None:
+        """Show that `count` more units are done and kept.
+
+        Raises:
+            Interrupted: `stop_when_kept` asked for it.
+        """
+        self._kept += count
+        self.advance_to(self._kept, self._total, live)
+        self._leave_if_asked()
+
+    def advance_to(self, done: int, total: int, live: Mapping[str, float] | None = None) -> None:
+        """Show that `done` of `total` units are done."""
+        now = self._clock()
+        if self._total == 0:  # the first report of a stage whose total was unknown
+            # What came before (loading a model, steps restored from disk) says nothing of pace.
+            self._already, self._paced_from = done, now
+        self._done, self._total = done, total
+        shown = [f"{key} {live[key]:.3g}" for key in SHOWN if live and key in live]
+        if self._live is not None:
+            figures = self._fitting(self._figures(now), shown)
+            self._live.update(self._task, completed=done, total=total, figures=figures)
+        elif now - self._spoken >= LINE_EVERY_SECONDS:
+            self._spoken = now
+            line = f"{self._stage}: {self._figures(now)} {' '.join(shown)}"
+            self._console.print(line.rstrip(), markup=False)
+
+    def finish(self, result: str = "") -> None:
+        """Show that the stage is done, and how long it took."""
+        self.close()
+        seconds = self._clock() - self._begun
+        self._console.print(
+            Text.assemble(("✓", "green"), f" {self._stage} ", (f"{seconds:.1f} s", "dim"))
+            + Text(f"  {result}" if result else "")
+        )
+
+    def note(self, text: str) -> None:
+        """Say something the user should know."""
+        self._console.print(Text.assemble(("note:", "yellow"), f" {text}"))
+
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """Show on a terminal that something goes on whose length is unknown."""
+        quiet = self._console.quiet or not self._console.is_terminal
+        with nullcontext() if quiet else self._console.status(Text(what), spinner=SPINNER):
+            yield
+
+    def stop_when_kept(self, patience_seconds: float) -> bool:
+        """Leave when the part under way is kept; False if there is nothing to wait for."""
+        if self._stopping or not self._in_parts:
+            return False
+        self._stopping = True
+        self.note(
+            f"stopping once the part under way is kept, in {patience_seconds:.0f} s at the latest; "
+            "Ctrl-C again stops at once"
+        )
+        return True
+
+    def close(self) -> None:
+        """Take a live bar off the terminal (at the end of a stage, or after an error)."""
+        self._in_parts = False
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _leave_if_asked(self) -> None:
+        if self._stopping:
+            raise Interrupted
+
+    def _figures(self, now: float) -> str:
+        return f"{self._done}/{self._total} {self._unit}{self._pace(now)}"
+
+    def _fitting(self, figures: str, live: list[str]) -> str:
+        """As many live figures as have a place on the bar's line."""
+        room = self._console.width - len(self._stage) - BAR_WIDTH - ELAPSED_WIDTH - 4
+        for entry in live:
+            if len(figures) + 1 + len(entry) > room:
+                break
+            figures = f"{figures} {entry}"
+        return figures
+
+    def _pace(self, now: float) -> str:
+        """Units per second of this attempt and time left, or nothing while there is no pace."""
+        made, seconds = self._done - self._already, now - self._paced_from
+        if made <= 0 or seconds <= 0:
+            return ""
+        rate = made / seconds
+        return f", {rate:.2g}/s, {duration(max(self._total - self._done, 0) / rate)} left"
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", style="bold", markup=False),
+        BarColumn(bar_width=BAR_WIDTH),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+        console=console,
+        transient=True,
+    )

@@ -1,19 +1,79 @@
-"""``cream sample|score|pair|train``: single stages of a recipe's run, over the same files.
+"""``cream run``, and ``cream sample|score|pair|train``: a recipe's run, whole or one stage of it.
 
-Each makes its own artifact and asks for what it reads to be finished already.
+A single stage works over the same files; it makes its own artifact and asks for what it reads to
+be finished already.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cream.cli.shared import Json, Overrides, Quiet, RecipePath, opened
+from cream.cli.console import ConsoleProgress, messages, output, stopping_gently
+from cream.cli.options import Json, Overrides, Quiet, RecipePath
 from cream.errors import RunError
+from cream.runs.cache import cache_dir
+
+if TYPE_CHECKING:
+    from cream.loop.context import Context
+
+
+@contextmanager
+def opened(recipe_path: Path, overrides: Sequence[str] | None, *, quiet: bool) -> Iterator[Context]:
+    """Open the run of a recipe: everything checked, nothing loaded, the directory held."""
+    from cream.recipe import load_recipe
+
+    recipe = load_recipe(recipe_path, overrides or ())
+    progress = ConsoleProgress(messages(quiet=quiet))
+    try:
+        with progress.busy("checking recipe, data and model"):
+            from cream.loop.opening import open_context
+            from cream.loop.outline import outline
+            from cream.runs.store import Run
+
+        run = Run(Path(recipe.folder))
+        with run.locked(), stopping_gently(progress.stop_when_kept):
+            with progress.busy("checking recipe, data and model"):
+                context = open_context(
+                    recipe, run, progress, base_dir=recipe_path.parent, cache_dir=cache_dir()
+                )
+            progress.number([stage.label for stage in outline(context)])
+            try:
+                yield context
+            finally:
+                context.shelf.close()
+                context.trackers.close()
+    finally:
+        progress.close()
+
+
+def run(
+    recipe: RecipePath, overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False
+) -> None:
+    """Run a recipe from start to end; given again after an interruption, it goes on."""
+    with opened(recipe, overrides, quiet=quiet) as context:
+        from cream.loop.iterations import run_recipe
+        from cream.report.summary import summarise_run
+        from cream.report.tables import print_summary
+        from cream.runs.files import write_json
+
+        run_recipe(context)
+        root = context.run.root
+        summary = summarise_run(root)
+        write_json(root / "summary.json", summary)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        console = output()
+        print_summary(console, summary)
+        console.print(f"run directory: {root}", markup=False, soft_wrap=True)
+        console.print(f"to read it: cream report {root}", markup=False, soft_wrap=True)
+
 
 Iteration = Annotated[
     int, typer.Option("--iteration", "-t", min=1, help="Iteration t: M_t -> M_{t+1}.")

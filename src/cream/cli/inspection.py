@@ -1,22 +1,26 @@
-"""``cream plan``: what a recipe would do and cost. Trains nothing, writes nothing to the run."""
+"""``cream plan|status|explain|doctor``: questions that are answered without a run.
+
+Nothing here trains or writes to a run directory.
+"""
 
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cream.cli.console import messages, output
-from cream.cli.progress import ConsoleProgress
-from cream.cli.shared import Json, Overrides, Quiet, RecipePath
+from cream.cli.console import ConsoleProgress, messages, output
+from cream.cli.options import Json, Overrides, Quiet, RecipePath, RunPath
 from cream.runs.cache import cache_dir
 
 if TYPE_CHECKING:
     from cream.inspect.plan import Length
     from cream.inspect.rates import Rates
     from cream.loop.context import Context
+
 
 CALIBRATION_PROMPTS = 32
 """How many prompts of the first iteration are at hand for timing."""
@@ -89,3 +93,76 @@ def _rates(context: Context, length: Length) -> Rates:
         lambda: context.shelf.for_inference("M0"),
         lambda: context.shelf.for_training("M0"),
     )
+
+
+def status(
+    run: RunPath,
+    as_json: Json = False,
+) -> None:
+    """Show which stages of a run are finished, and the results so far."""
+    from cream.report.status import run_status
+    from cream.report.summary import summarise_run
+    from cream.report.tables import print_status, print_summary
+
+    stages = run_status(run)
+    summary = summarise_run(run)
+    if as_json:
+        typer.echo(json.dumps({"stages": stages, "summary": summary}, indent=2))
+        return
+    console = output()
+    print_status(console, stages)
+    print_summary(console, summary)
+
+
+class Question(StrEnum):
+    """What to explain."""
+
+    CONSISTENCY = "consistency"
+    PAIR = "pair"
+    REWARD = "reward"
+
+
+def explain(
+    question: Annotated[Question, typer.Argument(help="What to explain.")],
+    run: RunPath,
+    prompt: Annotated[
+        str, typer.Option("--prompt", metavar="ID", help="Id of the prompt, or its beginning.")
+    ],
+    t: Annotated[
+        int | None,
+        typer.Option(
+            "--iteration", "-t", min=1, help="Iteration; by default the first with the prompt."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show one prompt's completions, their log-probs and ranks, and what was decided and why."""
+    from cream.inspect.explain import explain as explained
+    from cream.inspect.tables import print_explanation
+
+    told = explained(question.value, run, prompt, t)
+    if as_json:
+        typer.echo(json.dumps(told, indent=2))
+    else:
+        print_explanation(output(), told)
+
+
+def doctor(
+    measure: Annotated[
+        bool,
+        typer.Option("--measure/--no-measure", help="Time a matrix product and a copy (1 s)."),
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Examine this machine; exit code 1 if something that a run needs is missing."""
+    with ConsoleProgress(messages()).busy("examining the machine"):
+        from cream.inspect.doctor import examine_machine, healthy
+        from cream.inspect.tables import print_machine
+
+        machine = examine_machine(cache_dir(), measure=measure)
+    if as_json:
+        typer.echo(json.dumps(machine, indent=2))
+    else:
+        print_machine(output(), machine)
+    if not healthy(machine):
+        raise typer.Exit(1)

