@@ -22,7 +22,7 @@ from cream.recipe.trackers import (
     TrackioConfig,
     WandbConfig,
 )
-from cream.runs.trackers.opening import TrackedRun, open_trackers
+from cream.runs.trackers import TrackedRun, open_trackers
 
 pytestmark = pytest.mark.slow
 

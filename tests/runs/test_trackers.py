@@ -1,7 +1,9 @@
-"""Each point reaches each tracker once, and no tracker can stop a run."""
+"""Metrics are lines that can be read at any time; each point reaches each tracker once, and no
+tracker can stop a run."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +13,46 @@ import pytest
 from cream.errors import DependencyError, RunError
 from cream.protocols import Tracker
 from cream.recipe.trackers import MlflowConfig, TensorBoardConfig, TrackioConfig, WandbConfig
-from cream.runs.trackers.ledger import Ledger
-from cream.runs.trackers.opening import TrackedRun, check_installed, open_trackers
-from cream.runs.trackers.sending import Sender, Trackers
+from cream.runs.trackers import (
+    JsonlTracker,
+    Ledger,
+    RunTrackers,
+    Sender,
+    TrackedRun,
+    check_installed,
+    open_trackers,
+)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_one_line_per_step_is_appended(tmp_path: Path):
+    path = tmp_path / "new" / "metrics.jsonl"
+    tracker = JsonlTracker(path)
+    tracker.log({"loss": 0.5, "rewards/margins": 1}, step=1, stage="train")
+    assert lines(path) == [{"stage": "train", "step": 1, "loss": 0.5, "rewards/margins": 1.0}]
+
+    JsonlTracker(path).log({"loss": 0.25}, step=2, stage="train")
+    assert [line["step"] for line in lines(path)] == [1, 2]
+    assert isinstance(tracker, Tracker)
+
+
+def test_what_is_not_finite_is_null_since_json_has_no_word_for_it(tmp_path: Path):
+    tracker = JsonlTracker(tmp_path / "metrics.jsonl")
+    tracker.log({"a": float("nan"), "b": float("inf"), "c": 0.0}, step=0, stage="s")
+
+    assert lines(tracker.path)[0] == {"stage": "s", "step": 0, "a": None, "b": None, "c": 0.0}
+
+
+def test_clearing_forgets_and_may_be_repeated(tmp_path: Path):
+    tracker = JsonlTracker(tmp_path / "metrics.jsonl")
+    tracker.log({"a": 1.0}, step=0, stage="s")
+    tracker.clear()
+    tracker.clear()
+
+    assert not tracker.path.exists()
 
 
 class Remembering:
@@ -35,12 +74,14 @@ class Remembering:
         return [step for name, step, _ in self.points if name == stage]
 
 
-def together(folder: Path, *trackers: Remembering, warnings: list[str] | None = None) -> Trackers:
+def together(
+    folder: Path, *trackers: Remembering, warnings: list[str] | None = None
+) -> RunTrackers:
     senders = [
         Sender(f"tracker-{i}", tracker, Ledger(folder / f"{i}.json"))
         for i, tracker in enumerate(trackers)
     ]
-    return Trackers(senders, ([] if warnings is None else warnings).append)
+    return RunTrackers(senders, ([] if warnings is None else warnings).append)
 
 
 COURSE = [{"loss": 1.0 / step} for step in range(1, 7)]

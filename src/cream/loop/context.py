@@ -21,7 +21,7 @@ from cream.recipe.parts import MethodParts
 from cream.recipe.recipe import EvaluationConfig, SamplingConfig
 from cream.runs.store import Run, Stage, fingerprint
 from cream.runs.tables import FUTURE_ORIGIN, PAST_ORIGIN, POLICY_ORIGIN
-from cream.runs.trackers.sending import Trackers
+from cream.runs.trackers import RunTrackers
 from cream.types import EncodedPrompt, Prompt, SeedExample
 
 CALIBRATION = "calibration"
@@ -90,7 +90,7 @@ class Context:
     """Checks a completion the way its prompt says."""
     scorers: ScorerModels = field(default_factory=ScorerModels)
     """Models outside the run that a method ranks by."""
-    trackers: Trackers = field(default_factory=Trackers)
+    trackers: RunTrackers = field(default_factory=RunTrackers)
     """Where metrics go beside the run directory."""
     extensions: Extensions = field(default_factory=Extensions)
     """Objects that the user brought."""

@@ -21,7 +21,7 @@ from cream.recipe.parts import Calibrated
 from cream.runs.files import free_bytes, read_json, write_json
 from cream.runs.manifest import build_manifest
 from cream.runs.store import Run
-from cream.runs.trackers.opening import TrackedRun, check_installed, open_trackers
+from cream.runs.trackers import TrackedRun, check_installed, open_trackers
 
 ENGINE = "engine.json"
 """Which engine the run samples with, and why; decided at the first opening."""

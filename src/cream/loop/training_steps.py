@@ -17,7 +17,7 @@ from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage, StageRecord, fingerprint
 from cream.runs.tables import LOGP_PREFIX, pairs_from_table
-from cream.runs.tracking import JsonlTracker, logged_metrics
+from cream.runs.trackers import JsonlTracker, logged_metrics
 from cream.stages.train import tokenise_examples, tokenise_pairs
 from cream.training.loop import OnStep
 from cream.training.preference import SetConsistency, train_pairs
