@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from cream.bench.contest import Row
 from cream.bench.floors import Floor, Product
 from cream.bench.machine import describe_machine
-from cream.bench.results import Document, Point, Row
+from cream.bench.results import Document, Point
 
 
 def row(name: str = "sampling: a", *, foreign_cores: float | None = 0.0) -> Row:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from cream.bench.baselines import generate_completions, padding_share, score_padded
+from cream.bench.inputs import padding_share
+from cream.bench.sampling import generate_completions
+from cream.bench.scoring import score_padded
 from cream.engines.sampler import TorchSampler
 from cream.engines.scorer import TorchScorer
 from cream.protocols import SamplingParams

@@ -10,15 +10,20 @@ import pytest
 
 from cream.bench.contest import run_case
 from cream.bench.floors import Floor, Product
-from cream.bench.load import LoadWatch
-from cream.bench.random_models import random_model
+from cream.bench.inputs import (
+    Subject,
+    load_subject,
+    prompts,
+    random_model,
+    sampling_requests,
+    scoring_requests,
+)
+from cream.bench.machine import LoadWatch
+from cream.bench.program import run_whole, stage_seconds
 from cream.bench.sampling import Workload, sampling_case, short_answers
 from cream.bench.scaling import curves, measure_curve, size_curve
 from cream.bench.scoring import Lengths, check_scores, scoring_case
-from cream.bench.subject import Subject, load_subject
 from cream.bench.training import BASELINE, check_sides, training_rows
-from cream.bench.whole import run_whole, stage_seconds
-from cream.bench.workloads import prompts, sampling_requests, scoring_requests
 from cream.engines.scorer import TorchScorer
 from cream.errors import BenchmarkError, ModelError
 from cream.protocols import SamplingParams

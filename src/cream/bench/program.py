@@ -6,23 +6,33 @@ process took the cores) still has what it found before.
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cream.bench.contest import Case, run_case
 from cream.bench.floors import Floor, measure_floor
-from cream.bench.load import LoadWatch
-from cream.bench.machine import describe_machine
-from cream.bench.quickstart import quickstart_subject, quickstart_workload
-from cream.bench.random_models import SHAPES, random_model
+from cream.bench.inputs import SHAPES, Subject, load_subject, random_model
+from cream.bench.machine import LoadWatch, describe_machine
 from cream.bench.results import Document
-from cream.bench.sampling import Workload, sampling_case, workloads
+from cream.bench.sampling import (
+    Workload,
+    quickstart_subject,
+    quickstart_workload,
+    sampling_case,
+    workloads,
+)
 from cream.bench.scaling import (
     PROMPT_TOKENS,
     Curve,
@@ -32,13 +42,14 @@ from cream.bench.scaling import (
     size_curve,
 )
 from cream.bench.scoring import LENGTHS, scoring_case
-from cream.bench.subject import Subject, load_subject
 from cream.bench.training import training_rows, why_no_trl
-from cream.bench.whole import run_whole
 from cream.bench.workers import VllmWorker
+from cream.errors import BenchmarkError
 from cream.models.devices import threads
 from cream.models.folders import resolve_model
 from cream.recipe.model import ModelConfig
+from cream.runs.files import read_json
+from cream.runs.store import DONE
 
 
 class Part(StrEnum):
@@ -252,3 +263,44 @@ def _existing(model: ModelConfig, cache_dir: Path) -> ModelConfig:
     tokenizer_from = resolve_model(ModelConfig(), cache_dir)
     folder = random_model(model.name, tokenizer_from, cache_dir)
     return model.model_copy(update={"name": str(folder)})
+
+
+RUN = "from cream.cli import main; main()"
+TOTAL = "whole run"
+
+
+def run_whole(recipe: Path, cache_dir: Path, *, threads: int) -> list[dict[str, Any]]:
+    """Run a recipe in a new folder, which is deleted, and return seconds per stage and in all.
+
+    Raises:
+        BenchmarkError: The run failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="cream-bench-") as name:
+        root = Path(name) / "run"
+        command = [sys.executable, "-c", RUN, "run", str(recipe), "--quiet"]
+        environment = {"CREAM_CACHE": str(cache_dir), "OMP_NUM_THREADS": str(threads)}
+        started = time.monotonic()
+        done = subprocess.run(  # noqa: S603 - this very program
+            [*command, "--set", f"run_dir={root}"],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        seconds = time.monotonic() - started
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise BenchmarkError(f"the whole run of {recipe} failed: {reason}")
+        return [*stage_seconds(root), {"stage": TOTAL, "seconds": seconds}]
+
+
+def stage_seconds(run: Path) -> list[dict[str, Any]]:
+    """Seconds of every finished stage of a run directory, by its folder."""
+    records = sorted(run.rglob(DONE), key=lambda path: path.stat().st_mtime)
+    return [
+        {
+            "stage": str(path.parent.relative_to(run)),
+            "seconds": float(read_json(path)["seconds"]),
+        }
+        for path in records
+    ]

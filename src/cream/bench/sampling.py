@@ -1,23 +1,40 @@
-"""Sampling cases: the torch sampler, ``generate()`` and vLLM on the same prompts."""
+"""Sampling cases: the torch sampler, ``generate()`` and vLLM on the same prompts.
+
+The baselines are written the way they are commonly written, with their best known batch sizes, and
+are checked against ours before anything is timed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from cream.bench.baselines import GENERATE_ROWS, generate_completions, padding_share
-from cream.bench.contest import Case
+import torch
+from transformers import GenerationConfig
+
+from cream.bench.contest import Case, Contestant
 from cream.bench.floors import Floor, Group, sampling_seconds
-from cream.bench.rounds import Contestant
-from cream.bench.subject import Subject
+from cream.bench.inputs import (
+    Subject,
+    batched,
+    load_subject,
+    long_prompts,
+    padding_share,
+    prompts,
+    sampling_requests,
+)
 from cream.bench.workers import VllmWorker
-from cream.bench.workloads import long_prompts, prompts, sampling_requests
+from cream.data.dataset import load_data
 from cream.engines.sampler import TorchSampler
-from cream.errors import BenchmarkError
+from cream.errors import BenchmarkError, RunError
 from cream.protocols import SamplingParams
+from cream.recipe import load_recipe
 from cream.types import SamplingRequest
 
+GENERATE_ROWS = 128
+"""Completions per call of ``generate()``: measured faster than 32, and what memory allows."""
 TOKEN_IDS = tuple[int, ...]
 
 
@@ -158,3 +175,85 @@ class _Runs:
         self.notes = (f"mean tokens: {', '.join(means)}",)
         pairs = zip(workload.requests, returned["cream"], strict=True)
         return {request.prompt_id: [len(ids) for ids in group] for request, group in pairs}
+
+
+def quickstart_subject(recipe_path: Path, trained: Path | None, cache_dir: Path) -> Subject:
+    """Load the model that answers: M1 of a finished run, else M0 under the recipe's template.
+
+    Raises:
+        RunError: The run has no M1.
+    """
+    config = load_recipe(recipe_path).model
+    if trained is not None:
+        folder = trained / "models" / "M1"
+        if not folder.is_dir():
+            raise RunError(f"{folder} is missing; name a finished run of {recipe_path}")
+        config = config.model_copy(update={"name": str(folder), "revision": None})
+    return load_subject(config, cache_dir)
+
+
+def quickstart_workload(
+    recipe_path: Path, subject: Subject, *, trained: bool, quick: bool
+) -> Workload:
+    """The first prompts of iteration 1 with the recipe's sampling settings.
+
+    Raises:
+        DataError: The data cannot be read.
+        DependencyError: reasoning-gym is not installed.
+    """
+    recipe = load_recipe(recipe_path)
+    data = load_data(recipe.data, seed=recipe.seed, iterations=1, base_dir=recipe_path.parent)
+    count = 16 if quick else 64
+    prompt_ids = [subject.encoder.encode_prompt(p.messages) for p in data.prompts_for(1)[:count]]
+    sampling = recipe.sampling
+    params = SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_completion_tokens=sampling.max_completion_tokens,
+        stop_ids=subject.encoder.stop_ids,
+    )
+    by = "M1, which answers shortly" if trained else "M0, which was not tuned to answer shortly"
+    return short_answers(prompt_ids, sampling.num_completions, params, answered_by=by)
+
+
+def generate_completions(
+    model: Any, requests: Sequence[SamplingRequest], params: SamplingParams, *, pad_id: int
+) -> list[list[tuple[int, ...]]]:
+    """Sample with transformers' ``generate()``: prompts padded on the left, N rows each.
+
+    Returns:
+        Per request its completions, each cut after its first stop token.
+    """
+    n = len(requests[0].seeds)
+    config = GenerationConfig(
+        do_sample=params.temperature > 0,
+        temperature=params.temperature if params.temperature > 0 else 1.0,
+        top_p=params.top_p,
+        top_k=0,
+        max_new_tokens=params.max_completion_tokens,
+        num_return_sequences=n,
+        # None would be replaced by the model's own; no token has this id.
+        eos_token_id=list(params.stop_ids) or [model.config.get_text_config().vocab_size],
+        pad_token_id=pad_id,
+    )
+    device = next(model.parameters()).device
+    result: list[list[tuple[int, ...]]] = []
+    for batch in batched(requests, max(1, GENERATE_ROWS // n)):
+        width = max(len(request.prompt_ids) for request in batch)
+        padding = [width - len(request.prompt_ids) for request in batch]
+        ids = [[pad_id] * p + list(r.prompt_ids) for p, r in zip(padding, batch, strict=True)]
+        mask = [[0] * p + [1] * (width - p) for p in padding]
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                generation_config=config,
+            )
+        rows = [_cut(row, params.stop_ids) for row in output[:, width:].tolist()]
+        result += [rows[i : i + n] for i in range(0, len(rows), n)]
+    return result
+
+
+def _cut(row: list[int], stop_ids: Sequence[int]) -> tuple[int, ...]:
+    ends = [i + 1 for i, token in enumerate(row) if token in stop_ids]
+    return tuple(row[: ends[0]] if ends else row)

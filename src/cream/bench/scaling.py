@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from cream.bench.contest import Contestant, take_turns
 from cream.bench.floors import Floor, Group, forward_seconds, sampling_seconds
-from cream.bench.load import LoadWatch
+from cream.bench.inputs import Subject, long_prompts, sampling_requests, scoring_requests
+from cream.bench.machine import LoadWatch
 from cream.bench.results import Point
-from cream.bench.rounds import Contestant, take_turns
-from cream.bench.subject import Subject
-from cream.bench.workloads import long_prompts, sampling_requests, scoring_requests
 from cream.engines.sampler import TorchSampler
 from cream.engines.scorer import TorchScorer
 from cream.protocols import SamplingParams

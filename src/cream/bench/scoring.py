@@ -1,30 +1,32 @@
 """Scoring cases: the torch scorer and the padded forward with all logits, on the same completions.
 
-Both compute in the same dtype. Before the timing both score a few groups in float32, where they
-must agree to `TOLERANCE`, and everything in the dtype that is timed, where the baseline's
+The padded forward follows the description of the original CREAM code (one padded row per prompt and
+completion, logits of all tokens, log-softmax in the model's dtype, then a gather); nothing of it is
+copied. Both compute in the same dtype. Before the timing both score a few groups in float32, where
+they must agree to `TOLERANCE`, and everything in the dtype that is timed, where the baseline's
 log-softmax is rounded to that dtype and the mean difference is reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 
-from cream.bench.baselines import PADDED_ROWS, padding_share, score_padded
-from cream.bench.contest import Case
+from cream.bench.contest import Case, Contestant
 from cream.bench.floors import Floor, Group, forward_seconds
-from cream.bench.rounds import Contestant
-from cream.bench.subject import Subject
-from cream.bench.workloads import scoring_requests
+from cream.bench.inputs import Subject, batched, padding_share, scoring_requests
 from cream.engines.scorer import TorchScorer
 from cream.errors import BenchmarkError
 from cream.types import ScoredGroup, ScoringRequest
 
+PADDED_ROWS = 16
+"""Rows per forward with all logits: 16 x 500 tokens x 49152 numbers are 0.8 GB in bfloat16."""
 TOLERANCE = 1e-4
 """Largest difference of a token log-probability in float32, nats."""
 LOW_PRECISION_TOLERANCE = 0.1
@@ -136,3 +138,43 @@ def _require(found: float, allowed: float, dtype: str, which: str) -> None:
             f"ours and the padded forward differ in {dtype}: {which} difference {found:.2e} nats "
             f"per token, {allowed} allowed. One of them is wrong; nothing was timed"
         )
+
+
+def score_padded(
+    model: Any, requests: Sequence[ScoringRequest], *, pad_id: int
+) -> Iterator[ScoredGroup]:
+    """Score with a padded row per prompt and completion and the logits of every token.
+
+    Yields:
+        As `LogpScorer` does; the sums are float32, the log-softmax is in the model's dtype.
+    """
+    rows = [(r.prompt_ids, completion) for r in requests for completion in r.completions]
+    scored: list[Float32[np.ndarray, " token"]] = []
+    with torch.inference_mode():
+        for batch in batched(rows, PADDED_ROWS):
+            scored += _score_rows(model, batch, pad_id)
+    at = 0
+    for request in requests:
+        count = len(request.completions)
+        yield ScoredGroup(request.prompt_id, tuple(scored[at : at + count]))
+        at += count
+
+
+def _score_rows(
+    model: Any, rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], pad_id: int
+) -> list[Float32[np.ndarray, " token"]]:
+    device = next(model.parameters()).device
+    width = max(len(prompt) + len(completion) for prompt, completion in rows)
+    ids = torch.full((len(rows), width), pad_id, device=device)
+    mask = torch.zeros_like(ids)
+    for index, (prompt, completion) in enumerate(rows):
+        length = len(prompt) + len(completion)
+        ids[index, :length] = torch.tensor(prompt + completion, device=device)
+        mask[index, :length] = 1
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    logps = logits[:, :-1].log_softmax(-1)
+    chosen = logps.gather(2, ids[:, 1:, None])[..., 0].float().cpu().numpy()
+    return [
+        chosen[index, len(prompt) - 1 : len(prompt) + len(completion) - 1]
+        for index, (prompt, completion) in enumerate(rows)
+    ]

@@ -66,9 +66,8 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Time sampling, scoring and training against what one would otherwise run, in turns."""
-    from cream.bench.figure import draw_figure
     from cream.bench.program import Part, Settings, open_benchmark
-    from cream.bench.tables import print_document
+    from cream.bench.results import draw_figure, print_document
     from cream.recipe.model import ModelConfig
     from cream.runs.files import replacing_file, write_json
 

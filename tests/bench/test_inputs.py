@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cream.bench.workloads import completions, long_prompts, prompts, scoring_requests
+from cream.bench.inputs import completions, long_prompts, prompts, scoring_requests
 from cream.models.chat import ChatEncoder
 from cream.testing import tiny_tokenizer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cream.bench.rounds import Contestant, Turn, compare, take_turns
+from cream.bench.contest import Contestant, Turn, compare, take_turns
 
 
 class Clock:

@@ -13,8 +13,7 @@ import pytest
 from bench_documents import document, row
 from rich.console import Console
 
-from cream.bench.figure import advantage, draw_figure
-from cream.bench.tables import print_document
+from cream.bench.results import advantage, draw_figure, print_document
 
 
 def schema() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cream.bench.load import LoadWatch, Usage, busy_ticks, foreign_cores, read_usage, tree_ticks
+from cream.bench.machine import LoadWatch, Usage, busy_ticks, foreign_cores, read_usage, tree_ticks
 from cream.errors import BusyMachineError
 
 PROC_STAT = """cpu  100 10 30 5000 70 1 2 4 50 0
