@@ -16,17 +16,76 @@ from cream.inspect.rates import Rates, StepCost, measure_rates, step_cost
 from cream.protocols import SamplingParams
 from cream.recipe import Recipe
 from cream.recipe.objectives import Cream
-from cream.runs.outline import PlannedStage, TokenCounts
+from cream.records import StageSpec
+from cream.runs.plan import TokenCounts
 from cream.testing import tiny_model
 
 STAGES = [
-    PlannedStage("seed-model/evaluate", "evaluate M0", "evaluate", "test", 10, 30, "M0", 100),
-    PlannedStage("sft/train", "fine-tune", "fine_tune", "seed/policy", 16, 16, "M0", epochs=8),
-    PlannedStage("iteration-1/sample", "sample", "sample", "iteration-1", 8, 32, "M1", 4),
-    PlannedStage("iteration-1/score/M1", "score", "score", "iteration-1", 8, 32, "M1"),
-    PlannedStage("iteration-1/score/judge", "judge", "text_score", "iteration-1", 8, 32),
-    PlannedStage("iteration-1/pair", "pair", "bookkeeping", "iteration-1", 8, 32),
-    PlannedStage("iteration-1/train", "train", "train", "iteration-1", 8, 16, "M1", epochs=2),
+    StageSpec(
+        name="seed-model/evaluate",
+        label="evaluate M0",
+        kind="evaluate",
+        source="test",
+        prompts=10,
+        completions=30,
+        model="M0",
+        max_completion_tokens=100,
+    ),
+    StageSpec(
+        name="sft/train",
+        label="fine-tune",
+        kind="fine_tune",
+        source="seed/policy",
+        prompts=16,
+        completions=16,
+        model="M0",
+        epochs=8,
+    ),
+    StageSpec(
+        name="iteration-1/sample",
+        label="sample",
+        kind="sample",
+        source="iteration-1",
+        prompts=8,
+        completions=32,
+        model="M1",
+        max_completion_tokens=4,
+    ),
+    StageSpec(
+        name="iteration-1/score/M1",
+        label="score",
+        kind="score",
+        source="iteration-1",
+        prompts=8,
+        completions=32,
+        model="M1",
+    ),
+    StageSpec(
+        name="iteration-1/score/judge",
+        label="judge",
+        kind="text_score",
+        source="iteration-1",
+        prompts=8,
+        completions=32,
+    ),
+    StageSpec(
+        name="iteration-1/pair",
+        label="pair",
+        kind="pair",
+        source="iteration-1",
+        prompts=8,
+        completions=32,
+    ),
+    StageSpec(
+        name="iteration-1/train",
+        label="train",
+        kind="train",
+        source="iteration-1",
+        prompts=8,
+        completions=16,
+        model="M1",
+        epochs=2,
+    ),
 ]
 COUNTS = {
     "test": TokenCounts(5.0, None),

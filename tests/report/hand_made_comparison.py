@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from hand_made_run import STAGES, plan_of, spec_of
 
 from cream.runs.files import write_json, write_yaml
 from cream.runs.sharing import POINTER
@@ -60,7 +61,7 @@ def finish(
     **columns: Any,
 ) -> None:
     """Write a finished stage; `shared` names the run that it was taken from."""
-    stage = Run(run).stage(name, {"inputs": inputs})
+    stage = Run(run).stage(spec_of(name), {"inputs": inputs})
     stage.begin()
     if columns:
         stage.write_part(0, pa.table(columns), 0.0)
@@ -102,6 +103,8 @@ def write_member(run: Path, method: str, seed: int) -> None:
             "training": {"epochs": 2},
         },
     )
+    names = [name for name in STAGES if not name.startswith("iteration-2")]
+    write_json(run / "plan.json", plan_of(names, 1).model_dump(mode="json"))
     taken = "../there" if method == "new" else ""
     finish(run, "sft/train", seed, {"skipped": None}, SECONDS["sft/train"], shared=taken)
     finish(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from cream.runs.files import write_yaml
+from cream.methods import method_parts
+from cream.recipe.methods import CreamMethod
+from cream.records import StageSpec
+from cream.runs.files import write_json, write_yaml
+from cream.runs.plan import StoredPlan
 from cream.runs.store import Run
 from cream.runs.tables import EVALUATION_SCHEMA
 
@@ -51,6 +56,22 @@ RECIPE: dict[str, Any] = {
 }
 
 
+STAGES = (
+    "data/prompts-1",
+    "data/prompts-2",
+    "data/test",
+    "data/seed",
+    "seed-model/evaluate",
+    "sft/train",
+    "sft/evaluate",
+    *(
+        f"iteration-{t}/{stage}"
+        for t in (1, 2)
+        for stage in ("sample", "score/M1", "matrix", "pair", "train", "evaluate")
+    ),
+)
+
+
 def evaluation_rows(folder: str) -> list[dict[str, Any]]:
     """Greedy answers, then samples; each prompt's number of tokens is its digit."""
     answers = [(key, -1, right) for key, right in GREEDY[folder].items()]
@@ -73,8 +94,44 @@ def evaluation_rows(folder: str) -> list[dict[str, Any]]:
     ]
 
 
+def spec_of(name: str) -> StageSpec:
+    """What a stage of a hand-made run does, from the name that it has in a real one."""
+    folder, _, last = name.rpartition("/")
+    t = int(name.partition("-")[2][0]) if name.startswith("iteration-") else 0
+    told: dict[str, Any] = {"name": name, "label": name, "t": t}
+    if folder == "data":
+        kind = {"seed": "freeze_seed"}.get(last, "freeze_prompts")
+        return StageSpec(kind=kind, **told)  # type: ignore[arg-type]
+    if folder.endswith("/score"):
+        source = f"{folder.removesuffix('/score')}/sample"
+        return StageSpec(kind="score", model=last, inputs=(source,), source=folder, **told)
+    evaluated = {"seed-model": "M0", "sft": "M1"}.get(folder, f"M{t + 1}")
+    match last:
+        case "evaluate":
+            return StageSpec(kind="evaluate", model=evaluated, source="test", **told)
+        case "sample":
+            return StageSpec(kind="sample", model=f"M{t}", origin="policy", source=folder, **told)
+        case "train" if t:
+            inputs = (f"{folder}/pair", f"{folder}/matrix")
+            return StageSpec(kind="train", model=f"M{t}", result=evaluated, inputs=inputs, **told)
+        case "train":
+            result = "M1" if folder == "sft" else folder.rpartition("/")[2]
+            part = "policy" if folder == "sft" else result
+            return StageSpec(kind="fine_tune", model="M0", result=result, seed_part=part, **told)
+        case "matrix":
+            return StageSpec(kind="matrix", inputs=(f"{folder}/sample",), **told)
+        case _:
+            return StageSpec(kind="pair", inputs=(f"{folder}/matrix",), **told)
+
+
+def plan_of(names: Iterable[str], iterations: int = 0) -> StoredPlan:
+    """The plan of a hand-made run: these stages, and `cream` in each iteration."""
+    parts = {t: method_parts(CreamMethod(), t) for t in range(1, iterations + 1)}
+    return StoredPlan(stages=tuple(map(spec_of, names)), parts=parts)
+
+
 def finish(run: Run, name: str, summary: dict[str, Any], seconds: float, *tables: pa.Table) -> None:
-    stage = run.stage(name, {})
+    stage = run.stage(spec_of(name), {})
     stage.begin()
     for index, table in enumerate(tables):
         stage.write_part(index, table, 0.0)
@@ -85,6 +142,7 @@ def write_run(root: Path) -> Path:
     """Write it: iteration 1 finished, iteration 2 begun sampling."""
     run = Run(root)
     write_yaml(root / "recipe.yaml", RECIPE)
+    write_json(root / "plan.json", plan_of(STAGES, 2).model_dump(mode="json"))
     finish(run, "data/seed", {}, 0.0)
     baseline = {
         "sums": {"answer": "7", "accuracy": 0.5, "n": 2},
@@ -104,6 +162,6 @@ def write_run(root: Path) -> Path:
         rows = rows[::-1] if folder == "iteration-1" else rows
         parts = [pa.Table.from_pylist(p, schema=EVALUATION_SCHEMA) for p in (rows[:5], rows[5:])]
         finish(run, f"{folder}/evaluate", {}, seconds[folder], *parts)
-    run.stage("iteration-2/sample", {}).begin()
-    run.stage("iteration-2/sample", {}).write_part(0, pa.table({"x": [1]}), 0.0)
+    run.stage(spec_of("iteration-2/sample"), {}).begin()
+    run.stage(spec_of("iteration-2/sample"), {}).write_part(0, pa.table({"x": [1]}), 0.0)
     return root

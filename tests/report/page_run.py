@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from hand_made_run import STAGES, spec_of
 
 from cream.data.frozen import prompts_to_table
 from cream.loop.pairing import make_pairs
 from cream.methods import method_parts
 from cream.recipe.load import validate_recipe
 from cream.runs.files import write_json, write_yaml
+from cream.runs.plan import StoredPlan
 from cream.runs.store import Run
 from cream.runs.tables import (
     EVALUATION_SCHEMA,
@@ -117,7 +119,7 @@ def evaluation(prompts: Sequence[Prompt], text: Text, right: Callable[[int], boo
 
 
 def finish(run: Run, name: str, summary: dict[str, Any], *tables: pa.Table, **inputs: Any) -> None:
-    stage = run.stage(name, inputs)
+    stage = run.stage(spec_of(name), inputs)
     stage.begin()
     for index, table in enumerate(tables):
         stage.write_part(index, table, 0.0)
@@ -125,7 +127,7 @@ def finish(run: Run, name: str, summary: dict[str, Any], *tables: pa.Table, **in
 
 
 def train(run: Run, name: str, lines: Sequence[dict[str, Any]], warnings: Sequence[str]) -> None:
-    stage = run.stage(name, {})
+    stage = run.stage(spec_of(name), {})
     stage.begin()
     text = "".join(json.dumps({"stage": name, **line}) + "\n" for line in lines)
     (stage.folder / "metrics.jsonl").write_text(text, encoding="utf-8")
@@ -147,6 +149,10 @@ def write_page_run(
     run = Run(root)
     values = recipe or recipe_values()
     write_yaml(root / "recipe.yaml", values)
+    parts = {1: method_parts(validate_recipe(values, source="test").method, 1)}
+    stages = tuple(spec_of(name) for name in STAGES if not name.startswith("iteration-2"))
+    plan = StoredPlan(stages=stages, parts=parts)
+    write_json(root / "plan.json", plan.model_dump(mode="json"))
     asked, tested = prompts_named("p", prompts, tasks), prompts_named("t", test, tasks)
     finish(run, "data/prompts-1", {}, prompts_to_table(asked))
     baseline = {task: {"answer": "0", "accuracy": 0.1, "n": test // len(tasks)} for task in tasks}
@@ -188,7 +194,7 @@ def _iteration(
     finish(run, "iteration-1/matrix", {}, *tables)
     parts = method_parts(validate_recipe(recipe, source="test").method, 1)
     stated = parts.model_dump(mode="json", exclude={"objective", "prompts"})
-    stage = run.stage("iteration-1/pair", {"parts": stated, "report_consistency": True})
+    stage = run.stage(spec_of("iteration-1/pair"), {"parts": stated, "report_consistency": True})
     stage.begin()
     matrix = matrix_from_tables(tables, MODELS, ("verifier",))
     summary = make_pairs(stage.folder, matrix, parts, 1, seed=0, report_consistency=True)

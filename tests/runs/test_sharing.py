@@ -9,12 +9,17 @@ import pyarrow as pa
 import pytest
 
 from cream.errors import RunError
+from cream.records import StageSpec
 from cream.runs.sharing import POINTER, is_untouched, lendable, take_folder, take_stage
 from cream.runs.store import Run, Stage
 
 
+def spec(name: str) -> StageSpec:
+    return StageSpec(name=name, kind="sample", label=name)
+
+
 def finished(run: Run, inputs: dict[str, int]) -> Stage:
-    stage = run.stage("iteration-1/sample", inputs)
+    stage = run.stage(spec("iteration-1/sample"), inputs)
     stage.begin()
     stage.write_part(0, pa.table({"x": [1, 2]}), 0.5)
     stage.finish({"completions": 2}, 0.5)
@@ -31,15 +36,17 @@ def lender(tmp_path: Path) -> Run:
 def test_a_stage_of_the_same_inputs_is_lendable_and_no_other(lender: Run, tmp_path: Path):
     taker = Run(tmp_path / "taker")
 
-    assert lendable(taker.stage("iteration-1/sample", {"seed": 1}), lender) is not None
-    assert lendable(taker.stage("iteration-1/sample", {"seed": 2}), lender) is None
-    assert lendable(taker.stage("iteration-2/sample", {"seed": 1}), lender) is None
-    assert lendable(taker.stage("iteration-1/sample", {"seed": 1}), Run(tmp_path / "no")) is None
+    assert lendable(taker.stage(spec("iteration-1/sample"), {"seed": 1}), lender) is not None
+    assert lendable(taker.stage(spec("iteration-1/sample"), {"seed": 2}), lender) is None
+    assert lendable(taker.stage(spec("iteration-2/sample"), {"seed": 1}), lender) is None
+    assert (
+        lendable(taker.stage(spec("iteration-1/sample"), {"seed": 1}), Run(tmp_path / "no")) is None
+    )
 
 
 def test_a_lender_that_lost_a_file_is_named(lender: Run, tmp_path: Path):
     (lender.root / "iteration-1/sample/part-00000.parquet").unlink()
-    stage = Run(tmp_path / "taker").stage("iteration-1/sample", {"seed": 1})
+    stage = Run(tmp_path / "taker").stage(spec("iteration-1/sample"), {"seed": 1})
 
     with pytest.raises(RunError, match="parquet is missing"):
         lendable(stage, lender)
@@ -47,7 +54,7 @@ def test_a_lender_that_lost_a_file_is_named(lender: Run, tmp_path: Path):
 
 def test_a_taken_stage_is_finished_and_outlives_the_lender(lender: Run, tmp_path: Path):
     taker = Run(tmp_path / "deep" / "taker")
-    stage = taker.stage("iteration-1/sample", {"seed": 1})
+    stage = taker.stage(spec("iteration-1/sample"), {"seed": 1})
     found = lendable(stage, lender)
     assert found is not None
     take_stage(stage, found, lender)
@@ -65,7 +72,7 @@ def test_a_taken_stage_is_finished_and_outlives_the_lender(lender: Run, tmp_path
 def test_a_stage_taken_twice_over_points_to_its_last_lender(lender: Run, tmp_path: Path):
     second, third = Run(tmp_path / "second"), Run(tmp_path / "third")
     for taker, giver in ((second, lender), (third, second)):
-        stage = taker.stage("iteration-1/sample", {"seed": 1})
+        stage = taker.stage(spec("iteration-1/sample"), {"seed": 1})
         found = lendable(stage, giver)
         assert found is not None
         take_stage(stage, found, giver)
@@ -76,7 +83,7 @@ def test_a_stage_taken_twice_over_points_to_its_last_lender(lender: Run, tmp_pat
 
 def test_only_a_stage_that_was_not_begun_may_be_taken(tmp_path: Path):
     """An empty folder, or one with a killed first write, is no beginning."""
-    stage = Run(tmp_path).stage("iteration-1/sample", {"seed": 1})
+    stage = Run(tmp_path).stage(spec("iteration-1/sample"), {"seed": 1})
 
     assert is_untouched(stage)
     stage.folder.mkdir(parents=True)

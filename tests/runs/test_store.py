@@ -9,9 +9,12 @@ import pyarrow as pa
 import pytest
 
 from cream.errors import RunError
-from cream.runs.files import read_table, read_yaml
+from cream.records import StageSpec
+from cream.runs.files import read_table, read_yaml, write_json
+from cream.runs.plan import StoredPlan
 from cream.runs.store import BEGUN, DONE, Run, Stage, fingerprint
 
+SPEC = StageSpec(name="s", kind="sample", label="sample")
 INPUTS = {"model": "abc", "settings": {"a": 1, "b": [1, 2]}}
 
 
@@ -20,7 +23,7 @@ def table(*values: int) -> pa.Table:
 
 
 def finished_stage(folder: Path) -> Stage:
-    stage = Stage(folder, INPUTS)
+    stage = Stage(folder, INPUTS, SPEC)
     stage.begin()
     stage.write_part(0, table(1, 2), 1.5)
     stage.write_part(1, table(3), 2.0)
@@ -68,7 +71,7 @@ def test_a_fingerprint_of_what_is_not_json_is_refused():
 
 def test_a_finished_stage_is_known_by_its_record(tmp_path: Path):
     finished_stage(tmp_path / "s")
-    record = Stage(tmp_path / "s", INPUTS).finished()
+    record = Stage(tmp_path / "s", INPUTS, SPEC).finished()
 
     assert record is not None
     assert record.summary == {"rows": 3}
@@ -78,17 +81,17 @@ def test_a_finished_stage_is_known_by_its_record(tmp_path: Path):
 
 
 def test_a_stage_that_was_never_begun_is_not_finished(tmp_path: Path):
-    assert Stage(tmp_path / "s", INPUTS).finished() is None
+    assert Stage(tmp_path / "s", INPUTS, SPEC).finished() is None
 
 
 def test_an_interrupted_stage_keeps_whole_parts_and_loses_leftovers(tmp_path: Path):
-    stage = Stage(tmp_path / "s", INPUTS)
+    stage = Stage(tmp_path / "s", INPUTS, SPEC)
     stage.begin()
     stage.write_part(1, table(7), 4.0)
     leftover = tmp_path / "s" / ".tmp-killed.parquet"
     leftover.write_bytes(b"PAR1")
 
-    again = Stage(tmp_path / "s", INPUTS)
+    again = Stage(tmp_path / "s", INPUTS, SPEC)
     assert again.finished() is None
     again.begin()
 
@@ -100,7 +103,7 @@ def test_an_interrupted_stage_keeps_whole_parts_and_loses_leftovers(tmp_path: Pa
 
 
 def test_parts_are_read_in_order_of_their_number_not_of_writing(tmp_path: Path):
-    stage = Stage(tmp_path / "s", INPUTS)
+    stage = Stage(tmp_path / "s", INPUTS, SPEC)
     stage.begin()
     for index in (11, 2, 0):
         stage.write_part(index, table(index), 0.0)
@@ -109,7 +112,7 @@ def test_parts_are_read_in_order_of_their_number_not_of_writing(tmp_path: Path):
 
 
 def test_a_part_keeps_the_metadata_of_its_table(tmp_path: Path):
-    stage = Stage(tmp_path / "s", INPUTS)
+    stage = Stage(tmp_path / "s", INPUTS, SPEC)
     stage.begin()
     stage.write_part(0, table(1).replace_schema_metadata({b"cream": b"{}"}), 0.25)
 
@@ -125,11 +128,11 @@ def test_a_finished_stage_whose_file_changed_is_refused(tmp_path: Path, damage: 
         part.write_bytes(content[:-1] if damage == "truncate" else content + b"0")
 
     with pytest.raises(RunError, match=r"part-00001\.parquet is missing or has changed.*delete"):
-        Stage(tmp_path / "s", INPUTS).finished()
+        Stage(tmp_path / "s", INPUTS, SPEC).finished()
 
 
 def test_files_in_subfolders_are_watched_too(tmp_path: Path):
-    stage = Stage(tmp_path / "s", INPUTS)
+    stage = Stage(tmp_path / "s", INPUTS, SPEC)
     stage.begin()
     (tmp_path / "s" / "inner").mkdir()
     (tmp_path / "s" / "inner" / "a.txt").write_text("12")
@@ -143,17 +146,17 @@ def test_files_in_subfolders_are_watched_too(tmp_path: Path):
 
 def test_a_stage_with_other_inputs_is_refused_and_the_changed_names_are_given(tmp_path: Path):
     finished_stage(tmp_path / "s")
-    other = Stage(tmp_path / "s", {**INPUTS, "model": "xyz", "extra": 1})
+    other = Stage(tmp_path / "s", {**INPUTS, "model": "xyz", "extra": 1}, SPEC)
 
     with pytest.raises(RunError, match=r"changed: extra, model\); use another run_dir"):
         other.finished()
 
 
 def test_parts_of_other_inputs_are_refused_before_anything_is_added(tmp_path: Path):
-    stage = Stage(tmp_path / "s", INPUTS)
+    stage = Stage(tmp_path / "s", INPUTS, SPEC)
     stage.begin()
     stage.write_part(0, table(1), 0.0)
-    other = Stage(tmp_path / "s", {"model": "abc"})
+    other = Stage(tmp_path / "s", {"model": "abc"}, SPEC)
 
     assert other.finished() is None
     with pytest.raises(RunError, match=r"changed: settings\)"):
@@ -166,13 +169,13 @@ def test_a_damaged_record_is_an_error_that_names_it(tmp_path: Path, content: str
     (tmp_path / "s" / DONE).write_text(content)
 
     with pytest.raises(RunError, match=r"stage\.json"):
-        Stage(tmp_path / "s", INPUTS).finished()
+        Stage(tmp_path / "s", INPUTS, SPEC).finished()
     with pytest.raises(RunError, match=r"stage\.json"):
         Run(tmp_path).finished("s")
 
 
 def test_a_summary_that_is_not_json_leaves_the_stage_unfinished(tmp_path: Path):
-    stage = Stage(tmp_path / "s", INPUTS)
+    stage = Stage(tmp_path / "s", INPUTS, SPEC)
     stage.begin()
     with pytest.raises(ValueError, match="JSON compliant"):
         stage.finish({"loss": float("nan")}, 0.0)
@@ -187,8 +190,23 @@ def test_a_summary_that_is_not_json_leaves_the_stage_unfinished(tmp_path: Path):
 def test_a_stage_of_a_run_is_fingerprinted_by_its_name_too(tmp_path: Path):
     run = Run(tmp_path)
 
-    assert run.stage("a", {"x": 1}).fingerprint != run.stage("b", {"x": 1}).fingerprint
-    assert run.stage("a/b", {}).folder == tmp_path / "a" / "b"
+    first, second = (SPEC.model_copy(update={"name": name}) for name in ("a", "a/b"))
+    assert run.stage(first, {"x": 1}).fingerprint != run.stage(second, {"x": 1}).fingerprint
+    assert run.stage(second, {}).folder == tmp_path / "a" / "b"
+
+
+def test_what_a_stage_does_is_kept_beside_its_fingerprint_and_is_no_part_of_it(tmp_path: Path):
+    run, other = Run(tmp_path), SPEC.model_copy(update={"label": "said otherwise", "prompts": 3})
+    stage = run.stage(SPEC, {"x": 1})
+    stage.begin()
+    stage.finish({}, 0.0)
+
+    assert run.finished("s").spec == SPEC
+    assert run.stage(other, {"x": 1}).finished() is not None
+    record = json.loads((tmp_path / "s" / DONE).read_text("utf-8"))
+    write_json(tmp_path / "s" / DONE, {**record, "spec": {"name": "s"}})
+    with pytest.raises(RunError, match="`spec` does not describe a stage"):
+        run.finished("s")
 
 
 def test_a_finished_stage_can_be_opened_without_knowing_its_inputs(tmp_path: Path):
@@ -200,7 +218,7 @@ def test_a_finished_stage_can_be_opened_without_knowing_its_inputs(tmp_path: Pat
 
 
 def test_opening_a_stage_that_is_not_finished_says_how_to_make_it(tmp_path: Path):
-    Stage(tmp_path / "s", INPUTS).begin()
+    Stage(tmp_path / "s", INPUTS, SPEC).begin()
 
     with pytest.raises(RunError, match=r"s is not finished; `cream status .*cream run"):
         Run(tmp_path).finished("s")
@@ -216,6 +234,7 @@ def test_opening_a_damaged_stage_is_refused(tmp_path: Path):
 HOLD = """
 import os, sys, pathlib
 from cream.errors import RunError
+from cream.records import StageSpec
 from cream.runs.store import Run
 try:
     with Run(pathlib.Path(sys.argv[1])).locked():
@@ -256,7 +275,8 @@ RECIPE_VALUES = {"name": "a", "iterations": 1, "method": {"name": "cream", "leve
 def claim(root: Path, values: dict) -> None:
     root.mkdir(exist_ok=True)
     with Run(root).locked():
-        Run(root).claim(values, may_change=lambda key: key == "iterations")
+        plan = StoredPlan(stages=(), parts={})
+        Run(root).claim(values, plan, may_change=lambda key: key == "iterations")
 
 
 def test_a_run_keeps_its_recipe(tmp_path: Path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,13 +49,18 @@ def plan(
         from cream.inspect.plan import assumed_length, make_plan
         from cream.inspect.tables import print_plan
         from cream.loop.opening import check_run, disk_need
-        from cream.loop.outline import outline, token_counts
         from cream.models.fingerprints import stored_parameters
+        from cream.plan import token_counts
         from cream.runs.store import Run
 
         run = Run(Path(loaded.folder))
         context = check_run(loaded, run, progress, base_dir=recipe.parent, cache_dir=cache_dir())
-        stages, counts = outline(context), token_counts(context)
+        stages = [spec for spec in context.plan.stages if spec.source is not None]
+        counts = token_counts(
+            context.plan,
+            partial(context.encode, max_completion_tokens=0),
+            context.encoder.encode_completion,
+        )
         length = assumed_length(run.root, stages, counts, loaded.sampling.max_completion_tokens)
     rates = None
     if calibrate:
@@ -82,11 +88,11 @@ def _rates(context: Context, length: Length) -> Rates:
 
     settings = context.recipe.sampling
     prompts = context.encode(
-        context.prompts(1)[:CALIBRATION_PROMPTS], settings.max_completion_tokens
+        context.plan.prompts(1)[:CALIBRATION_PROMPTS], settings.max_completion_tokens
     )
     return measure_rates(
         context.recipe,
-        context.parts(1).objective,
+        context.plan.parts(1).objective,
         sampling_params(settings, context.encoder),
         [prompt.token_ids for prompt in prompts],
         max(1, round(length.tokens)),

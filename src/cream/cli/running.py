@@ -33,7 +33,6 @@ def opened(recipe_path: Path, overrides: Sequence[str] | None, *, quiet: bool) -
     try:
         with progress.busy("checking recipe, data and model"):
             from cream.loop.opening import open_context
-            from cream.loop.outline import outline
             from cream.runs.store import Run
 
         run = Run(Path(recipe.folder))
@@ -42,7 +41,7 @@ def opened(recipe_path: Path, overrides: Sequence[str] | None, *, quiet: bool) -
                 context = open_context(
                     recipe, run, progress, base_dir=recipe_path.parent, cache_dir=cache_dir()
                 )
-            progress.number([stage.label for stage in outline(context)])
+            progress.number([s.label for s in context.plan.stages if s.source is not None])
             try:
                 yield context
             finally:
@@ -75,6 +74,9 @@ def run(
         console.print(f"to read it: cream report {root}", markup=False, soft_wrap=True)
 
 
+if TYPE_CHECKING:
+    from cream.loop.context import Context
+
 Iteration = Annotated[
     int, typer.Option("--iteration", "-t", min=1, help="Iteration t: M_t -> M_{t+1}.")
 ]
@@ -89,10 +91,9 @@ def sample(
 ) -> None:
     """Sample completions for the prompts of iteration t, of M_t and of what the method adds."""
     with opened(recipe, overrides, quiet=quiet) as context:
-        from cream.loop.data_steps import freeze_data
         from cream.loop.iterations import sample_iteration
 
-        freeze_data(context)
+        _freeze(context)
         _tell(sample_iteration(context, t).summary, as_json=as_json)
 
 
@@ -140,9 +141,9 @@ def pair(
     else:
         assert recipe is not None
         with opened(recipe, overrides, quiet=quiet) as context:
-            from cream.loop.pair_step import pair_step
+            from cream.loop.iterations import run_stage
 
-            summary = dict(pair_step(context, context.phase(t)).summary)
+            summary = dict(run_stage(context, context.plan.pairing(t)).summary)
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
@@ -163,12 +164,20 @@ def train(
 ) -> None:
     """Train M_{t+1} on the pairs of iteration t, or M1 on the seed examples (-t 0)."""
     with opened(recipe, overrides, quiet=quiet) as context:
-        from cream.loop.data_steps import freeze_data
-        from cream.loop.training_steps import sft_step, train_step
+        from cream.loop.iterations import run_stage
 
-        freeze_data(context)
-        record = sft_step(context) if t == 0 else train_step(context, context.phase(t))
+        _freeze(context)
+        record = run_stage(context, context.plan.maker(f"M{t + 1}"))
         _tell(record.summary, as_json=as_json)
+
+
+def _freeze(context: Context) -> None:
+    """Keep the data, which all stages work on."""
+    from cream.loop.iterations import run_stage
+
+    for spec in context.plan.stages:
+        if spec.kind in ("freeze_prompts", "freeze_seed", "freeze_seed_parts"):
+            run_stage(context, spec)
 
 
 def _tell(summary: Mapping[str, Any], *, as_json: bool) -> None:

@@ -17,12 +17,12 @@ import pyarrow as pa
 
 from cream.data.frozen import read_prompts, read_seed
 from cream.errors import RunError
-from cream.methods import method_parts
 from cream.recipe import Recipe
 from cream.recipe.load import validate_recipe
 from cream.recipe.parts import Agreement, MethodParts
 from cream.runs.files import read_table, read_yaml
-from cream.runs.store import DONE, RECIPE, Run
+from cream.runs.plan import RECIPE, read_plan
+from cream.runs.store import DONE, Run
 from cream.runs.tables import LOGP_PREFIX, matrix_from_tables
 from cream.stages.layout import Layout
 from cream.types import Prompt
@@ -85,7 +85,7 @@ def explain(question: Question, root: Path, prompt: str, t: int | None) -> dict[
         raise RunError(f"{root} holds no run (no {RECIPE})")
     recipe = validate_recipe(read_yaml(root / RECIPE), source=str(root / RECIPE))
     t, prompt_id = find_prompt(root, recipe.iterations, prompt, t)
-    parts = method_parts(recipe.method, t)
+    parts = read_plan(root).parts[t]
     place = _place(root, parts, t, prompt_id)
     decided = _only(read_table(root / f"iteration-{t}/pair/prompts.parquet"), prompt_id)[0]
     pairs = _only(read_table(root / f"iteration-{t}/pair/pairs.parquet"), prompt_id)

@@ -11,12 +11,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 from cream.inspect.rates import Rates, StepCost
 from cream.recipe import Recipe
+from cream.records import StageSpec
 from cream.runs.files import free_bytes, read_json
-from cream.runs.outline import PlannedStage, TokenCounts
+from cream.runs.plan import TokenCounts
 from cream.runs.store import BEGUN, DONE
 
 BYTES_PER_TRAINED_WEIGHT = 16
@@ -32,7 +33,7 @@ class Length:
 
 
 def assumed_length(
-    root: Path, stages: Sequence[PlannedStage], counts: Mapping[str, TokenCounts], limit: int
+    root: Path, stages: Sequence[StageSpec], counts: Mapping[str, TokenCounts], limit: int
 ) -> Length:
     """Mean tokens of a completion: as sampled by this run if it has sampled, else as in the seed.
 
@@ -54,7 +55,7 @@ def assumed_length(
 def make_plan(
     recipe: Recipe,
     root: Path,
-    stages: Sequence[PlannedStage],
+    stages: Sequence[StageSpec],
     counts: Mapping[str, TokenCounts],
     length: Length,
     *,
@@ -74,7 +75,7 @@ def make_plan(
         disk_bytes: What the run will write beside what is there.
         rates: Of this machine; None for counts only.
     """
-    rows = [_row(recipe, root, stage, counts[stage.source], length, rates) for stage in stages]
+    rows = [_row(recipe, root, stage, counts[str(stage.source)], length, rates) for stage in stages]
     left = [row["remaining_seconds"] for row in rows]
     return {
         "name": recipe.name,
@@ -98,7 +99,7 @@ def make_plan(
 def _row(
     recipe: Recipe,
     root: Path,
-    stage: PlannedStage,
+    stage: StageSpec,
     counts: TokenCounts,
     length: Length,
     rates: Rates | None,
@@ -127,26 +128,26 @@ def _times(seconds: float | None, share: float) -> float | None:
     return None if seconds is None else seconds * share
 
 
-def _record(root: Path, stage: PlannedStage) -> dict[str, Any] | None:
+def _record(root: Path, stage: StageSpec) -> dict[str, Any] | None:
     done = root / stage.name / DONE
     return read_json(done) if done.exists() else None
 
 
-def _state(root: Path, stage: PlannedStage) -> str:
+def _state(root: Path, stage: StageSpec) -> str:
     folder = root / stage.name
     if (folder / DONE).exists():
         return "finished"
     return "begun" if (folder / BEGUN).exists() else "missing"
 
 
-def _kept_share(recipe: Recipe, root: Path, stage: PlannedStage) -> float:
+def _kept_share(recipe: Recipe, root: Path, stage: StageSpec) -> float:
     """Share of the prompts whose part is on disk."""
     settings = recipe.evaluation if stage.kind == "evaluate" else recipe.sampling
     parts = len(list((root / stage.name).glob("part-*.parquet")))
     return min(parts * settings.prompts_per_shard / stage.prompts, 1.0)
 
 
-def _length_of(stage: PlannedStage, length: Length, rates: Rates | None) -> float:
+def _length_of(stage: StageSpec, length: Length, rates: Rates | None) -> float:
     """Only M0 does not know yet how long an answer should be."""
     limit = float(stage.max_completion_tokens or math.inf)
     if stage.kind != "evaluate" or stage.model != "M0":
@@ -155,7 +156,7 @@ def _length_of(stage: PlannedStage, length: Length, rates: Rates | None) -> floa
     return limit if answers is None else min(answers, limit)
 
 
-def _tokens(stage: PlannedStage, counts: TokenCounts, length: float) -> float | None:
+def _tokens(stage: StageSpec, counts: TokenCounts, length: float) -> float | None:
     """Tokens drawn, scored or trained on; None if no model runs, or another one than the run's."""
     match stage.kind:
         case "sample" | "evaluate":
@@ -168,20 +169,18 @@ def _tokens(stage: PlannedStage, counts: TokenCounts, length: float) -> float | 
         case "train":
             pairs = stage.completions / 2
             return stage.epochs * pairs * (counts.prompt + 2 * length)
-        case "text_score" | "bookkeeping":
-            return None
         case _:
-            assert_never(stage.kind)
+            return None
 
 
 def _seconds(
-    recipe: Recipe, stage: PlannedStage, tokens: float | None, rates: Rates | None
+    recipe: Recipe, stage: StageSpec, tokens: float | None, rates: Rates | None
 ) -> tuple[float | None, str | None]:
     """An estimate, or why there is none."""
-    if stage.kind == "bookkeeping":
-        return None, "no model runs; seconds"
-    if stage.kind == "text_score" or tokens is None:
+    if stage.kind == "text_score":
         return None, "judges and reward models are not calibrated"
+    if tokens is None:
+        return None, "no model runs; seconds"
     if rates is None:
         return None, "not calibrated"
     match stage.kind:
@@ -197,7 +196,7 @@ def _seconds(
             steps = stage.epochs * math.ceil(pairs / recipe.training.optimiser.batch_size)
             return rates.load_seconds + _training(rates.training, steps, tokens), None
         case _:
-            assert_never(stage.kind)
+            raise ValueError(stage.kind)  # has no tokens, answered above
 
 
 def _training(cost: StepCost, steps: int, tokens: float) -> float:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from cream.algorithms.raters import Calibration
 from cream.errors import RunError
 from cream.recipe.parts import Calibrated, MethodParts
-from cream.runs.store import Run
+from cream.runs.store import Stage
 from cream.runs.tables import (
     BASE_COLUMNS,
     LOGP_PREFIX,
@@ -18,15 +18,12 @@ from cream.runs.tables import (
 )
 from cream.stages.calibrate import calibrate
 
-MATRIX = "calibration/matrix"
-"""Stage that holds the scores."""
 
-
-def calibration_of(run: Run, parts: MethodParts) -> Calibration | None:
+def calibration_of(stage: Stage, parts: MethodParts) -> Calibration | None:
     """Counts for the two rankings that a method compares; None if its C is not calibrated.
 
     Args:
-        run: Holds the scores of the held-out seed prompts' completions.
+        stage: Score matrix of the held-out seed prompts' completions.
         parts: Of iteration 1, whatever the iteration: completions are M1's, and so is the reward.
 
     Raises:
@@ -35,7 +32,6 @@ def calibration_of(run: Run, parts: MethodParts) -> Calibration | None:
     spec = parts.agreement
     if spec is None or not isinstance(spec.level, Calibrated):
         return None
-    stage = run.finished(MATRIX)
     available = pq.read_schema(stage.part(0)).names
     missing = [name for name in parts.logp_columns if LOGP_PREFIX + name not in available]
     if missing:

@@ -2,58 +2,72 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 from cream.data.frozen import prompts_to_table, seed_to_table
 from cream.data.verifiers import constant_baseline
 from cream.loop.context import Context
-from cream.runs.store import fingerprint
+from cream.plan import FROZEN_TEST
+from cream.records import StageSpec
+from cream.runs.store import StageRecord, fingerprint
 from cream.types import Tally
 
 
-def freeze_data(context: Context) -> None:
-    """Write seed, prompts of each iteration and test as Parquet, with their fingerprints.
+def freeze_prompts(context: Context, spec: StageSpec) -> StageRecord:
+    """The prompts of an iteration, or those of the test.
 
     Raises:
-        RunError: The data differs from what this run was begun with.
+        RunError: They differ from what this run was begun with.
     """
-    data = context.data
-    prompts = {f"prompts-{t}": data.prompts_for(t) for t in range(1, context.recipe.iterations + 1)}
-    for name, items in {**prompts, "test": data.test}.items():
-        stage = context.stage(f"data/{name}", {"content": context.prompts_fingerprint(items)})
-        if stage.finished() is None:
-            stage.begin()
-            stage.write_part(0, prompts_to_table(items), 0.0)
-            summary: dict[str, object] = {"prompts": len(items)}
-            if name in data.tallies:
-                summary["tally"] = _as_json(data.tallies[name])
-            if name == "test":
-                summary["constant_baseline"] = {
-                    task: {"answer": c.answer, "accuracy": c.accuracy, "n": c.num_prompts}
-                    for task, c in constant_baseline(items, context.verifier).items()
-                }
-            stage.finish(summary, 0.0)
-    content = [[e.prompt.prompt_id, e.completion] for e in data.seed_examples]
-    stage = context.stage("data/seed", {"content": fingerprint(content)})
-    if stage.finished() is None:
-        stage.begin()
-        stage.write_part(0, seed_to_table(data.seed_examples), 0.0)
-        summary = {"examples": len(data.seed_examples), "tally": _as_json(data.tallies["seed"])}
-        stage.finish(summary, 0.0)
-    if len(context.seed_parts) > 1:
-        _freeze_seed_parts(context)
+    items = context.plan.frozen[spec.name]
+    summary: dict[str, Any] = {"prompts": len(items)}
+    if spec.name == FROZEN_TEST:
+        if "test" in context.data.tallies:
+            summary["tally"] = _as_json(context.data.tallies["test"])
+        summary["constant_baseline"] = {
+            task: {"answer": c.answer, "accuracy": c.accuracy, "n": c.num_prompts}
+            for task, c in constant_baseline(items, context.verifier).items()
+        }
+    inputs = {"content": context.prompts_fingerprint(items)}
+    return _freeze(context, spec, inputs, prompts_to_table(items), summary)
 
 
-def _freeze_seed_parts(context: Context) -> None:
-    """Write who is fine-tuned on which seed prompts: one row per prompt."""
-    owners = {e.prompt.prompt_id: n for n, part in context.seed_parts.items() for e in part}
-    stage = context.stage("data/seed-parts", {"owners": fingerprint(sorted(owners.items()))})
-    if stage.finished() is None:
-        stage.begin()
-        table = pa.table({"prompt_id": list(owners), "part": list(owners.values())})
-        stage.write_part(0, table, 0.0)
-        parts = {name: len(part) for name, part in context.seed_parts.items()}
-        stage.finish({"tally": {"total": sum(parts.values()), "parts": parts}}, 0.0)
+def freeze_seed(context: Context, spec: StageSpec) -> StageRecord:
+    """The seed examples. See `freeze_prompts`."""
+    examples = context.data.seed_examples
+    content = [[e.prompt.prompt_id, e.completion] for e in examples]
+    summary = {"examples": len(examples), "tally": _as_json(context.data.tallies["seed"])}
+    inputs = {"content": fingerprint(content)}
+    return _freeze(context, spec, inputs, seed_to_table(examples), summary)
+
+
+def freeze_seed_parts(context: Context, spec: StageSpec) -> StageRecord:
+    """Who is fine-tuned on which seed prompts: one row per prompt."""
+    named = context.plan.seed_parts
+    owners = {e.prompt.prompt_id: name for name, part in named.items() for e in part}
+    table = pa.table({"prompt_id": list(owners), "part": list(owners.values())})
+    parts = {name: len(part) for name, part in named.items()}
+    summary = {"tally": {"total": sum(parts.values()), "parts": parts}}
+    inputs = {"owners": fingerprint(sorted(owners.items()))}
+    return _freeze(context, spec, inputs, table, summary)
+
+
+def _freeze(
+    context: Context,
+    spec: StageSpec,
+    inputs: dict[str, Any],
+    table: pa.Table,
+    summary: dict[str, Any],
+) -> StageRecord:
+    stage = context.stage(spec, inputs)
+    done = stage.finished()
+    if done is not None:
+        return done
+    stage.begin()
+    stage.write_part(0, table, 0.0)
+    return stage.finish(summary, 0.0)
 
 
 def _as_json(tally: Tally) -> dict[str, object]:

@@ -14,10 +14,11 @@ from typing import Any
 import pyarrow as pa
 
 from cream.engines.scorer import TorchScorer
-from cream.loop.context import Context, SampleSet, sampling_params
+from cream.loop.context import Context, sampling_params
 from cream.loop.sample_summary import SAMPLE_COLUMNS, sample_summary
-from cream.loop.score_columns import ScoreColumn
+from cream.loop.score_columns import score_column
 from cream.loop.shards import PartProgress, batched, run_shards
+from cream.records import StageSpec
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage, StageRecord, fingerprint
@@ -41,15 +42,16 @@ NOISE_GROUPS = 8
 """Prompts whose completions are scored twice to measure the noise floor of a scorer."""
 
 
-def sample_step(context: Context, samples: SampleSet) -> StageRecord:
+def sample_step(context: Context, spec: StageSpec) -> StageRecord:
     """Completions of a model for a set of prompts."""
-    settings = context.recipe.sampling
+    settings, model = context.recipe.sampling, str(spec.model)
+    samples = context.plan.sets[spec.name]
     answers = samples.answers
     added = {"data_completions": fingerprint(sorted(answers.items()))} if answers else {}
     stage = context.stage(
-        f"{samples.folder}/sample",
+        spec,
         {
-            "model": context.model_fingerprint(samples.model),
+            "model": context.model_fingerprint(model),
             "prompts": context.prompts_fingerprint(samples.prompts),
             **added,
             "template": context.template_fingerprint,
@@ -65,12 +67,12 @@ def sample_step(context: Context, samples: SampleSet) -> StageRecord:
     def work(shard: Sequence[Any]) -> pa.Table:
         groups = sample(
             context.encode(shard, settings.max_completion_tokens),
-            within.sampler(context.shelf.sampler(samples.model)),
+            within.sampler(context.shelf.sampler(model)),
             params,
             num_completions=settings.num_completions,
             seed_of=lambda key, k: derive_seed(context.recipe.seed, *samples.seed_name, key, k),
             decode=context.encoder.decode,
-            origin=samples.origin,
+            origin=str(spec.origin),
         )
         if answers:
             groups = _with_data(context, {p.prompt_id: p for p in shard}, answers, groups)
@@ -79,7 +81,7 @@ def sample_step(context: Context, samples: SampleSet) -> StageRecord:
     return run_shards(
         stage,
         context.progress,
-        label=f"{samples.label}: sample from {samples.model}",
+        label=spec.label,
         unit="prompts",
         shards=batched(samples.prompts, settings.prompts_per_shard),
         work=work,
@@ -108,11 +110,12 @@ def _summarise_samples(stage: Stage, engine: Mapping[str, str]) -> tuple[dict[st
     return summary, ", ".join(counts)
 
 
-def score_step(context: Context, samples: SampleSet, model: str) -> StageRecord:
+def score_step(context: Context, spec: StageSpec) -> StageRecord:
     """Log-probabilities of a set's completions under one model."""
-    sampled = context.run.finished(f"{samples.folder}/sample")
+    (source,), model = spec.inputs, str(spec.model)
+    sampled = context.run.finished(source)
     stage = context.stage(
-        f"{samples.folder}/score/{model}",
+        spec,
         {
             "completions": sampled.fingerprint,
             "model": context.model_fingerprint(model),
@@ -121,11 +124,8 @@ def score_step(context: Context, samples: SampleSet, model: str) -> StageRecord:
         },
     )
 
-    @cache
-    def prompt_ids() -> dict[str, tuple[int, ...]]:
-        encoded = context.encode(samples.prompts, 0)
-        return {p.prompt.prompt_id: p.token_ids for p in encoded}
-
+    prompts = context.plan.sets[source].prompts
+    prompt_ids = cache(partial(context.encode_set, source))
     within = PartProgress(context.progress)
 
     def work(shard: Sequence[Any]) -> pa.Table:
@@ -155,12 +155,12 @@ def score_step(context: Context, samples: SampleSet, model: str) -> StageRecord:
     return run_shards(
         stage,
         context.progress,
-        label=f"{samples.label}: score under {model}",
+        label=spec.label,
         unit="prompts",
         shards=[[path] for path in sampled.parts()],
         work=work,
         summarise=summarise,
-        sizes=[len(s) for s in batched(samples.prompts, context.recipe.sampling.prompts_per_shard)],
+        sizes=[len(s) for s in batched(prompts, context.recipe.sampling.prompts_per_shard)],
         within=within,
     )
 
@@ -183,46 +183,29 @@ class _ScoredSet:
             **{name: other.fingerprint for name, other in self.scores.items()},
         }
 
-    def part(self, index: int, taken: Mapping[str, ScoreColumn]) -> pa.Table:
+    def part(self, index: int, taken: Mapping[str, Sequence[str]]) -> pa.Table:
         """Completions of a part with their columns, joined by id."""
         table = read_table(self.sampled.part(index))
         for place, (name, column) in enumerate(self.columns.items()):
             names = [LOGP_PREFIX + name] if place else [NUM_TOKENS, LOGP_PREFIX + name]
             table = join_by_id(table, read_table(column.part(index)), names)
         for name, other in self.scores.items():
-            table = join_by_id(table, read_table(other.part(index)), taken[name].columns)
+            table = join_by_id(table, read_table(other.part(index)), taken[name])
         return table
 
 
-def matrix_step(
-    context: Context,
-    folder: str,
-    sets: Sequence[SampleSet],
-    models: Sequence[str],
-    scores: Mapping[str, ScoreColumn],
-) -> StageRecord:
-    """The score matrix in ``<folder>/matrix``: the sets' completions with the columns named."""
-    finished = context.run.finished
-    joined = [
-        _ScoredSet(
-            finished(f"{samples.folder}/sample"),
-            {name: finished(f"{samples.folder}/score/{name}") for name in models},
-            {name: finished(f"{samples.folder}/score/{name}") for name in scores},
-        )
-        for samples in sets
-    ]
-    first = joined[0]
-    others = {
-        samples.origin: other.fingerprints
-        for samples, other in zip(sets[1:], joined[1:], strict=True)
-    }
-    stage = context.stage(
-        f"{folder}/matrix", {**first.fingerprints, **({"others": others} if others else {})}
-    )
+def matrix_step(context: Context, spec: StageSpec) -> StageRecord:
+    """The score matrix: completions of all sets that it reads, with their columns."""
+    read = [context.run.finished(name) for name in spec.inputs]
+    joined = [_scored_set(one, read) for one in read if one.spec.kind == "sample"]
+    first, *rest = joined
+    others = {str(other.sampled.spec.origin): other.fingerprints for other in rest}
+    stage = context.stage(spec, {**first.fingerprints, **({"others": others} if others else {})})
+    taken = {name: score_column(context, name).columns for name in first.scores}
 
     def work(shard: Sequence[Any]) -> pa.Table:
         (index,) = shard
-        table = interleave([one.part(index, scores) for one in joined])
+        table = interleave([one.part(index, taken) for one in joined])
         noise = {
             name: read_metadata(read_table(column.part(0), ["completion_id"]))["noise"]
             for name, column in first.columns.items()
@@ -232,24 +215,32 @@ def matrix_step(
     return run_shards(
         stage,
         context.progress,
-        label=f"{sets[0].label}: score matrix",
+        label=spec.label,
         unit="shards",
         shards=[[index] for index in range(len(first.sampled.parts()))],
         work=work,
-        summarise=lambda stage: ({"columns": list(models)}, ", ".join(models)),
+        summarise=lambda stage: ({"columns": list(first.columns)}, ", ".join(first.columns)),
     )
 
 
-def evaluate_step(context: Context, m: int) -> StageRecord | None:
-    """Results of M_m on the test prompts; None if the recipe has none."""
-    if not context.data.test:
-        return None
-    settings = context.recipe.evaluation
-    folder = {0: "seed-model", 1: "sft"}.get(m, f"iteration-{m - 1}")
+def _scored_set(sampled: Stage, read: Sequence[Stage]) -> _ScoredSet:
+    """A set of completions with those of the stages read that scored it."""
+    scored = [one.spec for one in read if one.spec.inputs == (sampled.spec.name,)]
+    by_name = {one.spec.name: one for one in read}
+    return _ScoredSet(
+        sampled,
+        {str(spec.model): by_name[spec.name] for spec in scored if spec.kind == "score"},
+        {str(spec.column): by_name[spec.name] for spec in scored if spec.kind != "score"},
+    )
+
+
+def evaluate_step(context: Context, spec: StageSpec) -> StageRecord:
+    """Results of a model on the test prompts."""
+    settings, model = context.recipe.evaluation, str(spec.model)
     stage = context.stage(
-        f"{folder}/evaluate",
+        spec,
         {
-            "model": context.model_fingerprint(f"M{m}"),
+            "model": context.model_fingerprint(model),
             "test": context.prompts_fingerprint(context.data.test),
             "template": context.template_fingerprint,
             "compute_dtype": str(context.shelf.compute_dtype),
@@ -265,7 +256,7 @@ def evaluate_step(context: Context, m: int) -> StageRecord | None:
     def work(shard: Sequence[Any]) -> pa.Table:
         rows = evaluate(
             context.encode(shard, settings.max_completion_tokens),
-            within.sampler(context.shelf.sampler(f"M{m}")),
+            within.sampler(context.shelf.sampler(model)),
             context.verifier,
             params,
             num_samples=settings.num_samples,
@@ -277,7 +268,7 @@ def evaluate_step(context: Context, m: int) -> StageRecord | None:
     return run_shards(
         stage,
         context.progress,
-        label=f"evaluate M{m}",
+        label=spec.label,
         unit="prompts",
         shards=batched(context.data.test, settings.prompts_per_shard),
         work=work,

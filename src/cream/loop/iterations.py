@@ -1,94 +1,82 @@
-"""The loop itself: M0 -> M1 by fine-tuning, then T iterations of M_t -> M_{t+1}.
+"""The loop itself: the stages of the plan, one after another, each skipped where it exists.
 
-Paper numbering: M0 is the seed model, M1 the model after supervised fine-tuning, and iteration t
-turns M_t into M_{t+1}. This file only orders the steps; each step names its artifact in the run
-directory and is skipped when that exists.
+Which stages there are and in what order is written in `cream.plan`; what one does, in the
+function that `STEPS` names for its kind. Paper numbering: M0 is the seed model, M1 the model after
+supervised fine-tuning, and iteration t turns M_t into M_{t+1}.
 """
 
 from __future__ import annotations
 
-from cream.loop.context import Context, Phase
-from cream.loop.data_steps import freeze_data
-from cream.loop.inference_steps import (
-    evaluate_step,
-    matrix_step,
-    sample_step,
-    score_step,
-)
+from collections.abc import Callable, Mapping
+
+from cream.loop.context import Context
+from cream.loop.data_steps import freeze_prompts, freeze_seed, freeze_seed_parts
+from cream.loop.inference_steps import evaluate_step, matrix_step, sample_step, score_step
 from cream.loop.pair_step import pair_step
-from cream.loop.score_columns import needed_columns, score_column_steps
-from cream.loop.tracked import track_evaluation, track_pairs
-from cream.loop.training_steps import remove_unneeded, sft_step, train_step, witness_step
+from cream.loop.score_columns import score_column_step
+from cream.loop.tracked import track
+from cream.loop.training_steps import fine_tune_step, remove_unneeded, train_step
+from cream.records import StageKind, StageSpec
 from cream.runs.store import StageRecord
+
+STEPS: Mapping[StageKind, Callable[[Context, StageSpec], StageRecord]] = {
+    "freeze_prompts": freeze_prompts,
+    "freeze_seed": freeze_seed,
+    "freeze_seed_parts": freeze_seed_parts,
+    "evaluate": evaluate_step,
+    "fine_tune": fine_tune_step,
+    "sample": sample_step,
+    "score": score_step,
+    "verify": score_column_step,
+    "mark": score_column_step,
+    "text_score": score_column_step,
+    "matrix": matrix_step,
+    "pair": pair_step,
+    "train": train_step,
+}
 
 
 def run_recipe(context: Context) -> None:
     """Run everything the recipe asks for that the run directory does not hold yet."""
-    run_opening(context)
-    for t in range(1, context.recipe.iterations + 1):
+    for t in range(context.recipe.iterations + 1):
         run_iteration(context, t)
 
 
-def run_opening(context: Context) -> None:
-    """What comes before the iterations: data, M0, M1, witnesses, calibration."""
-    freeze_data(context)
-    track_evaluation(context, 0, evaluate_step(context, 0))
-    sft_step(context)
-    track_evaluation(context, 1, evaluate_step(context, 1))
-    for name in context.recipe.witnesses:
-        witness_step(context, name)
-    calibrate(context)
-    context.trackers.close()
-
-
 def run_iteration(context: Context, t: int) -> None:
-    """Iteration t: sample from M_t, score, pair, train M_{t+1}, evaluate it."""
-    sample_iteration(context, t)
-    score_iteration(context, t)
-    track_pairs(context, t, pair_step(context, context.phase(t)))
-    train_step(context, context.phase(t))
-    track_evaluation(context, t + 1, evaluate_step(context, t + 1))
+    """Iteration t: sample from M_t, score, pair, train M_{t+1}, evaluate it.
+
+    Of t = 0, what comes before the loop: data, M0, M1, witnesses, calibration.
+    """
+    for spec in context.plan.at(t):
+        run_stage(context, spec)
     remove_unneeded(context, t)
     context.trackers.close()
+
+
+def run_stage(context: Context, spec: StageSpec) -> StageRecord:
+    """Make one stage, unless it is there; what it reads must be finished."""
+    record = STEPS[spec.kind](context, spec)
+    track(context, spec, record)
+    return record
 
 
 def sample_iteration(context: Context, t: int) -> StageRecord:
     """Completions of M_t, and of the other models whose completions the method pairs with them.
 
-    One of these, the future model, is trained here, from the pairs of a draft of the iteration.
+    One of these, the future model, is trained on the way.
     """
-    draft, final = context.draft(t), context.phase(t)
-    for samples in draft.sets if draft else ():
-        sample_step(context, samples)
-    if draft is not None:
-        _score(context, draft)
-        pair_step(context, draft)
-        train_step(context, draft)
-    own, *_ = [sample_step(context, samples) for samples in final.sets]
+    specs = context.plan.at(t)
+    last = max(place for place, spec in enumerate(specs) if spec.kind == "sample")
+    own, *_ = [run_stage(context, spec) for spec in specs[: last + 1]]
     return own
 
 
 def score_iteration(context: Context, t: int) -> StageRecord:
     """Fill the score matrix of iteration t: every model's column, other scores, then the join."""
-    return _score(context, context.phase(t))
-
-
-def _score(context: Context, phase: Phase) -> StageRecord:
-    models = context.columns(phase.t)
-    for samples in phase.sets:
-        for model in models:
-            score_step(context, samples, model)
-        score_column_steps(context, phase.t, samples)
-    scores = needed_columns(context, phase.t)
-    return matrix_step(context, phase.folder, phase.sets, models, scores)
-
-
-def calibrate(context: Context) -> None:
-    """Answers of M1 to the seed prompts that no model saw, scored under every model there is."""
-    if context.recipe.calibration is None:
-        return
-    samples, models = context.calibration_set(), ("M1", "M0", *context.recipe.witnesses)
-    sample_step(context, samples)
-    for model in models:
-        score_step(context, samples, model)
-    matrix_step(context, samples.folder, [samples], models, {})
+    scores = ("score", "verify", "mark", "text_score", "matrix")
+    *_, matrix = [
+        run_stage(context, spec)
+        for spec in context.plan.at(t)
+        if spec.kind in scores and not spec.draft
+    ]
+    return matrix

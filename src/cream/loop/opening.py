@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cream.data.dataset import LoadedData, load_data
@@ -12,14 +13,15 @@ from cream.errors import DataError, RecipeError, RunError
 from cream.loop.context import Context
 from cream.loop.extensions import Extensions
 from cream.loop.models import open_models
-from cream.loop.score_columns import VERIFIER, check_score_columns
+from cream.loop.score_columns import check_score_columns
 from cream.loop.scorer_models import open_scorers
 from cream.models.fingerprints import model_fingerprint, stored_parameters
+from cream.plan import VERIFIER, build_plan, is_calibrated
 from cream.protocols import Progress
 from cream.recipe import Recipe
-from cream.recipe.parts import Calibrated
 from cream.runs.files import free_bytes, read_json, write_json
 from cream.runs.manifest import build_manifest
+from cream.runs.plan import refuse_old_run
 from cream.runs.store import Run
 from cream.runs.trackers import TrackedRun, check_installed, open_trackers
 
@@ -90,10 +92,12 @@ def check_run(
     """
     own = extensions or Extensions()
     check_installed(recipe.trackers)
+    refuse_old_run(run.root)
     run.refuse_other_recipe(recipe.model_dump(mode="json"), may_change=may_change)
     data = data or load_data(
         recipe.data, seed=recipe.seed, iterations=recipe.iterations, base_dir=base_dir
     )
+    plan = build_plan(recipe, data, partial(own.parts, recipe))
     shelf, encoder = open_models(recipe.model, run.root / "models", cache_dir)
     for text in encoder.notes:
         progress.note(text)
@@ -103,6 +107,7 @@ def check_run(
         recipe=recipe,
         run=run,
         data=data,
+        plan=plan,
         encoder=encoder,
         shelf=shelf,
         progress=progress,
@@ -116,7 +121,6 @@ def check_run(
         extensions=own,
         scorers=open_scorers(recipe, shelf, encoder, cache_dir),
     )
-    _check_models(context)
     _check_calibration(context)
     check_score_columns(context)
     _check_lengths(context)
@@ -131,7 +135,7 @@ def check_run(
 def claim_run(context: Context) -> None:
     """Record the recipe and the manifest of a run that was checked."""
     resolved, run = context.recipe.model_dump(mode="json"), context.run
-    run.claim(resolved, may_change=may_change)
+    run.claim(resolved, context.plan.stored(context.recipe.iterations), may_change=may_change)
     inputs = {
         "M0": context.seed_model_fingerprint,
         "template": context.template_fingerprint,
@@ -154,25 +158,9 @@ def _begun_with(run: Run) -> dict[str, str] | None:
     return record
 
 
-def _check_models(context: Context) -> None:
-    """A method that names a model which the run will not have fails now, not after sampling."""
-    witnesses = tuple(context.recipe.witnesses)
-    for t in range(1, context.recipe.iterations + 1):
-        made = {*(f"M{m}" for m in range(t + 1)), *witnesses}
-        unknown = [name for name in context.columns(t) if name not in made]
-        if unknown:
-            raise RecipeError(
-                f"method {context.recipe.method.name} asks {', '.join(unknown)} at iteration {t}; "
-                f"models there: M0 to M{t}, and the witnesses of the recipe "
-                f"({', '.join(witnesses) or 'none'}). Add it under `witnesses`"
-            )
-
-
 def _check_calibration(context: Context) -> None:
     """A method whose C is calibrated needs something to calibrate it on."""
-    agreement = context.parts(1).agreement
-    calibrated = agreement is not None and isinstance(agreement.level, Calibrated)
-    if calibrated and context.recipe.calibration is None:
+    if is_calibrated(context.plan.parts(1)) and context.recipe.calibration is None:
         raise RecipeError(
             f"method {context.recipe.method.name} calibrates C on held-out seed examples and there "
             "are none; add a section `calibration: {seed_share: 0.2}`"
@@ -182,11 +170,8 @@ def _check_calibration(context: Context) -> None:
 def _check_lengths(context: Context) -> None:
     """Encode every prompt and seed example once, so that none fails hours later."""
     recipe = context.recipe
-    for t in range(1, recipe.iterations + 1):
-        context.encode(context.prompts(t), recipe.sampling.max_completion_tokens)
-    if recipe.calibration is not None:
-        held_out = context.calibration_set().prompts
-        context.encode(held_out, recipe.sampling.max_completion_tokens)
+    for prompts in {samples.prompts: None for samples in context.plan.sets.values()}:
+        context.encode(prompts, recipe.sampling.max_completion_tokens)
     context.encode(context.data.test, recipe.evaluation.max_completion_tokens)
     for example in context.data.seed_examples:
         context.encoder.encode_completion(example.prompt.messages, example.completion)
@@ -203,9 +188,9 @@ def _check_verifiers(context: Context) -> None:
 def _check_answers(context: Context) -> None:
     """A method that ranks by the verifier needs prompts that can be verified."""
     for t in range(1, context.recipe.iterations + 1):
-        if VERIFIER not in context.parts(t).score_columns:
+        if VERIFIER not in context.plan.parts(t).score_columns:
             continue
-        prompts = context.prompts(t)
+        prompts = context.plan.prompts(t)
         if all(context.verifier.verify(prompt, "") is None for prompt in prompts):
             raise DataError(
                 f"method {context.recipe.method.name} ranks by the verifier, and none of the "
@@ -242,10 +227,9 @@ def disk_need(context: Context) -> DiskNeed:
     """What this run needs beside what it holds already."""
     weights = stored_parameters(context.shelf.seed_folder) * BYTES_PER_WEIGHT
     witnesses = len(context.recipe.witnesses)  # kept whatever keep_checkpoints says
-    made = context.recipe.iterations + 1
+    made = sum(spec.result is not None for spec in context.plan.stages) - witnesses
     at_once = 4 if context.recipe.training.loss_reference == "sft" else 3  # M_{t-1} to M_{t+1}
-    if context.draft(1) is not None:
-        made += context.recipe.iterations  # a future model each
+    if any(spec.draft for spec in context.plan.stages):
         at_once += 2  # the future model and the past one
     kept = made if context.recipe.keep_checkpoints == "all" else min(made, at_once)
     existing = len(list(context.shelf.folder.glob("*")))

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from cream.loop.calibration import calibration_of
-from cream.loop.context import Context, Phase
+from cream.loop.context import Context
 from cream.loop.pairing import make_pairs, outcome_in_words, read_matrix
 from cream.loop.shards import stopwatch
+from cream.records import StageSpec
 from cream.runs.store import StageRecord
 
 NO_PAIRS = {"objective", "prompts"}
@@ -21,17 +22,20 @@ def _live(summary: Mapping[str, Any]) -> dict[str, float]:
     return {"consistency/rate": measured["rate"]} if measured else {}
 
 
-def pair_step(context: Context, phase: Phase) -> StageRecord:
+def pair_step(context: Context, spec: StageSpec) -> StageRecord:
     """Pairs of an iteration or its draft, from its score matrix."""
-    matrix_stage = context.run.finished(f"{phase.folder}/matrix")
-    t, parts = phase.t, phase.parts
+    matrix_name, *calibrations = spec.inputs
+    matrix_stage = context.run.finished(matrix_name)
+    t, parts = spec.t, context.plan.phase_parts(spec)
     # Left out where it is None, so that runs made before it existed keep their fingerprints.
     without = NO_PAIRS if parts.others else NO_PAIRS | {"others"}
-    calibration = calibration_of(context.run, context.parts(1))
+    calibration = None
+    if calibrations:
+        calibration = calibration_of(context.run.finished(calibrations[0]), context.plan.parts(1))
     counts = {} if calibration is None else {"calibration": asdict(calibration)}
     report = context.recipe.scoring.report_consistency
     stage = context.stage(
-        f"{phase.folder}/pair",
+        spec,
         {
             "matrix": matrix_stage.fingerprint,
             "parts": parts.model_dump(mode="json", exclude=without),
@@ -43,7 +47,7 @@ def pair_step(context: Context, phase: Phase) -> StageRecord:
     if done is not None:
         return done
     stage.begin()
-    context.progress.start(f"{phase.label}: pair", 1, "step")
+    context.progress.start(spec.label, 1, "step")
     with stopwatch() as seconds:
         matrix = read_matrix(matrix_stage, parts, t, report_consistency=report)
         summary = make_pairs(

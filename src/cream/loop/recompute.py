@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cream.algorithms.raters import Calibration
 from cream.errors import RunError
 from cream.loop.calibration import calibration_of
 from cream.loop.pairing import make_pairs, read_matrix
 from cream.methods import method_parts
 from cream.methods.scorers import judge_of, reward_model_of, scorer_section
+from cream.plan import CALIBRATION_MATRIX, is_calibrated
 from cream.recipe import Recipe
 from cream.recipe.load import apply_overrides, validate_recipe
 from cream.recipe.parts import MethodParts
 from cream.runs.files import read_yaml
-from cream.runs.store import RECIPE, Run, fingerprint
+from cream.runs.plan import RECIPE, StoredPlan, read_plan
+from cream.runs.store import Run, fingerprint
 
 MAY_CHANGE = ("method", "scoring.report_consistency")
 """Settings that decide pairs; others would be ignored here and are refused."""
@@ -54,10 +57,23 @@ def recompute_pairs(
     recipe = validate_recipe(apply_overrides(stored, overrides), source=str(source / RECIPE))
     stored_recipe = validate_recipe(stored, source=str(source / RECIPE))
     _refuse_other_scorers(recipe, stored_recipe)
-    parts = method_parts(recipe.method, t)
-    _refuse_other_groups(parts, method_parts(stored_recipe.method, t), recipe.method.name)
+    plan = read_plan(source)
+    if t not in plan.parts:
+        raise RunError(
+            f"{source} has no iteration {t}; its plan has {', '.join(map(str, plan.parts))}"
+        )
+    same = recipe.method == stored_recipe.method
+    # The stored parts are those of a method composed in Python, too.
+    parts, first = (
+        (plan.parts[t], plan.parts[1])
+        if same
+        else (method_parts(recipe.method, t), method_parts(recipe.method, 1))
+    )
+    _refuse_other_groups(parts, plan.parts[t], recipe.method.name)
     report = recipe.scoring.report_consistency
-    matrix = read_matrix(run.finished(f"iteration-{t}/matrix"), parts, t, report_consistency=report)
+    pairing = next(s for s in plan.stages if s.kind == "pair" and s.t == t and not s.draft)
+    matrix_stage = run.finished(pairing.inputs[0])
+    matrix = read_matrix(matrix_stage, parts, t, report_consistency=report)
     key = fingerprint([parts.model_dump(mode="json"), report])[:8]
     folder = out or source / f"iteration-{t}" / f"pair-{key}"
     summary = make_pairs(
@@ -67,9 +83,21 @@ def recompute_pairs(
         t,
         seed=recipe.seed,
         report_consistency=report,
-        calibration=calibration_of(run, method_parts(recipe.method, 1)),
+        calibration=_calibration(run, plan, first),
     )
     return {"folder": str(folder), **summary}
+
+
+def _calibration(run: Run, plan: StoredPlan, parts: MethodParts) -> Calibration | None:
+    if not is_calibrated(parts):
+        return None
+    found = [spec for spec in plan.stages if spec.name == CALIBRATION_MATRIX]
+    if not found:
+        raise RunError(
+            f"{run.root} holds no calibration, which this method reads; a run with `calibration` "
+            "makes one (in a new run_dir)"
+        )
+    return calibration_of(run.finished(found[0].name), parts)
 
 
 def _refuse_other_scorers(recipe: Recipe, stored: Recipe) -> None:

@@ -14,17 +14,16 @@ from typing import Any
 import pyarrow as pa
 
 from cream.errors import RecipeError
-from cream.loop.context import Context, SampleSet
+from cream.loop.context import Context
 from cream.loop.shards import run_shards
 from cream.loop.text_scorers import judge_step, own_scorer_step, reward_model_step
 from cream.methods.scorers import judge_of, reward_model_of
+from cream.plan import VERIFIER
+from cream.records import StageSpec
 from cream.runs.files import read_table
 from cream.runs.store import Stage, StageRecord
 from cream.runs.tables import FROM_DATA, POLICY_ORIGIN, completions_from_table
 from cream.stages.score import verify
-
-VERIFIER = "verifier"
-"""Column that every run has: reports say how many pairs are right."""
 
 VERDICT_SCHEMA = pa.schema(
     [
@@ -41,29 +40,23 @@ VERDICT_SCHEMA = pa.schema(
 class ScoreColumn:
     """How a score column is made."""
 
-    step: Callable[[Context, int, SampleSet], StageRecord]
-    """Makes ``<folder>/score/<name>`` for a set of completions of iteration t."""
+    step: Callable[[Context, StageSpec], StageRecord]
+    """Makes the stage that fills it for a set of completions."""
     columns: tuple[str, ...]
     """What the score matrix takes from it: the scores, and why they are missing."""
 
 
-def score_column_steps(context: Context, t: int, samples: SampleSet) -> None:
-    """Fill every score column that iteration t needs for one of its sets."""
-    for column in needed_columns(context, t).values():
-        column.step(context, t, samples)
+def score_column_step(context: Context, spec: StageSpec) -> StageRecord:
+    """Fill a score column for a set of completions."""
+    return score_column(context, str(spec.column)).step(context, spec)
 
 
-def needed_columns(context: Context, t: int) -> dict[str, ScoreColumn]:
-    """Score columns of iteration t by name: the verdicts always, others as the method says."""
-    names = dict.fromkeys((VERIFIER, *context.parts(t).score_columns))
-    return {name: _column(context, name) for name in names}
-
-
-def _column(context: Context, name: str) -> ScoreColumn:
+def score_column(context: Context, name: str) -> ScoreColumn:
+    """How a column is made: one of Cream's, or that of a scorer of the user's."""
     scorer = context.extensions.scorers.get(name)
     if scorer is None:
         return SCORE_COLUMNS[name]
-    return ScoreColumn(partial(own_scorer_step, name, scorer), (name, f"{name}_reason"))
+    return ScoreColumn(partial(own_scorer_step, scorer), (name, f"{name}_reason"))
 
 
 def check_score_columns(context: Context) -> None:
@@ -78,9 +71,9 @@ def check_score_columns(context: Context) -> None:
     fillable |= {"judge"} if judge_of(method) else set()
     fillable |= {"reward_model"} if reward_model_of(method) else set()
     fillable |= context.extensions.scorers.keys()
-    fillable |= {FROM_DATA} if context.parts(1).prompts == "seed" else set()
+    fillable |= {FROM_DATA} if context.plan.parts(1).prompts == "seed" else set()
     for t in range(1, context.recipe.iterations + 1):
-        wrong = [name for name in context.parts(t).score_columns if name not in fillable]
+        wrong = [name for name in context.plan.parts(t).score_columns if name not in fillable]
         if wrong:
             raise RecipeError(
                 f"method {method.name} reads the score column {', '.join(wrong)} at iteration {t}, "
@@ -90,21 +83,22 @@ def check_score_columns(context: Context) -> None:
             )
 
 
-def verify_step(context: Context, t: int, samples: SampleSet) -> StageRecord:
+def verify_step(context: Context, spec: StageSpec) -> StageRecord:
     """Verdicts on a set's completions, where prompts have answers; the same in every iteration.
 
     Read by the `oracle` method and by reports; no other method may.
     """
-    sampled = context.run.finished(f"{samples.folder}/sample")
+    (source,) = spec.inputs
+    sampled, asked = context.run.finished(source), context.plan.sets[source].prompts
     stage = context.stage(
-        f"{samples.folder}/score/verifier",
+        spec,
         {
             "completions": sampled.fingerprint,
-            "prompts": context.prompts_fingerprint(samples.prompts),
-            **context.verified_by(samples.prompts),
+            "prompts": context.prompts_fingerprint(asked),
+            **context.verified_by(asked),
         },
     )
-    prompts = {p.prompt_id: p for p in samples.prompts}
+    prompts = {p.prompt_id: p for p in asked}
 
     def work(shard: Sequence[Any]) -> pa.Table:
         (path,) = shard
@@ -127,7 +121,7 @@ def verify_step(context: Context, t: int, samples: SampleSet) -> StageRecord:
     return run_shards(
         stage,
         context.progress,
-        label=f"{samples.label}: verify",
+        label=spec.label,
         unit="shards",
         shards=[[path] for path in sampled.parts()],
         work=work,
@@ -135,12 +129,10 @@ def verify_step(context: Context, t: int, samples: SampleSet) -> StageRecord:
     )
 
 
-def from_data_step(context: Context, t: int, samples: SampleSet) -> StageRecord:
+def from_data_step(context: Context, spec: StageSpec) -> StageRecord:
     """Which of a set's completions a data set holds (1) and which M_t sampled (0)."""
-    sampled = context.run.finished(f"{samples.folder}/sample")
-    stage = context.stage(
-        f"{samples.folder}/score/{FROM_DATA}", {"completions": sampled.fingerprint}
-    )
+    sampled = context.run.finished(spec.inputs[0])
+    stage = context.stage(spec, {"completions": sampled.fingerprint})
 
     def work(shard: Sequence[Any]) -> pa.Table:
         (path,) = shard
@@ -155,7 +147,7 @@ def from_data_step(context: Context, t: int, samples: SampleSet) -> StageRecord:
     return run_shards(
         stage,
         context.progress,
-        label=f"{samples.label}: mark the data's completions",
+        label=spec.label,
         unit="shards",
         shards=[[path] for path in sampled.parts()],
         work=work,

@@ -17,7 +17,7 @@ from cream.engines.pairwise import PairwiseJudge
 from cream.engines.reward_model import RewardModel
 from cream.engines.sampler import TorchSampler
 from cream.engines.texts import TextScorer
-from cream.loop.context import Context, SampleSet
+from cream.loop.context import Context
 from cream.loop.extensions import OwnScorer
 from cream.loop.scorer_models import empty_question
 from cream.loop.shards import run_shards
@@ -26,6 +26,7 @@ from cream.methods.scorers import judge_of, reward_model_of
 from cream.models.chat import ChatEncoder
 from cream.protocols import SamplingParams
 from cream.recipe.scorers import JudgeConfig, PairwiseJudgeConfig
+from cream.records import StageSpec
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage, StageRecord, fingerprint
@@ -64,11 +65,11 @@ class _Judge:
     fingerprint: str
 
 
-def judge_step(context: Context, t: int, samples: SampleSet) -> StageRecord:
+def judge_step(context: Context, spec: StageSpec) -> StageRecord:
     """Scores that the method's judge gives completions of iteration t."""
     settings = judge_of(context.recipe.method)
     assert settings is not None, "a method that reads the column `judge` has a judge"
-    judge = _judge(context, settings, t)
+    judge = _judge(context, settings, spec.t)
     inputs = {
         "model": judge.fingerprint,
         "template": fingerprint([judge.encoder.template, list(judge.encoder.stop_ids)]),
@@ -80,7 +81,7 @@ def judge_step(context: Context, t: int, samples: SampleSet) -> StageRecord:
     def scorer() -> TextScorer:
         if judge.shelf is not context.shelf:
             context.shelf.release()
-        return _text_scorer(context, t, settings, judge)
+        return _text_scorer(context, spec.t, settings, judge)
 
     def table(rows: Sequence[ScoreRow]) -> pa.Table:
         values = [(r.prompt_id, r.completion_id, r.value, r.reason, r.count) for r in rows]
@@ -88,13 +89,13 @@ def judge_step(context: Context, t: int, samples: SampleSet) -> StageRecord:
         named = [dict(zip(names, row, strict=True)) for row in values]
         return pa.Table.from_pylist(named, schema=JUDGE_SCHEMA)
 
-    record = _score_texts_step(context, samples, "judge", inputs, scorer, table)
+    record = _score_texts_step(context, spec, inputs, scorer, table)
     if judge.shelf is not context.shelf:
         judge.shelf.release()
     return record
 
 
-def reward_model_step(context: Context, t: int, samples: SampleSet) -> StageRecord:
+def reward_model_step(context: Context, spec: StageSpec) -> StageRecord:
     """Scores that the method's reward model, the same in every iteration, gives completions."""
     settings = reward_model_of(context.recipe.method)
     model = context.scorers.reward_model
@@ -122,13 +123,12 @@ def reward_model_step(context: Context, t: int, samples: SampleSet) -> StageReco
         named = [dict(zip(names, row, strict=True)) for row in values]
         return pa.Table.from_pylist(named, schema=REWARD_MODEL_SCHEMA)
 
-    return _score_texts_step(context, samples, "reward_model", inputs, scorer, table)
+    return _score_texts_step(context, spec, inputs, scorer, table)
 
 
-def own_scorer_step(
-    column: str, scorer: OwnScorer, context: Context, t: int, samples: SampleSet
-) -> StageRecord:
-    """Scores of a scorer that the user brought, for completions of iteration t."""
+def own_scorer_step(scorer: OwnScorer, context: Context, spec: StageSpec) -> StageRecord:
+    """Scores of a scorer that the user brought."""
+    column = str(spec.column)
 
     def table(rows: Sequence[ScoreRow]) -> pa.Table:
         names = ["prompt_id", "completion_id", column, f"{column}_reason"]
@@ -139,7 +139,7 @@ def own_scorer_step(
         return pa.Table.from_pylist(named, schema=schema)
 
     inputs = {"scorer": scorer.fingerprint}
-    return _score_texts_step(context, samples, column, inputs, lambda: scorer, table)
+    return _score_texts_step(context, spec, inputs, lambda: scorer, table)
 
 
 def _judge(context: Context, settings: JudgeConfig | PairwiseJudgeConfig, t: int) -> _Judge:
@@ -186,18 +186,16 @@ def _text_scorer(
 
 def _score_texts_step(
     context: Context,
-    samples: SampleSet,
-    column: str,
+    spec: StageSpec,
     inputs: dict[str, Any],
     make_scorer: Callable[[], TextScorer],
     to_table: Callable[[Sequence[ScoreRow]], pa.Table],
 ) -> StageRecord:
     """Fill one column; the scorer is made when the first missing part needs it."""
-    sampled = context.run.finished(f"{samples.folder}/sample")
-    prompts = {p.prompt_id: p for p in samples.prompts}
-    stage = context.stage(
-        f"{samples.folder}/score/{column}", {"completions": sampled.fingerprint, **inputs}
-    )
+    (source,), column = spec.inputs, str(spec.column)
+    sampled = context.run.finished(source)
+    prompts = {p.prompt_id: p for p in context.plan.sets[source].prompts}
+    stage = context.stage(spec, {"completions": sampled.fingerprint, **inputs})
     made: list[TextScorer] = []
 
     def work(shard: Sequence[Any]) -> pa.Table:
@@ -210,7 +208,7 @@ def _score_texts_step(
     return run_shards(
         stage,
         context.progress,
-        label=f"{samples.label}: score by {column}",
+        label=spec.label,
         unit="shards",
         shards=[[path] for path in sampled.parts()],
         work=work,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cream.loop.context import Context
+from cream.records import StageSpec
 from cream.runs.store import StageRecord
 
 ITERATIONS = "iterations"
@@ -31,16 +32,18 @@ OF_PAIRS = (
 """Figures of an iteration worth a curve; those that it does not have are left out."""
 
 
-def track_pairs(context: Context, t: int, paired: StageRecord) -> None:
-    """Send the figures of iteration t's pairs; x is t."""
-    found = {key: _leaf(paired.summary, key) for key in OF_PAIRS}
-    context.trackers.point(ITERATIONS, t, {k: v for k, v in found.items() if v is not None})
+def track(context: Context, spec: StageSpec, record: StageRecord) -> None:
+    """Send the figures of a finished stage that are worth a curve, if it has any.
 
-
-def track_evaluation(context: Context, m: int, evaluated: StageRecord | None) -> None:
-    """Send the greedy accuracy of M_m; x is m. Nothing without test data."""
-    if evaluated is not None:
-        right, total = evaluated.summary["greedy_right"], evaluated.summary["greedy_total"]
+    Of the pairs of an iteration x is t; of the greedy accuracy of M_m it is m.
+    """
+    if spec.kind == "pair" and not spec.draft:
+        found = {key: _leaf(record.summary, key) for key in OF_PAIRS}
+        told = {key: value for key, value in found.items() if value is not None}
+        context.trackers.point(ITERATIONS, spec.t, told)
+    if spec.kind == "evaluate":
+        right, total = record.summary["greedy_right"], record.summary["greedy_total"]
+        m = context.plan.measured().index(str(spec.model))
         context.trackers.point(MODELS, m, {"accuracy": right / total})
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from cream.data.splits import POLICY
 from cream.loop.card import model_card
-from cream.loop.context import Context, Phase
+from cream.loop.context import Context
 from cream.loop.shards import stopwatch
+from cream.plan import unneeded_models
 from cream.recipe.parts import MethodParts
+from cream.records import StageSpec
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage, StageRecord, fingerprint
@@ -23,7 +25,7 @@ from cream.training.loop import OnStep
 from cream.training.preference import SetConsistency, train_pairs
 from cream.training.sft import train_sft
 from cream.training.summary import TrainingSummary
-from cream.types import SeedExample, TokenisedPair
+from cream.types import TokenisedPair
 
 STATE = "state"
 """Folder of the resumable training state, removed when the stage is finished."""
@@ -35,21 +37,13 @@ Train = Callable[[Any, OnStep], TrainingSummary]
 """Trains a model in place, telling about each step."""
 
 
-def sft_step(context: Context) -> StageRecord:
-    """M1: M0 fine-tuned on the policy's seed examples, all of them if there are no witnesses."""
-    return _fine_tune(context, "M1", context.seed_parts[POLICY], ("sft",))
-
-
-def witness_step(context: Context, name: str) -> StageRecord:
-    """A witness: M0 fine-tuned like M1, on other seed examples and in another order."""
-    return _fine_tune(context, name, context.seed_parts[name], ("sft", name))
-
-
-def _fine_tune(
-    context: Context, result: str, examples: Sequence[SeedExample], seed_name: tuple[str, ...]
-) -> StageRecord:
+def fine_tune_step(context: Context, spec: StageSpec) -> StageRecord:
+    """M0 fine-tuned on a part of the seed examples: M1, or a witness in an order of its own."""
+    part = str(spec.seed_part)
+    examples = context.plan.seed_parts[part]
+    seed_name = ("sft",) if part == POLICY else ("sft", part)
     stage = context.stage(
-        context.made_by(result),
+        spec,
         {
             "model": context.model_fingerprint("M0"),
             "examples": fingerprint([[e.prompt.prompt_id, e.completion] for e in examples]),
@@ -69,49 +63,50 @@ def _fine_tune(
             on_step=on_step,
         )
 
-    return _train(context, stage, "M0", result, f"fine-tune M0 -> {result}", train)
+    return _train(context, stage, train)
 
 
-def train_step(context: Context, phase: Phase) -> StageRecord:
+def train_step(context: Context, spec: StageSpec) -> StageRecord:
     """M_{t+1}, or the future model: M_t trained on the pairs of iteration t, or of its draft."""
-    t, parts = phase.t, phase.parts
-    paired = context.run.finished(f"{phase.folder}/pair")
+    parts = context.plan.phase_parts(spec)
+    paired, matrix = map(context.run.finished, spec.inputs)
     stage = context.stage(
-        f"{phase.folder}/train",
+        spec,
         {
-            "model": context.model_fingerprint(f"M{t}"),
+            "model": context.model_fingerprint(str(spec.model)),
             "pairs": paired.fingerprint,
-            "reference": context.loss_reference(t),
+            "reference": spec.reference,
             "objective": parts.objective.model_dump(mode="json"),
             "settings": context.recipe.training.model_dump(mode="json", exclude=NO_RESULT),
         },
     )
 
+    draft = ("draft",) if spec.draft else ()
+
     def train(model: Any, on_step: OnStep) -> TrainingSummary:
         return train_pairs(
             model,
-            _training_pairs(context, phase, paired),
+            _training_pairs(context, spec, paired, matrix),
             parts.objective,
             context.recipe.training,
-            seed=derive_seed(context.recipe.seed, *phase.seed_name),
+            seed=derive_seed(context.recipe.seed, "train", spec.t, *draft),
             consistency=_set_consistency(parts, paired),
             state_dir=stage.folder / STATE,
             on_step=on_step,
         )
 
-    label = f"{phase.label}: train M{t} -> {phase.result}"
-    return _train(context, stage, f"M{t}", phase.result, label, train)
+    return _train(context, stage, train)
 
 
-def _training_pairs(context: Context, phase: Phase, paired: Stage) -> list[TokenisedPair]:
-    reference = LOGP_PREFIX + context.loss_reference(phase.t)
-    matrix = context.run.finished(f"{phase.folder}/matrix")
+def _training_pairs(
+    context: Context, spec: StageSpec, paired: Stage, matrix: Stage
+) -> list[TokenisedPair]:
+    reference = LOGP_PREFIX + str(spec.reference)
     wanted = ["prompt_id", "completion_id", "token_ids", reference]
-    prompts = context.encode(context.prompts(phase.t), 0)
     return tokenise_pairs(
         pairs_from_table(read_table(paired.folder / "pairs.parquet")),
         pa.concat_tables(matrix.tables(wanted)),
-        {p.prompt.prompt_id: p.token_ids for p in prompts},
+        context.encode_set(matrix.spec.inputs[0]),
         reference_column=reference,
     )
 
@@ -131,19 +126,17 @@ def _set_consistency(parts: MethodParts, paired: Stage) -> SetConsistency | None
     )
 
 
-def _train(
-    context: Context, stage: Stage, start: str, result: str, label: str, train: Train
-) -> StageRecord:
-    """Load model `start`, train it, save it as `result`, and finish the stage."""
+def _train(context: Context, stage: Stage, train: Train) -> StageRecord:
+    """Load the model that a stage starts from, train it, save it as its result, and finish."""
     log = JsonlTracker(stage.folder / "metrics.jsonl")
-    name = str(stage.inputs["stage"])
+    name, start, result = stage.spec.name, str(stage.spec.model), str(stage.spec.result)
     done = stage.finished()
     if done is not None:
         context.trackers.course(name, logged_metrics(log.path))  # one that was added since
         return done
     stage.begin()
     log.clear()  # lines of an interrupted attempt; the whole course is written at the end
-    context.progress.start(label, 0, "steps")
+    context.progress.start(stage.spec.label, 0, "steps")
 
     def on_step(step: int, total: int, metrics: Mapping[str, float]) -> None:
         log.log(metrics, step=step, stage=name)
@@ -186,9 +179,5 @@ def remove_unneeded(context: Context, t: int) -> None:
     """After iteration t, delete models no later stage needs (``keep_checkpoints: last``)."""
     if context.recipe.keep_checkpoints == "all":
         return
-    needed = context.models(t + 1)  # of the iteration after the last one too: T may be raised
-    made = [f"M{m}" for m in range(1, t + 1)]  # a rerun comes by here with M_{t+2} on disk
-    made += [f"F{m}" for m in range(2, t + 2)]
-    for name in made:
-        if name not in needed:
-            shutil.rmtree(context.shelf.folder / name, ignore_errors=True)
+    for name in unneeded_models(context.plan, context.recipe, t):
+        shutil.rmtree(context.shelf.folder / name, ignore_errors=True)

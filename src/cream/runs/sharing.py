@@ -31,7 +31,7 @@ def lendable(stage: Stage, lender: Run) -> Stage | None:
     Raises:
         RunError: The other run's stage has lost a file.
     """
-    name = str(stage.inputs["stage"])
+    name = stage.spec.name
     if not (lender.root / name / DONE).exists():
         return None
     found = lender.finished(name)

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from cream.errors import RunError
+from cream.records import StageSpec
 from cream.runs.files import (
     TEMPORARY_PREFIX,
     read_json,
@@ -30,10 +32,10 @@ from cream.runs.files import (
     write_table,
     write_yaml,
 )
+from cream.runs.plan import PLAN, RECIPE, StoredPlan
 
 DONE = "stage.json"
 BEGUN = "begun.json"
-RECIPE = "recipe.yaml"
 
 
 def fingerprint(value: Any) -> str:
@@ -55,15 +57,17 @@ class StageRecord:
 class Stage:
     """One stage's folder in a run."""
 
-    def __init__(self, folder: Path, inputs: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, inputs: Mapping[str, Any], spec: StageSpec) -> None:
         """Name a stage.
 
         Args:
             folder: Where it lives; need not exist.
             inputs: JSON values of everything that determines the result: settings, seeds,
                 fingerprints of the stages and models it reads.
+            spec: What it does, kept beside the fingerprint and no part of it.
         """
         self.folder = folder
+        self.spec = spec
         self.inputs = dict(inputs)
         self.fingerprint = fingerprint(self.inputs)
 
@@ -133,6 +137,7 @@ class Stage:
             if path.is_file() and path.name not in (BEGUN, DONE)
         }
         record = {
+            "spec": self.spec.model_dump(mode="json"),
             "fingerprint": self.fingerprint,
             "seconds": seconds,
             "summary": dict(summary),
@@ -159,9 +164,9 @@ class Run:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def stage(self, name: str, inputs: Mapping[str, Any]) -> Stage:
-        """Name a stage of this run; its folder is ``<run>/<name>``."""
-        return Stage(self.root / name, {"stage": name, **inputs})
+    def stage(self, spec: StageSpec, inputs: Mapping[str, Any]) -> Stage:
+        """A stage of this run; its folder is ``<run>/<name>``."""
+        return Stage(self.root / spec.name, {"stage": spec.name, **inputs}, spec)
 
     def finished(self, name: str) -> Stage:
         """A stage that must be whole already, known by its own record.
@@ -175,7 +180,8 @@ class Run:
                 f"{self.root / name} is not finished; `cream status {self.root}` shows what is, "
                 "and `cream run` makes what is missing"
             )
-        stage = Stage(self.root / name, _read_record(done)["inputs"])
+        record = _read_record(done)
+        stage = Stage(self.root / name, record["inputs"], _read_spec(done, record["spec"]))
         stage.finished()
         return stage
 
@@ -194,11 +200,14 @@ class Run:
                 raise RunError(f"another cream process is using {self.root}") from error
             yield
 
-    def claim(self, recipe: Mapping[str, Any], *, may_change: Callable[[str], bool]) -> None:
-        """Record the recipe of this run, after `refuse_other_recipe`."""
+    def claim(
+        self, recipe: Mapping[str, Any], plan: StoredPlan, *, may_change: Callable[[str], bool]
+    ) -> None:
+        """Record recipe and plan of this run, after `refuse_other_recipe`."""
         remove_leftovers(self.root)
         self.refuse_other_recipe(recipe, may_change=may_change)
-        write_yaml(self.root / RECIPE, recipe)
+        write_json(self.root / PLAN, plan.model_dump(mode="json"))
+        write_yaml(self.root / RECIPE, recipe)  # last: with it the directory is a run
 
     def refuse_other_recipe(
         self, recipe: Mapping[str, Any], *, may_change: Callable[[str], bool]
@@ -233,7 +242,8 @@ class Run:
         elif self.root.exists():
             names = sorted(path.name for path in self.root.iterdir())
             # What a killed first write of the recipe left behind is no stranger.
-            strangers = [n for n in names if n != ".lock" and not n.startswith(TEMPORARY_PREFIX)]
+            ours = (".lock", PLAN)
+            strangers = [n for n in names if n not in ours and not n.startswith(TEMPORARY_PREFIX)]
             if strangers:
                 raise RunError(
                     f"{self.root} is not empty and holds no run (found {strangers[0]}); "
@@ -243,13 +253,23 @@ class Run:
 
 def _read_record(path: Path) -> dict[str, Any]:
     record = read_json(path)
-    absent = {"inputs", "files", "seconds", "summary"} - record.keys()
+    absent = {"spec", "inputs", "files", "seconds", "summary"} - record.keys()
     if absent:
         raise RunError(
             f"{path} lacks {', '.join(sorted(absent))}; it was changed by hand: delete its folder "
             "(and those of later stages) to make it again"
         )
     return record
+
+
+def _read_spec(path: Path, value: Any) -> StageSpec:
+    try:
+        return StageSpec.model_validate(value)
+    except ValidationError as error:
+        raise RunError(
+            f"{path}: `spec` does not describe a stage; it was changed by hand: delete its folder "
+            "(and those of later stages) to make it again"
+        ) from error
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

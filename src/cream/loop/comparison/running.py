@@ -8,9 +8,8 @@ who makes a shared stage; killed at any time, the same members go on from what t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import final
@@ -20,7 +19,7 @@ from cream.errors import CreamError, RunError
 from cream.loop.comparison.members import Member, Plan
 from cream.loop.comparison.sharing import borrower
 from cream.loop.context import Context
-from cream.loop.iterations import run_iteration, run_opening
+from cream.loop.iterations import run_iteration
 from cream.loop.opening import DiskNeed, check_run, claim_run, disk_need, refuse_full_disk
 from cream.protocols import Progress
 from cream.runs.files import remove_leftovers, write_yaml
@@ -81,15 +80,12 @@ def run_comparison(plan: Plan, progress: Progress, *, base_dir: Path, cache_dir:
 
 def _run_seed(contexts: Sequence[Context]) -> None:
     """Members of one seed: all of them before the loop, then all of them in iteration 1, ..."""
-    iterations = contexts[0].recipe.iterations
-    steps: list[Callable[[Context], None]] = [run_opening]
-    steps += [partial(run_iteration, t=t) for t in range(1, iterations + 1)]
-    for step in steps:
+    for t in range(contexts[0].recipe.iterations + 1):
         for context in contexts:
             taken: Counter[Path] = Counter()
             lenders = [other.run for other in contexts if other is not context]
             context.borrow = borrower(context, lenders, taken)
-            step(context)
+            run_iteration(context, t)
             context.shelf.release()
             for place, count in taken.items():
                 context.progress.note(f"{count} stages shared with {place}")

@@ -44,7 +44,7 @@ def borrower(
 
 def _take_model(context: Context, stage: Stage, lender: Run) -> bool:
     """Take the model that a stage made, if it made one; False if the lender has removed it."""
-    name = model_made_by(context, str(stage.inputs["stage"]))
+    name = stage.spec.result
     if name is None:
         return True
     source = lender.root / "models" / name
@@ -53,11 +53,3 @@ def _take_model(context: Context, stage: Stage, lender: Run) -> bool:
     card = model_card(name, context.recipe, context.shelf.seed_name)
     take_folder(source, context.shelf.path(name), {CARD: card})
     return True
-
-
-def model_made_by(context: Context, stage: str) -> str | None:
-    """Name of the model that a stage makes, or None; the inverse of `Context.made_by`."""
-    numbers = range(1, context.recipe.iterations + 2)
-    loop = (f"{kind}{m}" for m in numbers for kind in ("M", "F") if f"{kind}{m}" != "F1")
-    models = (*loop, *context.recipe.witnesses)
-    return next((name for name in models if context.made_by(name) == stage), None)

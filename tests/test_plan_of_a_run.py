@@ -1,19 +1,20 @@
-"""The outline names what the loop does: same stages, same order, same labels, same counts."""
+"""A run does what its plan says: same stages, same order, same labels, same counts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cream.loop.opening import check_run
-from cream.loop.outline import most_pairs, outline, token_counts
+from cream.plan import most_pairs, token_counts
 from cream.recipe import Recipe
 from cream.recipe.pairing import AllPairs, BestWorst, TopBottom
-from cream.runs.outline import PlannedStage
+from cream.records import StageSpec
 from cream.runs.store import Run
 
 
@@ -51,7 +52,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("overrides", METHODS.values(), ids=METHODS)
-def test_a_run_does_what_its_outline_says(
+def test_a_run_does_what_its_plan_says(
     overrides: tuple[str, ...],
     tmp_path: Path,
     tiny_inputs: Path,
@@ -78,12 +79,13 @@ def test_a_run_does_what_its_outline_says(
             assert 0 < record["tally"]["total"] <= stage.completions / 2
 
 
-def planned(recipe: Recipe, inputs: Path) -> list[PlannedStage]:
+def planned(recipe: Recipe, inputs: Path) -> list[StageSpec]:
     context = check_run(
         recipe, Run(Path(recipe.folder)), Told(), base_dir=inputs, cache_dir=inputs / "no-cache"
     )
-    stages = outline(context)
-    counts = token_counts(context)
+    stages = [spec for spec in context.plan.stages if spec.source is not None]
+    encode = partial(context.encode, max_completion_tokens=0)
+    counts = token_counts(context.plan, encode, context.encoder.encode_completion)
     assert {stage.source for stage in stages} == set(counts)
     # "7+4=" is 4 bytes, the template adds its turn; an answer is one byte and the end token.
     assert {name: c.completion for name, c in counts.items() if name.startswith("seed/")} == {

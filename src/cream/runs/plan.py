@@ -1,0 +1,80 @@
+"""What a run directory knows of its own stages: the plan it was opened with, beside the recipe.
+
+Every command that reads a run finds here which stages there are, what each does and what the method
+reads and does in each iteration, also of a method that was composed in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from cream.errors import RunError
+from cream.recipe.parts import MethodParts
+from cream.records import Record, StageSpec
+from cream.runs.files import read_json
+
+RECIPE, PLAN = "recipe.yaml", "plan.json"
+FORMAT = 2
+"""Layout of a run directory. Counted up when an older one can no longer be read."""
+READ_BY = {1: "0.1"}
+"""Version of Cream that reads an older layout."""
+
+
+class StoredPlan(Record):
+    """The plan of a run as its directory keeps it."""
+
+    format: int = FORMAT
+    stages: tuple[StageSpec, ...]
+    """In running order."""
+    parts: Mapping[int, MethodParts]
+    """Per iteration what the method reads and does."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """How long prompts and completions are, on average."""
+
+    prompt: float
+    """Tokens of a prompt, template included."""
+    completion: float | None
+    """Tokens of a completion that the data have for it; None if they have none."""
+
+
+def read_plan(root: Path) -> StoredPlan:
+    """The plan that a run was opened with.
+
+    Raises:
+        RunError: `root` holds no run, one of an older version, or a plan changed by hand.
+    """
+    refuse_old_run(root)
+    if not (root / RECIPE).exists():
+        raise RunError(f"{root} holds no run (no {RECIPE})")
+    try:
+        return StoredPlan.model_validate(read_json(root / PLAN))
+    except ValidationError as error:
+        raise RunError(
+            f"{root / PLAN} is no plan of a run ({error.error_count()} problems, the first at "
+            f"{'.'.join(map(str, error.errors()[0]['loc']))}); it was changed by hand: run the "
+            "recipe again, which writes it anew"
+        ) from error
+
+
+def refuse_old_run(root: Path) -> None:
+    """Refuse a run directory whose layout this version cannot read.
+
+    Raises:
+        RunError: It was made by another version, which is named.
+    """
+    if not (root / RECIPE).exists():
+        return
+    found = read_json(root / PLAN).get("format") if (root / PLAN).exists() else 1
+    if found != FORMAT:
+        version = READ_BY.get(found) if isinstance(found, int) else None
+        raise RunError(
+            f"{root} was made by {'Cream ' + version if version else 'another version of Cream'}, "
+            f"and this version cannot read it; use that one, or set run_dir to a new folder"
+        )
