@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from cream.loop.opening import check_run
-from cream.plan import most_pairs, token_counts
+from cream.plan import token_counts
+from cream.planner import most_pairs
 from cream.recipe import Recipe
 from cream.recipe.pairing import AllPairs, BestWorst, TopBottom
 from cream.records import StageSpec

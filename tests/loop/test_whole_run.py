@@ -67,6 +67,7 @@ def test_the_run_directory_holds_what_a_person_looks_for(finished_run: Path):
         "iteration-2",
         "manifest.json",
         "models",
+        "plan.json",
         "recipe.yaml",
         "seed-model",
         "sft",

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hand_made_run import PAIR_SUMMARY, write_run
+from hand_made_run import PAIR_SUMMARY, spec_of, write_run
 from rich.console import Console
 
 from cream.report.status import run_status
 from cream.report.summary import summarise_run
 from cream.report.tables import print_status, print_summary
+from cream.runs.files import write_json
+from cream.runs.plan import read_plan
 
 
 @pytest.fixture
@@ -115,7 +117,11 @@ def test_nothing_finished_is_said(summary: dict[str, Any]):
 def test_status_is_one_line_per_stage(tmp_path: Path):
     stream = io.StringIO()
     root = write_run(tmp_path / "run")
-    (root / "iteration-1" / "score" / "[red]").mkdir()
+    plan = read_plan(root)
+    stages = (*plan.stages, spec_of("iteration-1/score/[red]"))
+    write_json(
+        root / "plan.json", plan.model_copy(update={"stages": stages}).model_dump(mode="json")
+    )
     print_status(Console(file=stream, width=120), run_status(root))
     text = stream.getvalue()
 

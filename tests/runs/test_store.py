@@ -334,7 +334,7 @@ def test_a_killed_first_write_of_the_recipe_does_not_make_the_folder_strange(tmp
 
     claim(tmp_path, RECIPE_VALUES)
 
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "recipe.yaml"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "plan.json", "recipe.yaml"]
 
 
 def test_a_recipe_edited_into_something_else_is_named(tmp_path: Path):

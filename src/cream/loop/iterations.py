@@ -1,6 +1,6 @@
 """The loop itself: the stages of the plan, one after another, each skipped where it exists.
 
-Which stages there are and in what order is written in `cream.plan`; what one does, in the
+Which stages there are and in what order is written in `cream.planner`; what one does, in the
 function that `STEPS` names for its kind. Paper numbering: M0 is the seed model, M1 the model after
 supervised fine-tuning, and iteration t turns M_t into M_{t+1}.
 """

@@ -1,0 +1,348 @@
+"""A recipe to the plan of its run: the stages written down in the order of the loop.
+
+Read it like the loop itself (`_Planner.opening`, `_Planner.iteration`): M0 is measured, fine-tuning
+makes M1 and the witnesses, then each iteration samples, scores, pairs, trains and evaluates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from cream.data.dataset import LoadedData
+from cream.data.splits import POLICY, split_seed
+from cream.errors import RecipeError
+from cream.plan import (
+    CALIBRATION,
+    CALIBRATION_MATRIX,
+    FROZEN_TEST,
+    VERIFIER,
+    PartsAt,
+    RunPlan,
+    SampleSet,
+    columns,
+    is_calibrated,
+    loss_reference,
+    score_columns,
+)
+from cream.recipe import Recipe
+from cream.recipe.pairing import (
+    AllPairs,
+    BestRandom,
+    BestWorst,
+    MajorityVote,
+    PairingConfig,
+    TopBottom,
+)
+from cream.recipe.parts import MethodParts
+from cream.records import StageKind, StageSpec
+from cream.runs.tables import FROM_DATA, FUTURE_ORIGIN, PAST_ORIGIN, POLICY_ORIGIN
+from cream.types import SeedExample
+
+TEST = "test"
+"""Source of test prompts."""
+COLUMNS_WITHOUT_MODEL: Mapping[str, tuple[StageKind, str]] = {
+    VERIFIER: ("verify", "verify"),
+    FROM_DATA: ("mark", "mark the data's completions"),
+}
+"""Score columns that no model fills: the kind of their stage, and what it does in words."""
+
+
+def build_plan(recipe: Recipe, data: LoadedData, parts: PartsAt) -> RunPlan:
+    """Every stage that a recipe asks for, finished or not.
+
+    Args:
+        recipe: What to run.
+        data: Its data.
+        parts: Of its method, which may be composed in Python.
+
+    Raises:
+        RecipeError: A stage needs a model that no stage before it makes.
+    """
+    planner = _Planner(recipe, data, parts)
+    stages = [*planner.opening()]
+    for t in range(1, recipe.iterations + 1):
+        stages += planner.iteration(t)
+    once: dict[str, StageSpec] = {}
+    for spec in stages:  # what a draft has scored already is not scored again
+        once.setdefault(spec.name, spec)
+    plan = RunPlan(tuple(once.values()), planner.sets, planner.frozen, planner.seed_parts, parts)
+    _refuse_missing_models(recipe, plan.stages)
+    return plan
+
+
+def most_pairs(rule: PairingConfig, group: int) -> int:
+    """The most pairs that a rule makes of one prompt with `group` completions."""
+    match rule:
+        case BestWorst() | BestRandom() | MajorityVote():
+            return 1
+        case AllPairs():
+            return group * (group - 1) // 2
+        case TopBottom(k=k):
+            return min(k * k, group * (group - 1) // 2)
+        case _:
+            assert_never(rule)
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """A stage that samples, with what the stages that read its completions are called after."""
+
+    spec: StageSpec
+    folder: str
+    label: str
+    completions: int
+    """Those of the data included."""
+
+
+class _Planner:
+    """Writes the stages down, in the order of the loop."""
+
+    def __init__(self, recipe: Recipe, data: LoadedData, parts: PartsAt) -> None:
+        self.recipe, self.data, self.parts = recipe, data, parts
+        self.sets: dict[str, SampleSet] = {}
+        prompts = {t: data.prompts_for(t) for t in range(1, recipe.iterations + 1)}
+        self.frozen = {f"data/prompts-{t}": items for t, items in prompts.items()}
+        self.frozen[FROZEN_TEST] = data.test
+        shares = {name: witness.seed_share for name, witness in recipe.witnesses.items()}
+        if recipe.calibration is not None:
+            shares[CALIBRATION] = recipe.calibration.seed_share
+        self.seed_parts = split_seed(data.seed_examples, shares, seed=recipe.seed)
+
+    def opening(self) -> Iterator[StageSpec]:
+        """What comes before the loop: data, M0, M1, witnesses, calibration."""
+        yield from self._freeze()
+        yield from self._evaluate("M0", "seed-model", 0)
+        yield self._fine_tune("M1", POLICY, "sft/train")
+        yield from self._evaluate("M1", "sft", 0)
+        for name in self.recipe.witnesses:
+            yield self._fine_tune(name, name, f"witnesses/{name}/train")
+        if self.recipe.calibration is not None:
+            held_out = _with_answers(self.seed_parts[CALIBRATION], (CALIBRATION,))
+            samples = self._sample(CALIBRATION, CALIBRATION, "M1", held_out, 0)
+            yield samples.spec
+            scores = [self._score(samples, m) for m in ("M1", "M0", *self.recipe.witnesses)]
+            yield from scores
+            yield self._matrix(CALIBRATION, [samples], scores, draft=False)
+
+    def iteration(self, t: int) -> Iterator[StageSpec]:
+        """Iteration t: sample from M_t, score, pair, train M_{t+1}, evaluate it.
+
+        A method that pairs completions of other models has these sampled too; one of them, the
+        future model, is trained here first, from the pairs of a draft of the iteration.
+        """
+        folder, label, parts = f"iteration-{t}", f"iteration {t}", self.parts(t)
+        own = self._sample(folder, label, f"M{t}", self._prompts(t), t)
+        sets, others = [own], parts.others
+        if others is not None:
+            sets.append(self._other(own, others.past, PAST_ORIGIN))
+            if others.future is not None and parts.draft is not None:
+                yield from (samples.spec for samples in sets)
+                draft = f"{folder}/draft", f"{label}, draft"
+                yield from self._learn(*draft, sets, parts.draft, others.future, draft=True)
+                sets.append(self._other(own, others.future, FUTURE_ORIGIN))
+        yield from (samples.spec for samples in sets)
+        yield from self._learn(folder, label, sets, parts, f"M{t + 1}", draft=False)
+        yield from self._evaluate(f"M{t + 1}", folder, t)
+
+    def _learn(
+        self,
+        folder: str,
+        label: str,
+        sets: Sequence[_Sampled],
+        parts: MethodParts,
+        result: str,
+        *,
+        draft: bool,
+    ) -> Iterator[StageSpec]:
+        """Score the sets, pair, and train M_t to `result`."""
+        own = sets[0].spec
+        t, scores = own.t, list[StageSpec]()
+        for samples in sets:
+            scores += [self._score(samples, m) for m in columns(self.recipe, self.parts(t), t)]
+            scores += [self._score_column(samples, name) for name in score_columns(self.parts(t))]
+        yield from scores
+        matrix = self._matrix(folder, sets, scores, draft=draft)
+        yield matrix
+        calibrated = (CALIBRATION_MATRIX,) if is_calibrated(self.parts(1)) else ()
+        pairs = StageSpec(
+            name=f"{folder}/pair",
+            kind="pair",
+            label=f"{label}: pair",
+            t=t,
+            draft=draft,
+            inputs=(matrix.name, *calibrated),
+            source=own.source,
+            prompts=own.prompts,
+            completions=sets[0].completions * len(sets),
+        )
+        yield pairs
+        group = self.recipe.sampling.num_completions * len(sets)
+        yield StageSpec(
+            name=f"{folder}/train",
+            kind="train",
+            label=f"{label}: train M{t} -> {result}",
+            t=t,
+            draft=draft,
+            model=f"M{t}",
+            result=result,
+            reference=loss_reference(self.recipe, t),
+            inputs=(pairs.name, matrix.name),
+            source=own.source,
+            prompts=own.prompts,
+            completions=2 * own.prompts * most_pairs(parts.pairing, group),
+            epochs=self.recipe.training.epochs,
+        )
+
+    def _freeze(self) -> Iterator[StageSpec]:
+        examples = len(self.data.seed_examples)
+        for name, items in self.frozen.items():
+            yield StageSpec(name=name, kind="freeze_prompts", label=name, prompts=len(items))
+        name = "data/seed"
+        yield StageSpec(name=name, kind="freeze_seed", label=name, prompts=examples)
+        if len(self.seed_parts) > 1:
+            name = "data/seed-parts"
+            yield StageSpec(name=name, kind="freeze_seed_parts", label=name, prompts=examples)
+
+    def _evaluate(self, model: str, folder: str, t: int) -> Iterator[StageSpec]:
+        if not self.data.test:
+            return
+        settings, prompts = self.recipe.evaluation, len(self.data.test)
+        yield StageSpec(
+            name=f"{folder}/evaluate",
+            kind="evaluate",
+            label=f"evaluate {model}",
+            t=t,
+            model=model,
+            source=TEST,
+            prompts=prompts,
+            completions=prompts * (1 + settings.num_samples),
+            max_completion_tokens=settings.max_completion_tokens,
+        )
+
+    def _fine_tune(self, result: str, part: str, name: str) -> StageSpec:
+        examples = len(self.seed_parts[part])
+        return StageSpec(
+            name=name,
+            kind="fine_tune",
+            label=f"fine-tune M0 -> {result}",
+            model="M0",
+            result=result,
+            seed_part=part,
+            source=f"seed/{part}",
+            prompts=examples,
+            completions=examples,
+            epochs=self.recipe.sft.epochs,
+        )
+
+    def _prompts(self, t: int) -> SampleSet:
+        """Unlabelled prompts, or M1's seed prompts beside their completions."""
+        if self.parts(t).prompts == "unlabelled":
+            return SampleSet(self.data.prompts_for(t), {}, ("sample", t))
+        return _with_answers(self.seed_parts[POLICY], ("sample", t))
+
+    def _sample(
+        self,
+        folder: str,
+        label: str,
+        model: str,
+        samples: SampleSet,
+        t: int,
+        origin: str = POLICY_ORIGIN,
+        source: str | None = None,
+    ) -> _Sampled:
+        settings, count = self.recipe.sampling, len(samples.prompts)
+        drawn = count * settings.num_completions
+        spec = StageSpec(
+            name=f"{folder}/sample",
+            kind="sample",
+            label=f"{label}: sample from {model}",
+            t=t,
+            model=model,
+            origin=origin,
+            source=source or folder,
+            prompts=count,
+            completions=drawn,
+            max_completion_tokens=settings.max_completion_tokens,
+        )
+        self.sets[spec.name] = samples
+        brought = sum(map(len, samples.answers.values()))
+        return _Sampled(spec, folder, label, drawn + brought)
+
+    def _other(self, own: _Sampled, model: str, origin: str) -> _Sampled:
+        """Completions of another model for the prompts of an iteration, as many as of M_t."""
+        samples, source = self.sets[own.spec.name], own.spec.source
+        named = replace(samples, seed_name=(*samples.seed_name, origin))
+        folder, label = f"{own.folder}/{origin}", f"{own.label}, {origin}"
+        return self._sample(folder, label, model, named, own.spec.t, origin, source)
+
+    def _score(self, samples: _Sampled, model: str) -> StageSpec:
+        return self._read(samples, f"score/{model}", "score", f"score under {model}", model=model)
+
+    def _score_column(self, samples: _Sampled, name: str) -> StageSpec:
+        kind, words = COLUMNS_WITHOUT_MODEL.get(name, ("text_score", f"score by {name}"))
+        return self._read(samples, f"score/{name}", kind, words, column=name)
+
+    def _read(
+        self,
+        samples: _Sampled,
+        name: str,
+        kind: StageKind,
+        words: str,
+        *,
+        model: str | None = None,
+        column: str | None = None,
+    ) -> StageSpec:
+        """A stage that reads the completions of a set."""
+        return StageSpec(
+            name=f"{samples.folder}/{name}",
+            kind=kind,
+            label=f"{samples.label}: {words}",
+            t=samples.spec.t,
+            inputs=(samples.spec.name,),
+            source=samples.spec.source,
+            prompts=samples.spec.prompts,
+            completions=samples.completions,
+            model=model,
+            column=column,
+        )
+
+    def _matrix(
+        self, folder: str, sets: Sequence[_Sampled], scores: Sequence[StageSpec], *, draft: bool
+    ) -> StageSpec:
+        read = (*(samples.spec for samples in sets), *scores)
+        return StageSpec(
+            name=f"{folder}/matrix",
+            kind="matrix",
+            label=f"{sets[0].label}: score matrix",
+            t=sets[0].spec.t,
+            draft=draft,
+            inputs=tuple(spec.name for spec in read),
+            source=sets[0].spec.source,
+            prompts=sets[0].spec.prompts,
+            completions=sets[0].completions,
+        )
+
+
+def _with_answers(examples: Sequence[SeedExample], seed_name: tuple[str | int, ...]) -> SampleSet:
+    prompts = {example.prompt.prompt_id: example.prompt for example in examples}
+    answers: dict[str, list[str]] = {key: [] for key in prompts}
+    for example in examples:
+        answers[example.prompt.prompt_id].append(example.completion)
+    return SampleSet(tuple(prompts.values()), answers, seed_name)
+
+
+def _refuse_missing_models(recipe: Recipe, stages: Sequence[StageSpec]) -> None:
+    """A method that names a model which the run will not have fails now, not after sampling."""
+    made = ["M0"]
+    for spec in stages:
+        if spec.model is not None and spec.model not in made:
+            witnesses = ", ".join(recipe.witnesses) or "none"
+            raise RecipeError(
+                f"method {recipe.method.name} asks {spec.model} at iteration {spec.t}; models "
+                f"there: M0 to M{spec.t}, and the witnesses of the recipe ({witnesses}). Add it "
+                "under `witnesses`"
+            )
+        if spec.result is not None:
+            made.append(spec.result)
