@@ -70,6 +70,7 @@ check: setup interop
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/measure_house.py
 
 format: setup
 	$(BIN)/ruff check --fix .
