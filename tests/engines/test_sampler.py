@@ -6,8 +6,9 @@ import pytest
 import torch
 from scipy import stats
 
-from cream.engines.plain import sample_plainly
-from cream.engines.torch_engine import TorchSampler, TorchScorer
+from cream.engines.plain import PlainSampler
+from cream.engines.sampler import TorchSampler
+from cream.engines.scorer import TorchScorer
 from cream.errors import ModelError
 from cream.protocols import Sampler, SamplingParams
 from cream.testing import tiny_model
@@ -77,7 +78,7 @@ def test_completions_do_not_depend_on_their_neighbours(architecture, params):
     few = list(TorchSampler(model, max_rows=12, window_rows=20).sample(requests, params))
     many = list(TorchSampler(model).sample(reversed(requests), params))
     with torch.inference_mode():
-        plain = [sample_plainly(model, request, params) for request in requests]
+        plain = [PlainSampler(model).sample(request, params) for request in requests]
 
     assert ids_by_id(alone) == ids_by_id(few) == ids_by_id(many) == ids_by_id(plain)
     reasons = {c.finish_reason for g in alone for c in g.completions}
@@ -94,7 +95,7 @@ def test_completions_longer_than_the_first_buffers_are_right():
 
     packed = ids_by_id(TorchSampler(model, max_rows=4).sample(requests, params))
     with torch.inference_mode():
-        plain = ids_by_id([sample_plainly(model, r, params) for r in requests])
+        plain = ids_by_id([PlainSampler(model).sample(r, params) for r in requests])
 
     assert packed == plain
     assert max(len(ids) for rows in packed.values() for ids, _ in rows) > 100

@@ -6,7 +6,7 @@ import torch
 
 from cream.engines import scorer
 from cream.engines.attention import _attention_with_lse, _plain_attention_with_lse
-from cream.engines.torch_engine import TorchScorer
+from cream.engines.scorer import TorchScorer
 from cream.errors import ModelError
 from cream.protocols import LogpScorer
 from cream.testing import CountingModel, tiny_model

@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from scipy import stats
 
-from cream.engines.torch_engine import TorchSampler
+from cream.engines.sampler import TorchSampler
 from cream.engines.vllm_sampler import VllmSampler
 from cream.errors import EngineError
 from cream.models.loading import load_model

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from cream.errors import ModelError
 from cream.models.fingerprints import model_fingerprint
 from cream.models.folders import check_model_folder, resolve_model
-from cream.models.loading import context_length, load_config, load_model, load_tokenizer
+from cream.models.loading import load_config, load_model, load_tokenizer
+from cream.models.positions import context_length
 from cream.models.saving import save_model
 from cream.recipe.model import ModelConfig
 from cream.testing import tiny_model_folder

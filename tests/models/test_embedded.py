@@ -24,12 +24,12 @@ from cream.models.embedded import (
 )
 from cream.models.folders import resolve_model
 from cream.models.loading import (
-    context_length,
     count_parameters,
     generation_eos_ids,
     load_model,
     load_tokenizer,
 )
+from cream.models.positions import context_length
 from cream.recipe.model import ModelConfig
 from cream.runs.cache import cache_dir
 from cream.types import Message

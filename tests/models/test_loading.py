@@ -12,13 +12,13 @@ from torch import Tensor
 
 from cream.errors import ModelError
 from cream.models.loading import (
-    context_length,
     count_parameters,
     generation_eos_ids,
     load_config,
     load_model,
     load_tokenizer,
 )
+from cream.models.positions import context_length
 from cream.models.saving import save_model
 from cream.testing import CHAT_TEMPLATE, tiny_model, tiny_model_folder, tiny_tokenizer
 

@@ -21,11 +21,11 @@ from cream.models.chat import ChatEncoder, read_chat_template
 from cream.models.devices import pick_compute_dtype, pick_device
 from cream.models.folders import resolve_model
 from cream.models.loading import (
-    context_length,
     generation_eos_ids,
     load_model,
     load_tokenizer,
 )
+from cream.models.positions import context_length
 from cream.recipe.model import ModelConfig
 from cream.runs.files import replacing_folder
 from cream.types import Message, SamplingRequest, ScoringRequest

@@ -31,6 +31,19 @@ KeyValueSink = Callable[[int, Tensor, Tensor], None]
 """Receives (layer, keys, values) of the prompts, each ``(group, kv_head, prompt_token, dim)``."""
 
 
+def packed(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[Sequence[int]]]
+) -> tuple[list[int], list[int]]:
+    """Token ids and positions of the stream: all prompts, then all completions by prompt."""
+    ids = [token for prompt in prompts for token in prompt]
+    positions = [place for prompt in prompts for place in range(len(prompt))]
+    for prompt, own in zip(prompts, completions, strict=True):
+        for completion in own:
+            ids.extend(completion)
+            positions.extend(range(len(prompt), len(prompt) + len(completion)))
+    return ids, positions
+
+
 class PackedAttention:
     """Attention in a stream that holds all prompts, then all completions grouped by prompt.
 

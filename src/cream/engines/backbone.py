@@ -28,15 +28,6 @@ from cream.models.lean import Attention, lean_decoder
 _ATTENTION_NAME = "cream_packed"
 _FORMULA_ARGUMENTS = ("softcap", "s_aux", "position_bias", "head_mask")
 """Arguments of an attention function that change its formula; none of them is implemented here."""
-_LOGIT_ATTRIBUTES = {
-    "final_logit_softcapping": None,
-    "attn_logit_softcapping": None,
-    "logit_scale": 1.0,
-    "logits_scaling": 1.0,
-    "logits_soft_cap": None,
-    "lm_head_multiplier": 1.0,
-}
-"""Config attributes that change attention scores or logits, with the value that does nothing."""
 
 
 class Backbone:
@@ -87,41 +78,6 @@ def require_inference_model(model: Any) -> None:
     """Raise `ModelError` if the model is in training mode (dropout would change its numbers)."""
     if model.training:
         raise ModelError("The model is in training mode; call model.eval() before using an engine.")
-
-
-def context_length(model: Any) -> int | None:
-    """Longest sequence that the model has positions for, or None if it states no limit."""
-    return getattr(_text_config(model), "max_position_embeddings", None)
-
-
-def fast_length(model: Any) -> tuple[int | None, str]:
-    """Longest sequence that a `Backbone` computes exactly as the model would.
-
-    Returns:
-        ``(None, "")`` if there is no limit; otherwise the limit in tokens and why there is one:
-        0 for an architecture that does not fit at all, the window for sliding-window attention
-        (inside its window it is ordinary attention).
-    """
-    if not getattr(model, "_supports_attention_backend", False):
-        return 0, "its attention function cannot be exchanged"
-    config = _text_config(model)
-    if getattr(config, "is_encoder_decoder", False):
-        return 0, "it is an encoder-decoder"
-    for name, neutral in _LOGIT_ATTRIBUTES.items():
-        if getattr(config, name, neutral) not in (None, neutral):
-            return 0, f"its config sets {name}, which the packed path does not compute"
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if kinds - {"full_attention", "sliding_attention"}:
-        return 0, f"it has layers of kind {', '.join(sorted(kinds))}"
-    window = getattr(config, "sliding_window", None)
-    if window is not None and getattr(config, "use_sliding_window", True):
-        return int(window), "its sliding window is shorter than the sequence"
-    return None, ""
-
-
-def _text_config(model: Any) -> Any:
-    config = model.config
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The slow, obvious way: one prompt at a time through the model's own forward and cache.
 
-For architectures that `cream.engines.backbone` cannot run packed (soft-capped logits, sliding
-windows shorter than the sequence, state-space layers, ...). It asks of a model only what every
+For what cannot run packed (soft-capped logits, sequences longer than a window, state-space layers,
+architectures that are not known, ...). It asks of a model only what every
 causal language model has, so nothing here depends on an architecture; nothing here is fast.
 """
 
@@ -17,33 +17,83 @@ from torch import Tensor
 
 from cream.engines.drawing import draw, seed_tensor, uniforms
 from cream.engines.normalising import log_normalisers
+from cream.engines.trial import agree, attempt, own_logits, trial_ids
+from cream.models.positions import company_reach
 from cream.protocols import SamplingParams
 from cream.types import FinishReason, SampledGroup, SampledTokens, SamplingRequest, ScoringRequest
 
 
-def sample_plainly(model: Any, request: SamplingRequest, params: SamplingParams) -> SampledGroup:
-    """Sample all completions of one prompt with a Hugging Face cache; equal lengths, no padding."""
+class PlainSampler:
+    """Samples with the model's own forward, one prompt at a time: equal lengths, no padding.
+
+    The model's cache is used where a trial shows that it gives what the whole sequence gives, and
+    where rotary frequencies do not change as a sequence grows (what is cached would keep the old
+    ones). Elsewhere every token costs a forward over all tokens before it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._device: torch.device = next(chain(model.parameters(), model.buffers())).device
+        self._cacheable = company_reach(model.config)
+        self._cache_name = next(
+            (name for name in _caches(model) if attempt(lambda n=name: _cache_agrees(model, n))),
+            None,
+        )
+
+    def sample(self, request: SamplingRequest, params: SamplingParams) -> SampledGroup:
+        """Sample all completions of one prompt."""
+        rows = len(request.seeds)
+        seeds = seed_tensor(request.seeds).to(self._device)
+        stops = torch.tensor(params.stop_ids, dtype=torch.int64, device=self._device)
+        prompt = torch.tensor(request.prompt_ids, dtype=torch.int64, device=self._device)
+        ids = prompt.expand(rows, -1)
+        longest = len(request.prompt_ids) + params.max_completion_tokens
+        name = self._cache_name if self._cacheable.holds(longest) else None
+        output = _forward(self._model, ids, name, None)
+        tokens, logps = [], []
+        done = torch.zeros(rows, dtype=torch.bool, device=self._device)
+        every_row = torch.arange(rows, device=self._device)
+        for step in range(params.max_completion_tokens):
+            numbers = uniforms(seeds, torch.full_like(seeds, step))
+            drawn, drawn_logps = draw(output.logits[:, -1], every_row, numbers, params)
+            tokens.append(drawn)
+            logps.append(drawn_logps)
+            done |= torch.isin(drawn, stops)
+            if bool(done.all()) or step + 1 == params.max_completion_tokens:
+                break
+            ids = torch.cat([ids, drawn[:, None]], 1)
+            output = _forward(self._model, ids, name, output)
+        return _cut(request, torch.stack(tokens, 1), torch.stack(logps, 1), params)
+
+
+def _forward(model: Any, ids: Int64[Tensor, "row token"], cache_name: str | None, last: Any) -> Any:
+    """The next output: of all tokens without a cache, of the newest with the one of `last`."""
+    if cache_name is None:
+        return model(input_ids=ids, use_cache=False)
+    if last is None:
+        return model(input_ids=ids, use_cache=True)
+    return model(input_ids=ids[:, -1:], use_cache=True, **{cache_name: last[cache_name]})
+
+
+def _caches(model: Any) -> list[str]:
+    """Names under which the model may give and take its cache."""
+    names = inspect.signature(model.forward).parameters
+    return [name for name in ("past_key_values", "cache_params", "state", "cache") if name in names]
+
+
+def _cache_agrees(model: Any, name: str) -> bool:
+    """Two equal rows, several tokens one at a time, against the whole sequence at once."""
+    ids = trial_ids(model, 12)
     device = next(model.parameters()).device
-    rows = len(request.seeds)
-    seeds = seed_tensor(request.seeds).to(device)
-    stops = torch.tensor(params.stop_ids, dtype=torch.int64, device=device)
-    prompt = torch.tensor(request.prompt_ids, dtype=torch.int64, device=device)
-    cache_name = _cache_argument(model)
-    output = model(input_ids=prompt.expand(rows, -1), use_cache=True)
-    tokens, logps = [], []
-    done = torch.zeros(rows, dtype=torch.bool, device=device)
-    every_row = torch.arange(rows, device=device)
-    for step in range(params.max_completion_tokens):
-        numbers = uniforms(seeds, torch.full_like(seeds, step))
-        drawn, drawn_logps = draw(output.logits[:, -1], every_row, numbers, params)
-        tokens.append(drawn)
-        logps.append(drawn_logps)
-        done |= torch.isin(drawn, stops)
-        if bool(done.all()) or step + 1 == params.max_completion_tokens:
-            break
-        cache = {cache_name: getattr(output, cache_name)}
-        output = model(input_ids=drawn[:, None], use_cache=True, **cache)
-    return _cut(request, torch.stack(tokens, 1), torch.stack(logps, 1), params)
+    rows = torch.tensor([ids, ids], device=device)
+    with torch.inference_mode():
+        truth = own_logits(model, ids)
+        output = _forward(model, rows[:, :6], name, None)
+        lines = [output.logits[1, -1]]
+        for end in range(7, 13):
+            output = _forward(model, rows[:, :end], name, output)
+            lines.append(output.logits[1, -1])
+    return agree(truth[5:], torch.stack(lines), truth.dtype)
 
 
 def score_plainly(
@@ -83,9 +133,3 @@ def _cut(
         total = float(row_logps[:length].double().sum())
         completions.append(SampledTokens(tuple(ids[:length]), reason, seed, total))
     return SampledGroup(request.prompt_id, tuple(completions))
-
-
-def _cache_argument(model: Any) -> str:
-    """Name of the cache in this version of transformers (renamed in 5.x)."""
-    names = inspect.signature(model.forward).parameters
-    return "cache" if "cache" in names else "past_key_values"

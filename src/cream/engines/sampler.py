@@ -19,11 +19,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cream.engines.attention import PackedAttention
-from cream.engines.backbone import Backbone, context_length, fast_length, require_inference_model
+from cream.engines.backbone import Backbone, require_inference_model
 from cream.engines.batching import check_length, windows
 from cream.engines.decoding import DecodeAttention, GroupCache
 from cream.engines.drawing import draw, seed_tensor, uniforms
-from cream.engines.plain import sample_plainly
+from cream.engines.plain import PlainSampler
+from cream.engines.trial import fast_form
+from cream.models.positions import Reach, context_length
 from cream.protocols import SamplingParams
 from cream.types import FinishReason, SampledGroup, SampledTokens, SamplingRequest
 
@@ -69,13 +71,20 @@ class TorchSampler:
         self._token_budget = token_budget
         self._prefill_tokens = prefill_tokens
         self._window_rows = window_rows
-        self._context_length = context_length(model)
-        self._fast_length, self.plain_reason = fast_length(model)
-        """Why (some) sequences take the slow path; empty if none do."""
+        self._context_length = context_length(model.config)
 
     @cached_property
-    def _backbone(self) -> Backbone:
-        return Backbone(self._model)
+    def _fast(self) -> tuple[Backbone | None, Reach]:
+        return fast_form(self._model)
+
+    @cached_property
+    def _plain(self) -> PlainSampler:
+        return PlainSampler(self._model)
+
+    @property
+    def plain_reason(self) -> str:
+        """Why (some) sequences take the slow path; empty if none do."""
+        return self._fast[1].reason
 
     def sample(
         self, requests: Iterable[SamplingRequest], params: SamplingParams
@@ -96,13 +105,15 @@ class TorchSampler:
             for request in window:
                 if not self._fits(request, params):
                     with torch.inference_mode():
-                        group = sample_plainly(self._model, request, params)
+                        group = self._plain.sample(request, params)
                     yield group
 
     def _fits(self, request: SamplingRequest, params: SamplingParams) -> bool:
-        if not request.seeds or self._fast_length is None:
+        if not request.seeds:
             return True
-        return len(request.prompt_ids) + params.max_completion_tokens <= self._fast_length
+        backbone, reach = self._fast
+        tokens = len(request.prompt_ids) + params.max_completion_tokens
+        return backbone is not None and reach.holds(tokens)
 
     def _sample_packed(
         self, requests: list[SamplingRequest], params: SamplingParams
@@ -135,7 +146,8 @@ class TorchSampler:
         members = max(len(job.seeds) for job in jobs)
         tokens = len(jobs[0].request.prompt_ids) + members * params.max_completion_tokens
         fitting = min(self._max_rows // members, self._token_budget // tokens, len(jobs))
-        backbone = self._backbone
+        backbone = self._fast[0]
+        assert backbone is not None  # else nothing fits
         with torch.inference_mode():
             decoder = _Decoder(backbone, max(1, fitting), members, params)
         pending = deque(jobs)

@@ -17,13 +17,15 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from cream.engines.attention import PackedAttention
-from cream.engines.backbone import Backbone, context_length, fast_length, require_inference_model
+from cream.engines.attention import PackedAttention, packed
+from cream.engines.backbone import Backbone, require_inference_model
 from cream.engines.batching import check_length, windows
 from cream.engines.normalising import log_normalisers
 from cream.engines.plain import score_plainly
+from cream.engines.trial import fast_form
 from cream.kernels.library import fit
 from cream.models.lean import Attention
+from cream.models.positions import Reach, context_length
 from cream.models.rows import PADDING, PROMPT, RowAttention
 from cream.types import ScoredGroup, ScoringRequest
 
@@ -72,13 +74,16 @@ class TorchScorer:
         self._token_budget = token_budget
         self._tile_rows = tile_rows
         self._window_rows = window_rows
-        self._context_length = context_length(model)
-        self._fast_length, self.plain_reason = fast_length(model)
-        """Why (some) sequences take the slow path; empty if none do."""
+        self._context_length = context_length(model.config)
 
     @cached_property
-    def _backbone(self) -> Backbone:
-        return Backbone(self._model)
+    def _fast(self) -> tuple[Backbone | None, Reach]:
+        return fast_form(self._model)
+
+    @property
+    def plain_reason(self) -> str:
+        """Why (some) sequences take the slow path; empty if none do."""
+        return self._fast[1].reason
 
     def score(self, requests: Iterable[ScoringRequest]) -> Iterator[ScoredGroup]:
         """Yield the token log-probabilities of each request, window by window.
@@ -102,7 +107,8 @@ class TorchScorer:
         check_length(request.prompt_id, _longest(request), self._context_length)
 
     def _fits(self, request: ScoringRequest) -> bool:
-        return self._fast_length is None or _longest(request) <= self._fast_length
+        backbone, reach = self._fast
+        return backbone is not None and reach.holds(_longest(request))
 
     def _score_plainly(self, request: ScoringRequest) -> ScoredGroup:
         with torch.inference_mode():
@@ -119,7 +125,8 @@ class TorchScorer:
         units.sort(key=lambda unit: (len(unit.request.prompt_ids), unit.tokens), reverse=True)
         known: list[dict[tuple[int, ...], np.ndarray]] = [{} for _ in requests]
         for batch in _batches(units, self._token_budget):
-            backbone = self._backbone
+            backbone = self._fast[0]
+            assert backbone is not None  # else nothing fits
             with torch.inference_mode():
                 scored = _score_batch(backbone, batch, self._tile_rows)
             for unit, arrays in zip(batch, scored, strict=True):
@@ -175,12 +182,7 @@ def _score_batch(
     prompts = [unit.request.prompt_ids for unit in batch]
     completions = [unit.completions for unit in batch]
     fed = [[c[:-1] for c in group if len(c) > 1] for group in completions]
-    ids = [token for prompt in prompts for token in prompt]
-    positions = [i for prompt in prompts for i in range(len(prompt))]
-    for prompt, group in zip(prompts, fed, strict=True):
-        for tokens in group:
-            ids.extend(tokens)
-            positions.extend(range(len(prompt), len(prompt) + len(tokens)))
+    ids, positions = packed(prompts, fed)
     lengths = [[len(tokens) for tokens in group] for group in fed]
     attention = _attention([len(p) for p in prompts], lengths, backbone)
     stream = torch.tensor([ids, positions], dtype=torch.int64, device=backbone.device)

@@ -8,7 +8,8 @@ from cream.loop.shelf import ModelShelf
 from cream.models.chat import ChatEncoder, read_chat_template
 from cream.models.devices import pick_compute_dtype, pick_device
 from cream.models.folders import resolve_model
-from cream.models.loading import context_length, generation_eos_ids, load_config, load_tokenizer
+from cream.models.loading import generation_eos_ids, load_config, load_tokenizer
+from cream.models.positions import context_length
 from cream.recipe.model import ModelConfig
 
 

@@ -25,11 +25,11 @@ from cream.models.fingerprints import model_fingerprint
 from cream.models.folders import resolve_model
 from cream.models.loading import (
     check_reward_model,
-    context_length,
     load_config,
     load_reward_model,
     load_tokenizer,
 )
+from cream.models.positions import context_length
 from cream.recipe import Recipe
 from cream.recipe.model import ModelConfig
 from cream.recipe.scorers import OWN_MODELS, JudgeConfig, PairwiseJudgeConfig, RewardModelConfig

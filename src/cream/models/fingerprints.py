@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from cream.errors import ModelError
-from cream.models.folders import adapter_base, check_model_folder, is_adapter
+from cream.models.folders import adapter_base, check_model_folder, is_adapter, weight_files
 
 DECISIVE = (
     "*.safetensors",
@@ -62,7 +62,8 @@ def model_fingerprint(folder: Path) -> str:
 def stored_parameters(folder: Path) -> int:
     """Count the numbers in a folder's weight files from their headers, without reading weights.
 
-    Tied weights are stored once and counted once. Times four, it is the size in bytes of a float32
+    Tied weights are stored once and counted once; so are weights that the folder holds in two
+    layouts. Times four, it is the size in bytes of a float32
     checkpoint of a whole model.
 
     Raises:
@@ -70,7 +71,7 @@ def stored_parameters(folder: Path) -> int:
     """
     check_model_folder(folder)
     total = 0
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         try:
             with safe_open(file, framework="pt") as tensors:
                 names = tensors.keys()

@@ -99,15 +99,8 @@ def check_model_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise ModelError(f"model folder {folder} does not exist. Check model.name in the recipe.")
-    adapter = is_adapter(folder)
-    read_json(folder / (ADAPTER_CONFIG if adapter else CONFIG))
-    if adapter:
-        weights = [folder / ADAPTER_WEIGHTS]
-    elif (folder / WEIGHTS_INDEX).is_file():
-        weights = [folder / name for name in _shards(folder / WEIGHTS_INDEX)]
-    else:
-        weights = [folder / WEIGHTS]
-    missing = [file.name for file in weights if not file.is_file()]
+    read_json(folder / (ADAPTER_CONFIG if is_adapter(folder) else CONFIG))
+    missing = [file.name for file in weight_files(folder) if not file.is_file()]
     if not missing:
         return
     pickled = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLED)
@@ -121,6 +114,22 @@ def check_model_folder(folder: Path) -> None:
         f"model folder {folder} lacks {', '.join(missing[:3])}. The copy is incomplete, or the "
         "weights are in another format; Cream reads safetensors only."
     )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that a model's weights are loaded from.
+
+    Publishers repeat weights in the same folder in another layout (``consolidated.safetensors``,
+    ``original-*``); those are neither loaded nor counted.
+
+    Raises:
+        ModelError: The list of shards cannot be read.
+    """
+    if is_adapter(folder):
+        return [folder / ADAPTER_WEIGHTS]
+    if (folder / WEIGHTS_INDEX).is_file() and not (folder / WEIGHTS).is_file():
+        return [folder / name for name in _shards(folder / WEIGHTS_INDEX)]
+    return [folder / WEIGHTS]
 
 
 def is_adapter(folder: Path) -> bool:

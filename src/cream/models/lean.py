@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cream.models.passes import rms_norm, rotate, swiglu
+from cream.models.positions import fast_reach
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest relative difference of the trial's hidden states.
@@ -158,10 +159,12 @@ class LeanDecoder:
 def lean_decoder(model: Any) -> LeanDecoder | None:
     """Fuse a model's weights if it has the shape and the trial agrees, else None.
 
+    The fused form stands for the model on sequences of up to `fast_reach` tokens.
+
     Afterwards the model computes what it did, from parameters that are views into fused tensors.
     """
     base = getattr(model, "base_model", None)
-    if base is None or not _has_the_shape(base):
+    if base is None or not _has_the_shape(base) or fast_reach(model.config).tokens == 0:
         return None
     with torch.no_grad():
         decoder = _fuse(base)
@@ -197,7 +200,17 @@ def _has_the_shape(base: Any) -> bool:
     """Whether a model is made of the parts that `LeanDecoder` knows, all of ordinary kinds."""
     if _children(base) != {"embed_tokens", "layers", "norm", "rotary_emb"}:
         return False
-    return type(base.embed_tokens) is nn.Embedding and all(_is_layer(x) for x in base.layers)
+    return (
+        type(base.embed_tokens) is nn.Embedding
+        and _is_norm(base.norm)
+        and all(_is_layer(x) for x in base.layers)
+    )
+
+
+def _is_norm(norm: Any) -> bool:
+    """Whether a norm scales by a weight and nothing else (OLMo's has none, LayerNorm a bias)."""
+    names = {name for name, _ in norm.named_parameters()}
+    return names == {"weight"} and (hasattr(norm, "variance_epsilon") or hasattr(norm, "eps"))
 
 
 def _is_layer(layer: Any) -> bool:
@@ -209,6 +222,8 @@ def _is_layer(layer: Any) -> bool:
     return (
         attention in (_ATTENTION_PARTS, _ATTENTION_PARTS | _HEAD_NORMS)
         and mlp == _MLP_PARTS | {"act_fn"}
+        and _is_norm(layer.input_layernorm)
+        and _is_norm(layer.post_attention_layernorm)
         and all(type(part) is nn.Linear for part in linear)
         and all(part.bias is None for part in linear[len(_ATTENTION_PARTS) :] if part is not None)
         and len({p.dtype for p in layer.parameters()}) == 1

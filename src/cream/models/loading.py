@@ -35,9 +35,6 @@ from cream.models.folders import (
     read_json,
 )
 
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
-"""Names under which architectures store the longest sequence they were built for."""
-
 
 def load_config(folder: Path, *, trust_remote_code: bool = False) -> ModelShape:
     """Load the configuration of a model, or of an adapter's base, without its weights.
@@ -173,19 +170,6 @@ def generation_eos_ids(folder: Path) -> tuple[int, ...]:
             if ids is not None:
                 return tuple(ids) if isinstance(ids, list) else (ids,)
     return ()
-
-
-def context_length(config: ModelShape) -> int | None:
-    """Return the longest sequence (prompt and completion, in tokens) the model was built for.
-
-    None means that the configuration states no limit (recurrent models).
-    """
-    shape = config.get_text_config()
-    for key in CONTEXT_KEYS:
-        value = getattr(shape, key, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
 
 
 def count_parameters(model: torch.nn.Module) -> int:
