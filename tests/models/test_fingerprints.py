@@ -61,3 +61,12 @@ def test_damaged_weights_are_named(folder: Path):
     (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
     with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
         stored_parameters(folder)
+
+
+def test_weights_in_two_layouts_are_counted_once(tmp_path):
+    folder = tiny_model_folder(tmp_path / "model")
+    once = stored_parameters(folder)
+    for name in ("consolidated.safetensors", "original-00001-of-00001.safetensors"):
+        shutil.copy(folder / "model.safetensors", folder / name)
+
+    assert stored_parameters(folder) == once
