@@ -100,11 +100,14 @@ def recipe_fields() -> list[tuple[str, str]]:
     ]
 
 
-def attributes_read_outside_the_recipe() -> set[str]:
-    """Names read as ``x.name``, or taken apart by ``case Section(name=...)``."""
+def attributes_read() -> set[str]:
+    """Names read as ``x.name``, or taken apart by ``case Section(name=...)``.
+
+    Of the recipe only the objectives count: they hand their options to their formulas themselves.
+    """
     read: set[str] = set()
     for path in SOURCES:
-        if "recipe" in path.relative_to(ROOT).parts:
+        if "recipe" in path.relative_to(ROOT).parts and path.name != "objectives.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
@@ -116,7 +119,7 @@ def attributes_read_outside_the_recipe() -> set[str]:
 
 def test_every_option_of_a_recipe_is_read_by_the_code():
     """An option that nothing reads is a promise that is not kept."""
-    fields, read = recipe_fields(), attributes_read_outside_the_recipe()
+    fields, read = recipe_fields(), attributes_read()
     unread = {field for field in fields if field[1] not in read}
 
     assert len(fields) > 80

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
-from cream.errors import TallyError
+from cream.errors import DataError, TallyError
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,29 +191,61 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenisedExample:
-    """A prompt and one completion as token ids, for supervised fine-tuning."""
+class TokenSequence:
+    """Token ids that follow a prompt, with what is known of them token by token.
 
-    example_id: str
-    prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...]
+    Raises:
+        DataError: A mask or column has another length than the token ids.
+    """
+
+    token_ids: tuple[int, ...]
+    reference_logps: float | None = None
+    """Log-prob sum over the tokens of `loss_mask` under the loss reference, nats; None: absent."""
+    prompt_token_ids: tuple[int, ...] | None = None
+    """Its own prompt, where it is not the example's."""
+    loss_mask: tuple[bool, ...] | None = None
+    """Which tokens the objective may score; None: all."""
+    token_columns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Further values by name, one per token: entry i judges token i."""
+
+    def __post_init__(self) -> None:
+        aligned = {name: len(values) for name, values in self.token_columns.items()}
+        if self.loss_mask is not None:
+            aligned["loss_mask"] = len(self.loss_mask)
+        for name, length in aligned.items():
+            if length != len(self.token_ids):
+                raise DataError(f"{name}: {length} values for {len(self.token_ids)} tokens")
 
 
 @dataclass(frozen=True, slots=True)
-class TokenisedPair:
-    """A preference pair as token ids, with what its objective needs from the score matrix."""
+class Example:
+    """What one loss is computed from: a prompt and named sequences, with what is known of them."""
 
-    pair_id: str
-    prompt_ids: tuple[int, ...]
-    chosen_ids: tuple[int, ...]
-    rejected_ids: tuple[int, ...]
-    reference_chosen_logps: float
-    """Token log-prob sum of the chosen completion under the loss reference, nats."""
-    reference_rejected_logps: float
-    consistency: float = 1.0
-    """C of this pair: 1 trusts the order fully, 0.5 not at all."""
+    example_id: str
+    prompt_token_ids: tuple[int, ...]
+    sequences: Mapping[str, TokenSequence]
+    """By role: ``completion`` for fine-tuning, ``chosen`` and ``rejected`` for a pair, or any other
+    that an objective names."""
+    columns: Mapping[str, float] = field(default_factory=dict)
+    """Further values of the example by name, such as ``consistency``."""
     weight: float = 1.0
-    """Factor on this pair's loss, >= 0."""
+    """Factor on the example's loss, >= 0."""
+
+    def prompt_of(self, role: str) -> tuple[int, ...]:
+        """Prompt of a sequence: its own, else the example's."""
+        own = self.sequences[role].prompt_token_ids
+        return self.prompt_token_ids if own is None else own
+
+
+@dataclass(frozen=True, slots=True)
+class SetConsistency:
+    """The C of a whole set of pairs, with its interval."""
+
+    rate: float
+    low: float
+    high: float
+    level: Literal["set", "sample", "pair"]
+    """Which level the pairs carry; only ``set`` can decide about the stage as a whole."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cream.stages.train import tokenise_examples, tokenise_pairs
-from cream.types import Message, PairTable, Prompt, SeedExample, TokenisedExample, TokenisedPair
+from cream.stages.train import pair_examples, seed_examples
+from cream.training.examples import completion_example
+from cream.types import Example, Message, PairTable, Prompt, SeedExample, TokenSequence
 
 PAIRS = PairTable(
     prompt_ids=np.array(["q", "p"], dtype=object),
@@ -26,50 +27,60 @@ COMPLETIONS = pa.table(
 )
 PROMPT_IDS = {"p": (90,), "q": (91, 92)}
 EXPECTED = [
-    TokenisedPair("q-1>q-0", (91, 92), (5, 6, 0), (4, 0), -5.0, -4.0, 0.75, 1.0),
-    TokenisedPair("p-0>p-2", (90,), (1, 0), (3,), -1.0, -3.0, 0.5, 0.25),
+    Example(
+        "q-1>q-0",
+        (91, 92),
+        {"chosen": TokenSequence((5, 6, 0), -5.0), "rejected": TokenSequence((4, 0), -4.0)},
+        {"consistency": 0.75},
+        1.0,
+    ),
+    Example(
+        "p-0>p-2",
+        (90,),
+        {"chosen": TokenSequence((1, 0), -1.0), "rejected": TokenSequence((3,), -3.0)},
+        {"consistency": 0.5},
+        0.25,
+    ),
 ]
 
 
 def test_pairs_get_their_ids_sums_consistency_and_weight():
-    assert tokenise_pairs(PAIRS, COMPLETIONS, PROMPT_IDS, reference_column="logps_M1") == EXPECTED
+    assert pair_examples(PAIRS, COMPLETIONS, PROMPT_IDS, reference_column="logps_M1") == EXPECTED
 
 
 def test_the_order_and_the_parts_of_the_completions_do_not_matter():
     shuffled = COMPLETIONS.take(pa.array([4, 0, 3, 1, 2]))
     in_parts = pa.concat_tables([shuffled.slice(0, 2), shuffled.slice(2)])
 
-    assert tokenise_pairs(PAIRS, in_parts, PROMPT_IDS, reference_column="logps_M1") == EXPECTED
+    assert pair_examples(PAIRS, in_parts, PROMPT_IDS, reference_column="logps_M1") == EXPECTED
 
 
 def test_the_reference_is_the_column_named():
-    pairs = tokenise_pairs(PAIRS, COMPLETIONS, PROMPT_IDS, reference_column="logps_M0")
+    pairs = pair_examples(PAIRS, COMPLETIONS, PROMPT_IDS, reference_column="logps_M0")
 
-    assert [(p.reference_chosen_logps, p.reference_rejected_logps) for p in pairs] == [
-        (-14.0, -13.0),
-        (-10.0, -12.0),
-    ]
+    references = [[s.reference_logps for s in pair.sequences.values()] for pair in pairs]
+    assert references == [[-14.0, -13.0], [-10.0, -12.0]]
 
 
 def test_a_pair_whose_completion_or_prompt_is_gone_is_an_error():
     with pytest.raises(KeyError, match="q-1"):
-        tokenise_pairs(PAIRS, COMPLETIONS.slice(0, 4), PROMPT_IDS, reference_column="logps_M1")
+        pair_examples(PAIRS, COMPLETIONS.slice(0, 4), PROMPT_IDS, reference_column="logps_M1")
     with pytest.raises(KeyError, match="p"):
-        tokenise_pairs(PAIRS, COMPLETIONS, {"q": (91,)}, reference_column="logps_M1")
+        pair_examples(PAIRS, COMPLETIONS, {"q": (91,)}, reference_column="logps_M1")
     with pytest.raises(KeyError, match="logps_M7"):
-        tokenise_pairs(PAIRS, COMPLETIONS, PROMPT_IDS, reference_column="logps_M7")
+        pair_examples(PAIRS, COMPLETIONS, PROMPT_IDS, reference_column="logps_M7")
 
 
 def test_seed_examples_are_encoded_as_the_policy_would_have_sampled_them():
     messages = (Message("user", "hi"),)
     examples = [SeedExample(Prompt("p", messages), "yes"), SeedExample(Prompt("p", messages), "no")]
-    encoded = tokenise_examples(
+    encoded = seed_examples(
         examples,
         lambda m: tuple(map(ord, m[0].content)),
         lambda m, text: (*map(ord, text), len(m[0].content)),
     )
 
     assert encoded == [
-        TokenisedExample("p-0", (104, 105), (121, 101, 115, 2)),
-        TokenisedExample("p-1", (104, 105), (110, 111, 2)),
+        completion_example("p-0", (104, 105), (121, 101, 115, 2)),
+        completion_example("p-1", (104, 105), (110, 111, 2)),
     ]

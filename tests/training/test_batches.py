@@ -1,16 +1,15 @@
 import pytest
 import torch
-from training_items import make_pairs
+from training_items import PAIR_NEEDS, make_pairs
 
 from cream.errors import DataError
 from cream.training.batches import (
     Row,
     lay_out,
     micro_batches,
-    separate_pair_batch,
-    shared_pair_batch,
     steps_of,
 )
+from cream.training.examples import Layout
 
 
 def test_a_shared_row_restarts_positions_and_names_its_predictors():
@@ -47,26 +46,41 @@ def test_table_puts_each_token_under_its_completion():
     batch = lay_out([Row((7,), ((1, 2), (3, 4, 5)))])
     table = batch.table(torch.arange(1.0, 6.0))
     assert table.tolist() == [[1, 2, 0], [3, 4, 5]]
-    assert batch.mask().tolist() == [[True, True, False], [True, True, True]]
+    assert batch.mask.tolist() == [[True, True, False], [True, True, True]]
 
 
-@pytest.mark.parametrize("build", [shared_pair_batch, separate_pair_batch])
-def test_both_layouts_find_chosen_and_rejected_again(build):
+@pytest.mark.parametrize("shared", [True, False])
+def test_both_layouts_find_chosen_and_rejected_again(shared):
     pairs = make_pairs(5)
-    batch = build(pairs)
+    batch = Layout(PAIR_NEEDS, shared).batch(pairs)
     ids = batch.tokens.table(batch.tokens.targets.float())
-    mask = batch.tokens.mask()
     for i, pair in enumerate(pairs):
-        chosen, rejected = batch.chosen[i], batch.rejected[i]
-        assert tuple(ids[chosen][mask[chosen]].int().tolist()) == pair.chosen_ids
-        assert tuple(ids[rejected][mask[rejected]].int().tolist()) == pair.rejected_ids
+        for role, place in batch.places.items():
+            found = ids[place[i]][batch.tokens.mask[place[i]]].int().tolist()
+            assert tuple(found) == pair.sequences[role].token_ids
+
+
+def test_a_loss_mask_picks_targets_and_keeps_their_places():
+    """Of 10 11 12 only 11 and 12 are scored: predicted at positions 1 and 2 of 7 10 11 12."""
+    batch = lay_out([Row((7,), ((10, 11, 12), (13,)), ((False, True, True), None))])
+    assert batch.targets.tolist() == [11, 12, 13]
+    assert batch.target_positions.tolist() == [1, 2, 0]
+    assert batch.table(torch.tensor([1.0, 2.0, 3.0])).tolist() == [[0, 1, 2], [3, 0, 0]]
+    assert batch.lengths.tolist() == [3, 1]
 
 
 def test_micro_batches_hold_every_item_once_within_the_budget():
     lengths = [5, 40, 7, 6, 100, 8]
-    batches = micro_batches(lengths, token_budget=24)
+    batches = micro_batches([(1, n) for n in lengths], token_budget=24)
     assert sorted(i for batch in batches for i in batch) == [0, 1, 2, 3, 4, 5]
     assert batches == [[4], [1], [5, 2, 3], [0]]
+
+
+def test_further_rows_count_towards_the_budget_at_the_width_of_the_batch():
+    """Three rows of 4 beside one of 8 fill 4 * 8 tokens, not 3 * 4 + 8."""
+    shapes = [(3, 4), (1, 8)]
+    assert micro_batches(shapes, token_budget=31) == [[1], [0]]
+    assert micro_batches(shapes, token_budget=32) == [[1, 0]]
 
 
 def test_every_epoch_visits_every_item_once_in_another_order():

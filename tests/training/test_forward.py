@@ -1,17 +1,12 @@
 import pytest
 import torch
 from torch import nn
-from training_items import make_pairs
+from training_items import make_pairs, pair_batch
 
 from cream.errors import ModelError
 from cream.testing import CountingModel, tiny_model
-from cream.training.batches import Row, lay_out, separate_pair_batch, shared_pair_batch
-from cream.training.forward import (
-    choose_route,
-    inference_behaviour,
-    logps_by_hidden,
-    logps_by_logits,
-)
+from cream.training.batches import Row, lay_out
+from cream.training.forward import by_hidden, by_logits, choose_route, inference_behaviour
 
 ARCHITECTURES = ["llama", "qwen2", "gemma", "gpt2"]
 
@@ -22,18 +17,18 @@ def naive_loss(model, pairs):
     total = torch.zeros(())
     for pair in pairs:
         sums = []
-        for completion in (pair.chosen_ids, pair.rejected_ids):
-            ids = torch.tensor([pair.prompt_ids + completion])
+        for sequence in pair.sequences.values():
+            ids = torch.tensor([pair.prompt_token_ids + sequence.token_ids])
             logps = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
             picked = logps.gather(1, ids[0, 1:, None])[:, 0]
-            sums.append(picked[len(pair.prompt_ids) - 1 :].sum())
+            sums.append(picked[len(pair.prompt_token_ids) - 1 :].sum())
         total = total + nn.functional.softplus(-(sums[0] - sums[1]) / 10)
     return total / len(pairs)
 
 
-def batched_loss(model, batch, token_logps):
-    sums = batch.tokens.table(token_logps(model, batch.tokens)).sum(-1)
-    gap = sums[batch.chosen] - sums[batch.rejected]
+def batched_loss(model, batch, forward):
+    inputs = batch.inputs(forward(model, batch.tokens).token_logps)
+    gap = inputs["chosen"].logps - inputs["rejected"].logps
     return nn.functional.softplus(-gap / 10).mean()
 
 
@@ -43,15 +38,15 @@ def gradients(model, loss):
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("build", [shared_pair_batch, separate_pair_batch])
-@pytest.mark.parametrize("token_logps", [logps_by_hidden, logps_by_logits])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("forward", [by_hidden, by_logits])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_loss_and_gradients_equal_one_sequence_at_a_time(architecture, token_logps, build):
+def test_loss_and_gradients_equal_one_sequence_at_a_time(architecture, forward, shared):
     model = tiny_model(architecture=architecture)
     pairs = make_pairs(6)
     slow = naive_loss(model, pairs)
     expected = gradients(model, slow)
-    fast = batched_loss(model, build(pairs), token_logps)
+    fast = batched_loss(model, pair_batch(pairs, shared=shared), forward)
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=0)
     for name, gradient in gradients(model, fast).items():
         error = (gradient - expected[name]).norm() / expected[name].norm().clamp_min(1e-6)
@@ -83,9 +78,9 @@ def test_a_model_that_ignores_the_mask_falls_back_to_separate_rows_with_the_righ
     model, pairs = DeafToMasks(), make_pairs(4)
     route = choose_route(model, layout="auto", longest_row=50)
     assert (route.head, route.layout) == ("logits", "separate")
-    fast = batched_loss(model, separate_pair_batch(pairs), route.token_logps)
+    fast = batched_loss(model, pair_batch(pairs, shared=False), route.forward)
     torch.testing.assert_close(fast, naive_loss(model.model, pairs), rtol=1e-5, atol=0)
-    wrong = batched_loss(model, shared_pair_batch(pairs), route.token_logps)
+    wrong = batched_loss(model, pair_batch(pairs, shared=True), route.forward)
     assert (wrong - fast).abs() > 1e-3
 
 
@@ -120,7 +115,7 @@ def test_counting_model_counts_first_and_last_completion_tokens():
     model = CountingModel(vocab_size=50, surprise=20.0)
     rows = [Row((5, 6), ((7, 8, 9),)), Row((5, 6), ((9, 8, 9),)), Row((1, 5, 6), ((7, 8, 2),))]
     batch = lay_out(rows)
-    sums = batch.table(logps_by_logits(model, batch)).sum(-1)
+    sums = batch.table(by_logits(model, batch).token_logps).sum(-1)
     torch.testing.assert_close(sums, torch.tensor([0.0, -40.0, -20.0]), atol=1e-4, rtol=0)
 
 
@@ -137,12 +132,12 @@ def test_checkpointing_recomputes_and_gives_the_same_gradients_without_dropout()
     model, pairs = tiny_model(architecture="gpt2"), make_pairs(4)
     for block in model.transformer.h:
         block.mlp.dropout.p = 0.5
-    batch = shared_pair_batch(pairs)
-    expected = gradients(model, batched_loss(model, batch, logps_by_hidden))
+    batch = pair_batch(pairs, shared=True)
+    expected = gradients(model, batched_loss(model, batch, by_hidden))
     calls = []
     model.transformer.h[0].attn.register_forward_hook(lambda *_: calls.append(1))
     with inference_behaviour(model, gradient_checkpointing=True):
-        got = gradients(model, batched_loss(model, batch, logps_by_hidden))
+        got = gradients(model, batched_loss(model, batch, by_hidden))
     assert len(calls) == 2
     for name, gradient in got.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-7)

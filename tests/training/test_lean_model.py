@@ -3,21 +3,25 @@
 import pytest
 import torch
 from test_forward import batched_loss, naive_loss
-from training_items import make_examples, make_pairs
+from training_items import make_examples, make_pairs, pair_batch
 
+from cream.algorithms.objectives import supervised
 from cream.models.lean import lean_decoder
 from cream.recipe.training import SftConfig
 from cream.testing import tiny_model
-from cream.training.batches import separate_pair_batch, shared_pair_batch
-from cream.training.forward import LEAN_ROW, choose_route
+from cream.training.forward import LEAN_ROW, Computed, choose_route
 from cream.training.lean import LeanModel, fits
-from cream.training.sft import train_sft
+from cream.training.train import train
 
 
 def lean_model(model, dtype=torch.float32):
     decoder = lean_decoder(model)
     assert decoder is not None
     return LeanModel(model, decoder, dtype)
+
+
+def by_lean(lean, batch):
+    return Computed(*lean.forward(batch))
 
 
 def untied(architecture):
@@ -29,9 +33,9 @@ def untied(architecture):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("build", [shared_pair_batch, separate_pair_batch])
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
-def test_loss_and_gradients_equal_one_sequence_at_a_time(architecture, build, tied):
+def test_loss_and_gradients_equal_one_sequence_at_a_time(architecture, shared, tied):
     model = tiny_model(architecture=architecture) if tied else untied(architecture)
     pairs = make_pairs(6)
     slow = naive_loss(model, pairs)
@@ -39,7 +43,7 @@ def test_loss_and_gradients_equal_one_sequence_at_a_time(architecture, build, ti
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
 
     lean = lean_model(model)
-    fast = batched_loss(lean, build(pairs), LeanModel.token_logps)
+    fast = batched_loss(lean, pair_batch(pairs, shared=shared), by_lean)
     fast.backward()
 
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=0)
@@ -53,13 +57,13 @@ def test_gradients_of_micro_batches_add_up_and_can_be_cleared():
     lean = lean_model(model)
     pairs = make_pairs(4)
     for part in (pairs[:1], pairs[1:]):
-        loss = batched_loss(lean, shared_pair_batch(part), LeanModel.token_logps)
+        loss = batched_loss(lean, pair_batch(part, shared=True), by_lean)
         (loss * len(part)).backward()
     added = {name: p.grad.clone() for name, p in model.named_parameters()}
 
     lean.clear_gradients()
     assert all(p.grad.abs().sum() == 0 for p in model.parameters())
-    (batched_loss(lean, shared_pair_batch(pairs), LeanModel.token_logps) * 4).backward()
+    (batched_loss(lean, pair_batch(pairs, shared=True), by_lean) * 4).backward()
 
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.grad, added[name], rtol=1e-4, atol=1e-6)
@@ -67,13 +71,13 @@ def test_gradients_of_micro_batches_add_up_and_can_be_cleared():
 
 def test_bfloat16_gradients_arrive_in_float32_and_point_the_same_way():
     model = tiny_model()
-    batch = shared_pair_batch(make_pairs(6))
+    batch = pair_batch(make_pairs(6), shared=True)
     exact = lean_model(model)
-    batched_loss(exact, batch, LeanModel.token_logps).backward()
+    batched_loss(exact, batch, by_lean).backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
 
     rounded = lean_model(model, torch.bfloat16)
-    batched_loss(rounded, batch, LeanModel.token_logps).backward()
+    batched_loss(rounded, batch, by_lean).backward()
 
     for name, p in model.named_parameters():
         assert p.grad.dtype == torch.float32
@@ -84,20 +88,18 @@ def test_bfloat16_gradients_arrive_in_float32_and_point_the_same_way():
 def test_publishing_rounds_the_masters_into_what_computes():
     model = tiny_model()
     lean = lean_model(model, torch.bfloat16)
-    batch = shared_pair_batch(make_pairs(3))
-    before = batched_loss(lean, batch, LeanModel.token_logps)
+    batch = pair_batch(make_pairs(3), shared=True)
+    before = batched_loss(lean, batch, by_lean)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(0.5)
 
-    assert batched_loss(lean, batch, LeanModel.token_logps) == before
+    assert batched_loss(lean, batch, by_lean) == before
     lean.publish()
 
     fresh = lean_model(model, torch.bfloat16)
-    assert batched_loss(lean, batch, LeanModel.token_logps) == batched_loss(
-        fresh, batch, LeanModel.token_logps
-    )
-    assert batched_loss(lean, batch, LeanModel.token_logps) != before
+    assert batched_loss(lean, batch, by_lean) == batched_loss(fresh, batch, by_lean)
+    assert batched_loss(lean, batch, by_lean) != before
 
 
 def test_only_a_model_that_trains_whole_with_short_rows_takes_the_fused_form():
@@ -114,13 +116,13 @@ def test_training_twice_in_one_process_starts_from_the_same_model():
     """The second training meets parameters that are views already."""
     twice, once = tiny_model(), tiny_model()
     settings = SftConfig(epochs=1)
-    train_sft(twice, make_examples(4), settings, seed=0)
+    train(twice, make_examples(4), supervised(), settings, seed=0)
     assert all(p.grad is None for p in twice.parameters())
     weights = {name: p.detach().clone() for name, p in twice.named_parameters()}
     once.load_state_dict(weights, strict=False)
 
-    train_sft(twice, make_examples(4, seed=1), settings, seed=0)
-    train_sft(once, make_examples(4, seed=1), settings, seed=0)
+    train(twice, make_examples(4, seed=1), supervised(), settings, seed=0)
+    train(once, make_examples(4, seed=1), supervised(), settings, seed=0)
 
     for (name, a), b in zip(twice.named_parameters(), once.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)

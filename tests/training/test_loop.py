@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from cream.algorithms.objective import Auxiliary
 from cream.errors import TrainingError
 from cream.recipe.training import ComputeConfig, OptimiserConfig
 from cream.testing import tiny_model
@@ -12,26 +15,40 @@ OPTIMISER = OptimiserConfig(learning_rate=0.1, schedule="constant", warmup_ratio
 COMPUTE = ComputeConfig(save_state_every_minutes=0)
 
 
-def task(auxiliary, *, steps=5, loss=None):
+class Offset(nn.Module):
+    """One number that belongs to the objective."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(1))
+
+
+def task(offset, *, steps=5, loss=None, learning_rate=0.1, max_grad_norm=100.0):
     """Draw a parameter of the objective to 3; the model's own weights have no part in it."""
 
     def contribute(model, indices, step):
-        value = (auxiliary - 3).square().sum() if loss is None else loss
+        value = (offset.value - 3).square().sum() if loss is None else loss
         return Contribution(value / sum(map(len, step)), {"distance": value.detach()}, 1)
 
-    return Task([[[i]] for i in range(steps)], contribute, 8, "toy", {"offset": auxiliary})
+    own = {"offset": Auxiliary(offset, learning_rate, max_grad_norm=max_grad_norm)}
+    return Task([[[i]] for i in range(steps)], contribute, 8, "toy", own)
 
 
-def run(auxiliary, **options):
+def run(offset, *, learning_rate=0.1, **options):
     return optimise(
-        tiny_model(), task(auxiliary), OPTIMISER, COMPUTE, dtype=torch.float32, **options
+        tiny_model(),
+        task(offset, learning_rate=learning_rate),
+        OPTIMISER,
+        COMPUTE,
+        dtype=torch.float32,
+        **options,
     )
 
 
 def test_parameters_of_the_objective_are_trained_saved_and_restored(tmp_path):
-    whole, broken, again = (nn.Parameter(torch.zeros(1)) for _ in range(3))
+    whole, broken, again = (Offset() for _ in range(3))
     expected = run(whole)
-    assert whole.item() == pytest.approx(0.5, abs=0.05)  # Adam moves by lr a step
+    assert whole.value.item() == pytest.approx(0.5, abs=0.05)  # Adam moves by lr a step
 
     def interrupt(step, total, metrics):
         if step == 3:
@@ -40,21 +57,54 @@ def test_parameters_of_the_objective_are_trained_saved_and_restored(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(broken, state_dir=tmp_path, on_step=interrupt)
     saved = load_file(next(tmp_path.glob("step-*")) / "tensors.safetensors")
-    assert saved["weight/objective.offset"].item() != 0
+    assert saved["weight/objective.offset.value"].item() != 0
     assert run(again, state_dir=tmp_path).metrics == expected.metrics
-    assert torch.equal(again, whole)
+    assert torch.equal(again.value, whole.value)
 
 
-def test_a_learning_rate_scale_multiplies_the_rate():
-    half = nn.Parameter(torch.zeros(1))
-    metrics = run(half, learning_rate_scale=0.5).metrics
+def test_the_objectives_own_rate_follows_the_schedule_and_no_scale_of_the_models():
+    own = Offset()
+    metrics = run(own, learning_rate=0.02, learning_rate_scale=0.5).metrics
     assert [m["learning_rate"] for m in metrics] == [0.05] * 5
-    assert half.item() == pytest.approx(0.25, abs=0.03)
+    assert own.value.item() == pytest.approx(0.1, abs=0.01)  # Adam moves by lr a step
+
+
+def test_gradients_of_the_objectives_own_modules_are_clipped_apart_from_the_models():
+    """d/dv (v - 3)^2 = -6 at 0: reported whole, clipped to 1.5, and no part of the model's norm."""
+    own, seen = Offset(), []
+
+    def watch(step, total, metrics):
+        seen.append(metrics)
+
+    clipped = task(own, steps=1, max_grad_norm=1.5)
+    contribute = clipped.contribute
+
+    def both(model, indices, step):
+        part = contribute(model, indices, step)
+        loss = part.loss + 2 * model.model.norm.weight[:1].sum()
+        return Contribution(loss, part.metrics, 1)
+
+    options = OPTIMISER.model_copy(update={"adam_beta1": 0.0, "adam_epsilon": 1.0})
+    model = tiny_model()
+    start = model.model.norm.weight[0].item()
+    optimise(
+        model,
+        replace(clipped, contribute=both),
+        options,
+        COMPUTE,
+        dtype=torch.float32,
+        on_step=watch,
+    )
+    assert seen[0]["grad_norm/offset"] == pytest.approx(6.0)
+    assert seen[0]["grad_norm"] == pytest.approx(2.0)
+    # The first step of Adam without memory is lr g / (|g| + eps): 0.1 * 1.5 / 2.5 and 0.1 / 2.
+    assert own.value.item() == pytest.approx(0.06, abs=1e-5)
+    assert start - model.model.norm.weight[0].item() == pytest.approx(0.05, abs=1e-5)
 
 
 def test_an_infinite_metric_stops_training_before_the_update():
-    auxiliary = nn.Parameter(torch.zeros(1))
-    bad = task(auxiliary, loss=auxiliary.sum() + torch.inf)
+    own = Offset()
+    bad = task(own, loss=own.value.sum() + torch.inf)
     with pytest.raises(TrainingError, match="training step 1: loss is inf"):
         optimise(tiny_model(), bad, OPTIMISER, COMPUTE, dtype=torch.float32)
-    assert auxiliary.item() == 0
+    assert own.value.item() == 0

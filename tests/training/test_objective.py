@@ -5,9 +5,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from cream.algorithms.objectives import PairLogps
+from cream.algorithms.objective import ObjectiveInputs, SequenceInputs
 from cream.recipe.objectives import ObjectiveConfig
-from cream.training.objective import ObjectiveInputs, TokenLogps, build_objective
 
 PARSE = TypeAdapter(ObjectiveConfig)
 REQUIRED = {
@@ -19,31 +18,39 @@ REQUIRED = {
 NAMES = [c.model_fields["name"].default for c in get_args(get_args(ObjectiveConfig)[0])]
 
 
-def tokens(values, lengths):
+def sequences(values, lengths, reference, start=0.0):
     mask = torch.arange(values.shape[1]) < torch.tensor(lengths)[:, None]
-    return TokenLogps(torch.where(mask, values, 0), mask)
+    values = torch.where(mask, values, 0)
+    before = torch.where(mask, values + start, 0)
+    present = torch.ones(2, dtype=torch.bool)
+    return SequenceInputs(mask, values, present, torch.tensor(reference), before)
 
 
-def inputs(*, consistency=(0.9, 0.6), shift=0.0):
-    """Chosen sums -3 and -4, rejected -6 and -2; reference chosen -4, -4, rejected -6, 0."""
-    chosen = tokens(torch.tensor([[-1.0, -2.0, 0.0], [-1.0, -1.0, -2.0]]) + shift, [2, 3])
-    rejected = tokens(torch.tensor([[-2.0, -4.0], [-2.0, 0.0]]), [2, 1])
-    reference = PairLogps(torch.tensor([-4.0, -4.0]), torch.tensor([-6.0, 0.0]))
-    start = tokens(chosen.values - math.log(2), [2, 3])
-    return ObjectiveInputs(chosen, rejected, reference, torch.tensor(consistency), start, rejected)
+def inputs(*, consistency=(0.9, 0.6)):
+    """Chosen sums -3 and -4, rejected -6 and -2; reference chosen -4, -4, rejected -6, 0; the
+    policy at the start gave chosen tokens ln 2 nats less and rejected ones the same."""
+    chosen = torch.tensor([[-1.0, -2.0, 0.0], [-1.0, -1.0, -2.0]])
+    rejected = torch.tensor([[-2.0, -4.0], [-2.0, 0.0]])
+    return ObjectiveInputs(
+        {
+            "chosen": sequences(chosen, [2, 3], [-4.0, -4.0], start=-math.log(2)),
+            "rejected": sequences(rejected, [2, 1], [-6.0, 0.0]),
+        },
+        {"consistency": torch.tensor(consistency)},
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_objective_can_be_built_and_gives_one_finite_loss_per_pair(name):
-    objective = build_objective(PARSE.validate_python({"name": name, **REQUIRED.get(name, {})}))
-    loss = objective(inputs())
+    objective = PARSE.validate_python({"name": name, **REQUIRED.get(name, {})}).build()
+    loss = objective.loss(inputs())
     assert loss.isfinite().all()
     assert len(loss) == 2
     assert loss[0] != loss[1]
 
 
 def loss_of(**config):
-    return build_objective(PARSE.validate_python(config))(inputs())
+    return PARSE.validate_python(config).build().loss(inputs())
 
 
 def test_margins_reach_the_loss():
@@ -66,7 +73,7 @@ def test_nll_is_per_token_and_weighted_as_named():
 
 def test_consistency_below_half_gets_no_weight_rather_than_a_negative_one():
     config = PARSE.validate_python({"name": "weighted_dpo", "nll": {"kind": "2C-1", "weight": 1.0}})
-    loss = build_objective(config)(inputs(consistency=(0.3, 0.5)))
+    loss = config.build().loss(inputs(consistency=(0.3, 0.5)))
     assert loss.tolist() == [0.0, 0.0]
 
 

@@ -9,7 +9,7 @@ from training_items import make_pairs
 
 from cream.recipe.objectives import ConstantNll, Dpo
 from cream.testing import tiny_model
-from cream.training.preference import train_pairs
+from cream.training.train import train
 
 OBJECTIVE = Dpo(nll=ConstantNll(weight=2.0))
 
@@ -21,12 +21,12 @@ def test_the_first_loss_is_the_weighted_mean_over_the_pairs_of_the_step():
     pairs = with_reference(model, make_pairs(4))
     factors = [1.0, 0.5, 0.25, 0.0]
     expected = sum(
-        w * (math.log(2) - 2 * logp(model, p.prompt_ids, p.chosen_ids) / len(p.chosen_ids))
+        w * (math.log(2) - 2 * logp(model, p, "chosen") / len(p.sequences["chosen"].token_ids))
         for w, p in zip(factors, pairs, strict=True)
     )
     weighted = [replace(p, weight=w) for w, p in zip(factors, pairs, strict=True)]
 
-    summary = train_pairs(model, weighted, OBJECTIVE, config(), seed=0)
+    summary = train(model, weighted, OBJECTIVE.build(), config(), seed=0)
 
     assert summary.metrics[0]["loss"] == pytest.approx(expected / 4, rel=1e-5)
 
@@ -41,6 +41,6 @@ def test_a_pair_of_weight_zero_does_not_move_the_model():
         update={"optimiser": still.optimiser.model_copy(update={"weight_decay": 0.0})}
     )
 
-    train_pairs(model, ignored, OBJECTIVE, still, seed=0)
+    train(model, ignored, OBJECTIVE.build(), still, seed=0)
 
     assert all((before[name] == p).all() for name, p in model.named_parameters())

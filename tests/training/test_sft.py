@@ -2,11 +2,12 @@ import pytest
 import torch
 from training_items import make_examples
 
+from cream.algorithms.objectives import supervised
 from cream.errors import DataError, TrainingError
 from cream.recipe.training import ComputeConfig, LoraConfig, SftConfig, SftOptimiserConfig
 from cream.testing import tiny_model
-from cream.training.sft import train_sft
-from cream.types import TokenisedExample
+from cream.training.examples import completion_example
+from cream.training.train import train
 
 
 def config(*, learning_rate=1e-3, batch_size=4, epochs=2, lora=None, max_length=64, **compute):
@@ -20,6 +21,10 @@ def config(*, learning_rate=1e-3, batch_size=4, epochs=2, lora=None, max_length=
     )
 
 
+def fine_tune(model, examples, settings, **options):
+    return train(model, examples, supervised(), settings, **options)
+
+
 def weights(model):
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
@@ -29,13 +34,13 @@ def test_loss_of_the_first_step_is_the_mean_nll_over_all_completion_tokens():
     model, examples = tiny_model(), make_examples(4)
     total, tokens, means = 0.0, 0, []
     for e in examples:
-        ids = torch.tensor([e.prompt_ids + e.completion_ids])
+        ids = torch.tensor([e.prompt_token_ids + e.sequences["completion"].token_ids])
         logps = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
-        picked = logps.gather(1, ids[0, 1:, None])[len(e.prompt_ids) - 1 :, 0]
+        picked = logps.gather(1, ids[0, 1:, None])[len(e.prompt_token_ids) - 1 :, 0]
         total -= picked.sum().item()
         tokens += len(picked)
         means.append(-picked.mean().item())
-    summary = train_sft(model, examples, config(epochs=1), seed=0)
+    summary = fine_tune(model, examples, config(epochs=1), seed=0)
     assert summary.metrics[0]["loss"] == pytest.approx(total / tokens, rel=1e-5)
     assert summary.metrics[0]["loss"] != pytest.approx(sum(means) / 4, rel=1e-3)
 
@@ -43,21 +48,21 @@ def test_loss_of_the_first_step_is_the_mean_nll_over_all_completion_tokens():
 def test_a_memorised_example_is_reproduced_with_its_end_token():
     """The end id equals the pad id; greedy decoding after training must emit it."""
     model = tiny_model()
-    example = TokenisedExample("one", (10, 11, 12), (40, 50, 60, 2))
-    summary = train_sft(model, [example], config(epochs=60, learning_rate=5e-3), seed=0)
+    example = completion_example("one", (10, 11, 12), (40, 50, 60, 2))
+    summary = fine_tune(model, [example], config(epochs=60, learning_rate=5e-3), seed=0)
     losses = [m["loss"] for m in summary.metrics]
     assert losses[-1] < 0.05 < 2 < losses[0]
-    ids = list(example.prompt_ids)
-    for _ in example.completion_ids:
+    ids = list(example.prompt_token_ids)
+    for _ in example.sequences["completion"].token_ids:
         ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-    assert tuple(ids[3:]) == example.completion_ids
+    assert tuple(ids[3:]) == example.sequences["completion"].token_ids
 
 
 def test_cutting_a_step_into_micro_batches_changes_nothing():
     one, many = tiny_model(), tiny_model()
     examples = make_examples(8)
-    a = train_sft(one, examples, config(batch_size=8), seed=0)
-    b = train_sft(many, examples, config(batch_size=8, micro_batch_tokens=1), seed=0)
+    a = fine_tune(one, examples, config(batch_size=8), seed=0)
+    b = fine_tune(many, examples, config(batch_size=8, micro_batch_tokens=1), seed=0)
     for x, y in zip(a.metrics, b.metrics, strict=True):
         assert x == pytest.approx(y, rel=1e-4)
     for name, p in weights(one).items():
@@ -70,16 +75,16 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, precision, l
     examples = make_examples(8)
     options = config(lora=lora, precision=precision)
     whole, broken = tiny_model(), tiny_model()
-    expected = train_sft(whole, examples, options, seed=0)
+    expected = fine_tune(whole, examples, options, seed=0)
 
     def interrupt(step, total, metrics):
         if step == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_sft(broken, examples, options, seed=0, state_dir=tmp_path, on_step=interrupt)
+        fine_tune(broken, examples, options, seed=0, state_dir=tmp_path, on_step=interrupt)
     again, seen = tiny_model(), []
-    summary = train_sft(
+    summary = fine_tune(
         again,
         examples,
         options,
@@ -94,13 +99,13 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, precision, l
 
 
 def test_a_state_of_other_data_is_refused(tmp_path):
-    train_sft(tiny_model(), make_examples(8), config(), seed=0, state_dir=tmp_path)
+    fine_tune(tiny_model(), make_examples(8), config(), seed=0, state_dir=tmp_path)
     with pytest.raises(TrainingError, match="Delete the folder"):
-        train_sft(tiny_model(), make_examples(8, seed=1), config(), seed=0, state_dir=tmp_path)
+        fine_tune(tiny_model(), make_examples(8, seed=1), config(), seed=0, state_dir=tmp_path)
 
 
 def test_only_the_newest_state_is_kept_and_nothing_half_written(tmp_path):
-    train_sft(tiny_model(), make_examples(8), config(), seed=0, state_dir=tmp_path)
+    fine_tune(tiny_model(), make_examples(8), config(), seed=0, state_dir=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000003"]
 
 
@@ -108,7 +113,7 @@ def test_training_twice_gives_the_same_bits_and_another_seed_does_not():
     a, b, c = tiny_model(), tiny_model(), tiny_model()
     examples = make_examples(8)
     for model, seed in ((a, 0), (b, 0), (c, 1)):
-        train_sft(model, examples, config(), seed=seed)
+        fine_tune(model, examples, config(), seed=seed)
     same = [torch.equal(weights(a)[n], weights(b)[n]) for n in weights(a)]
     other = [torch.equal(weights(a)[n], weights(c)[n]) for n in weights(a)]
     assert all(same)
@@ -118,8 +123,8 @@ def test_training_twice_gives_the_same_bits_and_another_seed_does_not():
 def test_bfloat16_leaves_a_float32_model_close_to_the_float32_result():
     exact, rounded, start = tiny_model(), tiny_model(), weights(tiny_model())
     examples = make_examples(8)
-    train_sft(exact, examples, config(), seed=0)
-    summary = train_sft(rounded, examples, config(precision="bfloat16"), seed=0)
+    fine_tune(exact, examples, config(), seed=0)
+    summary = fine_tune(rounded, examples, config(precision="bfloat16"), seed=0)
     assert summary.precision == "bfloat16"
     for name, p in weights(rounded).items():
         assert p.dtype == torch.float32
@@ -131,37 +136,37 @@ def test_bfloat16_leaves_a_float32_model_close_to_the_float32_result():
 def test_items_that_are_too_long_or_empty_are_dropped_and_counted():
     examples = [
         *make_examples(4),
-        TokenisedExample("long", tuple(range(3, 70)), (5, 2)),
-        TokenisedExample("empty", (5, 6), ()),
+        completion_example("long", tuple(range(3, 70)), (5, 2)),
+        completion_example("empty", (5, 6), ()),
     ]
-    summary = train_sft(tiny_model(), examples, config(), seed=0)
-    assert summary.tally.parts == {"trained": 4, "empty": 1, "too_long": 1}
+    summary = fine_tune(tiny_model(), examples, config(), seed=0)
+    assert summary.tally.parts == {"trained": 4, "skipped": 0, "too_long": 1, "empty": 1}
 
 
 def test_nothing_left_to_train_on_is_an_error():
     with pytest.raises(DataError, match="Raise max_length"):
-        train_sft(tiny_model(), make_examples(2), config(max_length=2), seed=0)
+        fine_tune(tiny_model(), make_examples(2), config(max_length=2), seed=0)
 
 
 def test_a_loss_that_is_not_finite_names_its_step():
     model = tiny_model()
     model.model.norm.weight.data[0] = float("nan")
     with pytest.raises(TrainingError, match=r"step 1: loss is nan.*learning rate"):
-        train_sft(model, make_examples(4), config(), seed=0)
+        fine_tune(model, make_examples(4), config(), seed=0)
 
 
 def test_training_leaves_the_global_random_stream_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    train_sft(tiny_model(), make_examples(4), config(lora=LoraConfig(rank=2)), seed=0)
+    fine_tune(tiny_model(), make_examples(4), config(lora=LoraConfig(rank=2)), seed=0)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_checkpointed_training_equals_plain_training():
     plain, checkpointed = tiny_model(), tiny_model()
     examples = make_examples(4)
-    train_sft(plain, examples, config(), seed=0)
-    train_sft(checkpointed, examples, config(gradient_checkpointing=True), seed=0)
+    fine_tune(plain, examples, config(), seed=0)
+    fine_tune(checkpointed, examples, config(gradient_checkpointing=True), seed=0)
     for name, p in weights(plain).items():
         torch.testing.assert_close(p, weights(checkpointed)[name], rtol=0, atol=5e-6)

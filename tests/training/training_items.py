@@ -2,7 +2,15 @@
 
 import torch
 
-from cream.types import TokenisedExample, TokenisedPair
+from cream.algorithms.objective import Needs
+from cream.training.examples import Layout, completion_example, pair_example
+from cream.types import TokenSequence
+
+PAIR_NEEDS = Needs(("chosen", "rejected"))
+
+
+def pair_batch(pairs, *, shared):
+    return Layout(PAIR_NEEDS, shared).batch(pairs)
 
 
 def random_ids(generator, count):
@@ -13,14 +21,12 @@ def make_pairs(count, *, seed=0, consistency=1.0, reference=-20.0):
     """Random pairs of unequal lengths, all ending with id 2, which is also the pad id."""
     g = torch.Generator().manual_seed(seed)
     return [
-        TokenisedPair(
+        pair_example(
             f"pair-{i}",
             random_ids(g, 3 + i % 4),
-            (*random_ids(g, 2 + i % 5), 2),
-            (*random_ids(g, 5 - i % 3), 2),
-            reference - i,
-            reference,
-            consistency,
+            TokenSequence((*random_ids(g, 2 + i % 5), 2), reference - i),
+            TokenSequence((*random_ids(g, 5 - i % 3), 2), reference),
+            consistency=consistency,
         )
         for i in range(count)
     ]
@@ -29,6 +35,6 @@ def make_pairs(count, *, seed=0, consistency=1.0, reference=-20.0):
 def make_examples(count, *, seed=0):
     g = torch.Generator().manual_seed(seed)
     return [
-        TokenisedExample(f"ex-{i}", random_ids(g, 3 + i % 4), (*random_ids(g, 2 + i % 5), 2))
+        completion_example(f"ex-{i}", random_ids(g, 3 + i % 4), (*random_ids(g, 2 + i % 5), 2))
         for i in range(count)
     ]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -23,7 +24,7 @@ from jaxtyping import Bool, Float64, Int64
 from cream.algorithms.ranking import Agreement, Definedness
 from cream.algorithms.statistics import Absent, Interval, bootstrap_mean, wilson_interval
 from cream.errors import DataError
-from cream.types import Tally
+from cream.types import SetConsistency, Tally
 
 
 def consistency_rates(correlation: Agreement) -> Agreement:
@@ -198,3 +199,31 @@ def definedness_tally(agreement: Agreement) -> Tally:
     counts = np.bincount(agreement.definedness, minlength=len(Definedness)).tolist()
     names = {kind.name.lower(): counts[kind] for kind in Definedness}
     return Tally(len(agreement.definedness), names)
+
+
+@dataclass(frozen=True, slots=True)
+class StageScale:
+    """What a set-level C does to a whole stage of training."""
+
+    learning_rate: float = 1.0
+    """Factor on the learning rate, in [0, 1]; 0 if the stage is skipped."""
+    skipped: str | None = None
+    """Why nothing is trained, or None."""
+
+
+def stage_scale(action: Literal["scale_lr", "skip"], consistency: SetConsistency) -> StageScale:
+    """Factor max(0, 2C - 1) on the learning rate, or no training if C may be 1/2.
+
+    Adam's step does not depend on the scale of the gradient, so a set-level C near 1/2 would be
+    trained at full step size on noise.
+    """
+    match action:
+        case "scale_lr":
+            scale = max(0.0, 2 * consistency.rate - 1)
+            reason = f"C = {consistency.rate:.3f} scales the learning rate to 0"
+            return StageScale(scale, None if scale > 0 else reason)
+        case "skip":
+            if consistency.low > 0.5:
+                return StageScale()
+            interval = f"[{consistency.low:.3f}, {consistency.high:.3f}]"
+            return StageScale(0.0, f"the interval of C, {interval}, reaches down to 1/2")

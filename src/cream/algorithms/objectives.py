@@ -1,8 +1,9 @@
-"""Preference losses as pure functions: sums of token log-probabilities in, one loss per pair out.
+"""Losses as pure functions: sums of token log-probabilities in, one loss per pair out.
 
-No function reduces over pairs, reads a configuration, or switches its formula by a flag; what a
-recipe composes out of them is built in `cream.training.objective`. Metrics are apart, so that
-reporting can never change a gradient.
+No function reduces over pairs, reads a configuration, or switches its formula by a flag. Metrics
+are apart, so that reporting can never change a gradient. At the end the objects that training
+takes (`cream.algorithms.objective`): `preference`, the terms that may be added to it, and
+`supervised`.
 
 Notation: ``g = log pi(chosen) - log pi(rejected)`` is the gap of a model, and
 ``x = beta * (g_policy - g_reference)``; C in [0, 1] is the consistency of a pair. beta is
@@ -16,12 +17,26 @@ NLL on the chosen, Pang et al. (IRPO, arXiv 2404.19733) eq. 2.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
+
+from cream.algorithms.objective import (
+    Needs,
+    Objective,
+    ObjectiveInputs,
+    PerExample,
+    SequenceInputs,
+    reference_of,
+    start_of,
+)
+
+CHOSEN_FALL_NATS = 1.0
+"""Mean fall of log p(chosen) against the loss reference, late in training, that is warned about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +133,14 @@ def length_normalised_ipo(
     return (chosen - rejected - 1 / (2 * beta)).square()
 
 
+def trust(consistency: Float[Tensor, " pair"]) -> Float[Tensor, " pair"]:
+    """max(0, 2C - 1): 1 at C = 1, 0 from C = 1/2 down.
+
+    A negative weight would train on the reversed order.
+    """
+    return (2 * consistency - 1).clamp_min(0)
+
+
 def weighted_dpo(
     policy: PairLogps,
     reference: PairLogps,
@@ -186,6 +209,29 @@ def chosen_nll(policy: PairLogps, chosen_lengths: Float[Tensor, " pair"]) -> Flo
     return -policy.chosen / chosen_lengths
 
 
+def srlm_kl(
+    policy: PairLogps,
+    reference: PairLogps,
+    *,
+    beta: float,
+    kl_weight: float,
+    chosen_kl: Float[Tensor, " pair"],
+    rejected_kl: Float[Tensor, " pair"],
+) -> Float[Tensor, " pair"]:
+    """DPO plus a divergence from the policy at the start, averaged over both completions.
+
+    Args:
+        policy: Log-probabilities under the model in training.
+        reference: The same completions under the loss reference.
+        beta: Strength of the reference, > 0.
+        kl_weight: Weight of the divergence, > 0.
+        chosen_kl: `token_kl_k3` of the chosen completions against the policy at the start.
+        rejected_kl: Likewise of the rejected ones.
+    """
+    preference = dpo(policy, reference, beta=beta)
+    return preference + kl_weight * (chosen_kl + rejected_kl) / 2
+
+
 def token_kl_k1(
     policy: Float[Tensor, "pair token"],
     reference: Float[Tensor, "pair token"],
@@ -236,3 +282,114 @@ def preference_metrics(
         "logps/chosen": policy.chosen.detach(),
         "logps/rejected": policy.rejected.detach(),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class PairInputs:
+    """The inputs of an objective over pairs, under the names of the formulas above."""
+
+    chosen: SequenceInputs
+    rejected: SequenceInputs
+    policy: PairLogps
+    reference: PairLogps
+    consistency: Float[Tensor, " pair"]
+
+    @property
+    def start_kl(self) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]:
+        """`token_kl_k3` of either side against the policy at the start of the stage."""
+        chosen, rejected = (
+            token_kl_k3(side.token_logps, start_of(side), side.mask)
+            for side in (self.chosen, self.rejected)
+        )
+        return chosen, rejected
+
+
+PairLoss = Callable[[PairInputs], PerExample]
+PAIR = ("chosen", "rejected")
+
+
+def pair_inputs(inputs: ObjectiveInputs) -> PairInputs:
+    """Look at the examples of a micro-batch as pairs."""
+    chosen, rejected = inputs["chosen"], inputs["rejected"]
+    return PairInputs(
+        chosen,
+        rejected,
+        PairLogps(chosen.logps, rejected.logps),
+        PairLogps(reference_of(chosen), reference_of(rejected)),
+        inputs.columns["consistency"],
+    )
+
+
+def preference(
+    name: str, fingerprint: str, loss: PairLoss, *, beta: float, start_logps: bool = False
+) -> Objective:
+    """An objective over pairs, with the metrics that TRL logs.
+
+    Args:
+        name: Shown and recorded.
+        fingerprint: What the loss computes.
+        loss: One value per pair.
+        beta: Scale of the reported rewards.
+        start_logps: Whether the loss reads `PairInputs.start_kl`.
+    """
+
+    def metrics(inputs: ObjectiveInputs) -> Mapping[str, PerExample]:
+        pairs = pair_inputs(inputs)
+        return preference_metrics(pairs.policy, pairs.reference, beta=beta)
+
+    return Objective(
+        name,
+        fingerprint,
+        Needs(PAIR, references=PAIR, columns=("consistency",), start_logps=start_logps),
+        lambda inputs: loss(pair_inputs(inputs)),
+        metrics=metrics,
+        warnings=lambda metrics: chosen_fall(metrics, beta=beta),
+    )
+
+
+def constant_nll(weight: float) -> Objective:
+    """A term beside a preference: `chosen_nll`, with one weight > 0 for all pairs."""
+    return _nll(f"{weight!r} nll", lambda pairs: torch.full_like(pairs.consistency, weight))
+
+
+def trusted_nll(weight: float) -> Objective:
+    """A term beside a preference: `chosen_nll`, weighted by ``weight * max(0, 2C - 1)``."""
+    return _nll(f"{weight!r} (2C - 1) nll", lambda pairs: weight * trust(pairs.consistency))
+
+
+def _nll(fingerprint: str, weight: PairLoss) -> Objective:
+    def loss(inputs: ObjectiveInputs) -> PerExample:
+        pairs = pair_inputs(inputs)
+        return weight(pairs) * chosen_nll(pairs.policy, pairs.chosen.lengths)
+
+    needs = Needs(PAIR, references=PAIR, columns=("consistency",))
+    return Objective("nll", fingerprint, needs, loss)
+
+
+def chosen_fall(metrics: Sequence[Mapping[str, float]], *, beta: float) -> tuple[str, ...]:
+    """A sentence if log p(chosen) fell over the last third of the steps, else nothing."""
+    last = metrics[-max(1, len(metrics) // 3) :]
+    if not last:
+        return ()
+    change = sum(m["rewards/chosen"] for m in last) / len(last) / beta
+    if change > -CHOSEN_FALL_NATS:
+        return ()
+    return (
+        f"log p(chosen) fell by {-change:.1f} nats against the loss reference: the objective "
+        "lowers both completions. Lower the learning rate, or add an NLL term.",
+    )
+
+
+def supervised() -> Objective:
+    """Maximise the likelihood of ``completion``: the mean over all loss tokens of a step.
+
+    A long completion weighs more than a short one, as in transformers' Trainer; it is not the mean
+    of per-example means.
+    """
+    return Objective(
+        "sft",
+        "negative log-likelihood",
+        Needs(("completion",)),
+        lambda inputs: -inputs["completion"].logps,
+        normalised_by="token",
+    )

@@ -33,8 +33,9 @@ from cream.models.devices import pick_compute_dtype, pick_device
 from cream.models.loading import count_parameters, load_model, load_tokenizer
 from cream.recipe.objectives import Dpo
 from cream.recipe.training import PreferenceOptimiserConfig, TrainingConfig
-from cream.training.preference import train_pairs
-from cream.types import ScoringRequest, TokenisedPair
+from cream.training.examples import pair_example
+from cream.training.train import train
+from cream.types import ScoringRequest, TokenSequence
 
 BASELINE = "TRL DPOTrainer"
 SIDES = {"cream": "cream", "trl": BASELINE}
@@ -248,18 +249,17 @@ def _cream_turn(model: Any, folder: Path, pairs: list[dict[str, Any]], batch_siz
     config = TrainingConfig(
         optimiser=PreferenceOptimiserConfig(learning_rate=LEARNING_RATE, batch_size=batch_size)
     )
-    tokenised = [
-        TokenisedPair(
-            pair_id=f"pair {index}",
-            prompt_ids=tuple(pair["prompt_ids"]),
-            chosen_ids=tuple(pair["chosen_ids"]),
-            rejected_ids=tuple(pair["rejected_ids"]),
-            reference_chosen_logps=pair["ref_chosen_logps"],
-            reference_rejected_logps=pair["ref_rejected_logps"],
+    examples = [
+        pair_example(
+            f"pair {index}",
+            tuple(pair["prompt_ids"]),
+            TokenSequence(tuple(pair["chosen_ids"]), pair["ref_chosen_logps"]),
+            TokenSequence(tuple(pair["rejected_ids"]), pair["ref_rejected_logps"]),
         )
         for index, pair in enumerate(pairs)
     ]
-    return lambda: [dict(m) for m in train_pairs(model, tokenised, Dpo(), config, seed=0).metrics]
+    objective = Dpo().build()
+    return lambda: [dict(m) for m in train(model, examples, objective, config, seed=0).metrics]
 
 
 def import_trl() -> tuple[Any, Any]:

@@ -18,15 +18,16 @@ from typing import Any
 
 import torch
 
+from cream.algorithms.objectives import supervised
 from cream.engines.sampler import TorchSampler
 from cream.engines.scorer import TorchScorer
 from cream.protocols import SamplingParams
 from cream.recipe import Recipe
-from cream.recipe.objectives import Cream, ObjectiveConfig
+from cream.recipe.objectives import ObjectiveConfig
+from cream.training.examples import completion_example, pair_example
 from cream.training.loop import OnStep
-from cream.training.preference import train_pairs
-from cream.training.sft import train_sft
-from cream.types import SamplingRequest, ScoringRequest, TokenisedExample, TokenisedPair
+from cream.training.train import train
+from cream.types import SamplingRequest, ScoringRequest, TokenSequence
 
 ENOUGH_SECONDS = 0.5
 """A measurement that took this long is taken; shorter ones are repeated with more work."""
@@ -198,7 +199,7 @@ def _fine_tuning_cost(
     settings = recipe.sft
     batch = _batch(prompts, length, settings.optimiser.batch_size)
     items = [
-        TokenisedExample(str(i), ids, _made_up(ids, length, i))
+        completion_example(str(i), ids, _made_up(ids, length, i))
         for i, ids in enumerate(islice(cycle(prompts), 2 * batch + 1))
     ]
     config = settings.model_copy(
@@ -208,9 +209,11 @@ def _fine_tuning_cost(
             "optimiser": settings.optimiser.model_copy(update={"batch_size": batch}),
         }
     )
-    tokens = sum(len(e.prompt_ids) + length for e in items) / len(items)
+    tokens = sum(len(e.prompt_token_ids) + length for e in items) / len(items)
     return _step_cost(
-        lambda on_step: train_sft(model, items, config, seed=0, on_step=on_step), batch, tokens
+        lambda on_step: train(model, items, supervised(), config, seed=0, on_step=on_step),
+        batch,
+        tokens,
     )
 
 
@@ -224,13 +227,11 @@ def _training_cost(
     settings = recipe.training
     batch = _batch(prompts, 2 * length, settings.optimiser.batch_size)
     items = [
-        TokenisedPair(
-            pair_id=str(i),
-            prompt_ids=ids,
-            chosen_ids=_made_up(ids, length, i),
-            rejected_ids=_made_up(ids, length, i + 1),
-            reference_chosen_logps=-float(length),
-            reference_rejected_logps=-float(length),
+        pair_example(
+            str(i),
+            ids,
+            TokenSequence(_made_up(ids, length, i), -float(length)),
+            TokenSequence(_made_up(ids, length, i + 1), -float(length)),
         )
         for i, ids in enumerate(islice(cycle(prompts), 2 * batch + 1))
     ]
@@ -241,12 +242,9 @@ def _training_cost(
             "optimiser": settings.optimiser.model_copy(update={"batch_size": batch}),
         }
     )
-    always = objective
-    if isinstance(objective, Cream):  # others have no set level to act on
-        always = objective.model_copy(update={"set_level_action": "train"})
-    tokens = sum(len(p.prompt_ids) + 2 * length for p in items) / len(items)
+    tokens = sum(len(e.prompt_token_ids) + 2 * length for e in items) / len(items)
     return _step_cost(
-        lambda on_step: train_pairs(model, items, always, config, seed=0, on_step=on_step),
+        lambda on_step: train(model, items, objective.build(), config, seed=0, on_step=on_step),
         batch,
         tokens,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cream.algorithms.objectives import supervised
 from cream.data.splits import POLICY
 from cream.loop.card import model_card
 from cream.loop.context import Context
@@ -20,15 +21,17 @@ from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage, StageRecord, fingerprint
 from cream.runs.tables import LOGP_PREFIX, pairs_from_table
 from cream.runs.trackers import JsonlTracker, logged_metrics
-from cream.stages.train import tokenise_examples, tokenise_pairs
+from cream.stages.train import pair_examples, seed_examples
 from cream.training.loop import OnStep
-from cream.training.preference import SetConsistency, train_pairs
-from cream.training.sft import train_sft
 from cream.training.summary import TrainingSummary
-from cream.types import TokenisedPair
+from cream.training.train import train
+from cream.types import Example, SetConsistency
 
 STATE = "state"
 """Folder of the resumable training state, removed when the stage is finished."""
+
+OBJECTIVE = "objective.safetensors"
+"""The objective's own modules, where it has any."""
 
 NO_RESULT = {"compute": {"save_state_every_minutes"}}
 """Settings that do not touch the result and may change between attempts."""
@@ -52,18 +55,19 @@ def fine_tune_step(context: Context, spec: StageSpec) -> StageRecord:
         },
     )
 
-    def train(model: Any, on_step: OnStep) -> TrainingSummary:
+    def fine_tune(model: Any, on_step: OnStep) -> TrainingSummary:
         encoder = context.encoder
-        return train_sft(
+        return train(
             model,
-            tokenise_examples(examples, encoder.encode_prompt, encoder.encode_completion),
+            seed_examples(examples, encoder.encode_prompt, encoder.encode_completion),
+            supervised(),
             context.recipe.sft,
             seed=derive_seed(context.recipe.seed, *seed_name),
             state_dir=stage.folder / STATE,
             on_step=on_step,
         )
 
-    return _train(context, stage, train)
+    return _train(context, stage, fine_tune)
 
 
 def train_step(context: Context, spec: StageSpec) -> StageRecord:
@@ -83,27 +87,28 @@ def train_step(context: Context, spec: StageSpec) -> StageRecord:
 
     draft = ("draft",) if spec.draft else ()
 
-    def train(model: Any, on_step: OnStep) -> TrainingSummary:
-        return train_pairs(
+    def prefer(model: Any, on_step: OnStep) -> TrainingSummary:
+        return train(
             model,
             _training_pairs(context, spec, paired, matrix),
-            parts.objective,
+            parts.objective.build(),
             context.recipe.training,
             seed=derive_seed(context.recipe.seed, "train", spec.t, *draft),
-            consistency=_set_consistency(parts, paired),
+            scale=parts.objective.stage_scale(_set_consistency(parts, paired)),
             state_dir=stage.folder / STATE,
+            objective_file=stage.folder / OBJECTIVE,
             on_step=on_step,
         )
 
-    return _train(context, stage, train)
+    return _train(context, stage, prefer)
 
 
 def _training_pairs(
     context: Context, spec: StageSpec, paired: Stage, matrix: Stage
-) -> list[TokenisedPair]:
+) -> list[Example]:
     reference = LOGP_PREFIX + str(spec.reference)
     wanted = ["prompt_id", "completion_id", "token_ids", reference]
-    return tokenise_pairs(
+    return pair_examples(
         pairs_from_table(read_table(paired.folder / "pairs.parquet")),
         pa.concat_tables(matrix.tables(wanted)),
         context.encode_set(matrix.spec.inputs[0]),

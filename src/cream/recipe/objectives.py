@@ -1,17 +1,25 @@
 """The preference objectives that a recipe can name, each with its own fields only.
 
-An option that an objective would ignore cannot be written. Pure data: the formulas are in
-`cream.algorithms.objectives`, and `cream.training.objective` joins the two, by type.
+An option that an objective would ignore cannot be written. The formulas are in
+`cream.algorithms.objectives`; they need torch, which a recipe loads without, so each section
+imports its own when it is asked for its loss.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from cream.errors import TrainingError
 from cream.recipe.base import Section
 from cream.recipe.unions import usual
+
+if TYPE_CHECKING:
+    from cream.algorithms.consistency import StageScale
+    from cream.algorithms.objective import Objective, PerExample
+    from cream.algorithms.objectives import PairInputs
+    from cream.types import SetConsistency
 
 Beta = Annotated[float, Field(gt=0)]
 
@@ -23,6 +31,12 @@ class ConstantNll(Section):
     weight: float = Field(gt=0)
     """Weight of the per-token mean, > 0. IRPO (arXiv 2404.19733) uses 1."""
 
+    def build(self) -> Objective:
+        """The term as an objective, to be added to another."""
+        from cream.algorithms.objectives import constant_nll
+
+        return constant_nll(self.weight)
+
 
 class ConsistencyNll(Section):
     """The same, each pair weighted by ``weight * max(0, 2C - 1)``, so that C softens it too."""
@@ -31,21 +45,70 @@ class ConsistencyNll(Section):
     weight: float = Field(gt=0)
     """Weight at C = 1, > 0. Pairs with C <= 1/2 get none."""
 
+    def build(self) -> Objective:
+        """The term as an objective, to be added to another."""
+        from cream.algorithms.objectives import trusted_nll
+
+        return trusted_nll(self.weight)
+
 
 Nll = Annotated[ConstantNll | ConsistencyNll, Field(discriminator="kind")]
 
 
-class Dpo(Section):
+class PreferenceSection(Section):
+    """What every preference objective has: a loss per pair, and terms that may stand beside it."""
+
+    name: Any
+    """Which objective."""
+    beta: float
+    """Scale of the rewards that are reported."""
+    nll: Nll | None = None
+    """Likelihood of the chosen completion beside the preference, or none (the papers' choice)."""
+    reads_start: ClassVar[bool] = False
+    """Whether the loss compares with the policy at the start of the stage, token by token."""
+
+    def pair_loss(self, pairs: PairInputs) -> PerExample:
+        """One value per pair, without the terms beside it."""
+        raise NotImplementedError
+
+    def build(self) -> Objective:
+        """The objective that training takes."""
+        from cream.algorithms.objectives import preference
+
+        objective = preference(
+            self.name,
+            self.model_dump_json(),
+            self.pair_loss,
+            beta=self.beta,
+            start_logps=self.reads_start,
+        )
+        for term in (self.nll,):
+            if term is not None:
+                objective += term.build()
+        return objective
+
+    def stage_scale(self, consistency: SetConsistency | None) -> StageScale:
+        """What a C of the whole set does to the stage, beyond the loss: by default nothing."""
+        from cream.algorithms.consistency import StageScale
+
+        return StageScale()
+
+
+class Dpo(PreferenceSection):
     """DPO (arXiv 2305.18290 eq. 7); as the objective of SRLM it trusts every pair fully."""
 
     name: Literal["dpo"] = "dpo"
     beta: Beta = 0.1
     """Strength of the loss reference, > 0. CREAM's reference code: 0.1."""
-    nll: Nll | None = None
-    """Likelihood of the chosen completion beside the preference, or none (the papers' choice)."""
+
+    def pair_loss(self, pairs: PairInputs) -> PerExample:
+        """See `cream.algorithms.objectives.dpo`."""
+        from cream.algorithms.objectives import dpo
+
+        return dpo(pairs.policy, pairs.reference, beta=self.beta)
 
 
-class ConservativeDpo(Section):
+class ConservativeDpo(PreferenceSection):
     """DPO with one fixed probability that an order is wrong (CREAM with a hand-picked C)."""
 
     name: Literal["conservative_dpo"] = "conservative_dpo"
@@ -53,11 +116,17 @@ class ConservativeDpo(Section):
     """Strength of the loss reference, > 0."""
     label_smoothing: float = Field(ge=0, le=0.5)
     """Probability that the order of a pair is wrong, in [0, 0.5]; 1 - C in CREAM's terms."""
-    nll: Nll | None = None
-    """Likelihood of the chosen completion beside the preference, or none."""
+
+    def pair_loss(self, pairs: PairInputs) -> PerExample:
+        """See `cream.algorithms.objectives.conservative_dpo`."""
+        from cream.algorithms.objectives import conservative_dpo
+
+        return conservative_dpo(
+            pairs.policy, pairs.reference, beta=self.beta, label_smoothing=self.label_smoothing
+        )
 
 
-class Cream(Section):
+class Cream(PreferenceSection):
     """C * DPO + (1 - C) * reversed DPO (arXiv 2410.12735), C from the pairs."""
 
     name: Literal["cream"] = "cream"
@@ -73,38 +142,81 @@ class Cream(Section):
     loss. ``skip``: no training when the interval of C reaches down to 1/2. The last two need one C
     for the whole set."""
 
+    def pair_loss(self, pairs: PairInputs) -> PerExample:
+        """See `cream.algorithms.objectives.cream`."""
+        from cream.algorithms.objectives import cream
 
-class Ipo(Section):
+        return cream(pairs.policy, pairs.reference, beta=self.beta, consistency=pairs.consistency)
+
+    def stage_scale(self, consistency: SetConsistency | None) -> StageScale:
+        """See `cream.algorithms.consistency.stage_scale`.
+
+        Raises:
+            TrainingError: The action needs one C of the whole set and there is none.
+        """
+        from cream.algorithms.consistency import StageScale, stage_scale
+
+        if self.set_level_action == "train":
+            return StageScale()
+        if consistency is None or consistency.level != "set":
+            raise TrainingError(
+                f"objective.set_level_action: {self.set_level_action!r} needs one C for the whole "
+                "set of pairs, and these pairs carry C per prompt or pair. Set it to train."
+            )
+        return stage_scale(self.set_level_action, consistency)
+
+
+class Ipo(PreferenceSection):
     """IPO (arXiv 2310.12036 eq. 17) on sums of token log-probabilities."""
 
     name: Literal["ipo"] = "ipo"
     beta: Beta = 0.1
     """tau of the paper, > 0: the log-ratio gap is drawn to 1 / (2 beta) nats."""
-    nll: Nll | None = None
-    """Likelihood of the chosen completion beside the preference, or none."""
+
+    def pair_loss(self, pairs: PairInputs) -> PerExample:
+        """See `cream.algorithms.objectives.ipo`."""
+        from cream.algorithms.objectives import ipo
+
+        return ipo(pairs.policy, pairs.reference, beta=self.beta)
 
 
-class LengthNormalisedIpo(Section):
+class LengthNormalisedIpo(PreferenceSection):
     """IPO on log-ratios divided by the number of completion tokens (as TRL has it)."""
 
     name: Literal["length_normalised_ipo"] = "length_normalised_ipo"
     beta: Beta = 0.1
     """tau of the paper, > 0: the gap per token is drawn to 1 / (2 beta) nats."""
-    nll: Nll | None = None
-    """Likelihood of the chosen completion beside the preference, or none."""
+
+    def pair_loss(self, pairs: PairInputs) -> PerExample:
+        """See `cream.algorithms.objectives.length_normalised_ipo`."""
+        from cream.algorithms.objectives import length_normalised_ipo
+
+        return length_normalised_ipo(
+            pairs.policy,
+            pairs.reference,
+            beta=self.beta,
+            chosen_lengths=pairs.chosen.lengths,
+            rejected_lengths=pairs.rejected.lengths,
+        )
 
 
-class WeightedDpo(Section):
+class WeightedDpo(PreferenceSection):
     """DPO with each pair weighted by max(0, 2C - 1)."""
 
     name: Literal["weighted_dpo"] = "weighted_dpo"
     beta: Beta = 0.1
     """Strength of the loss reference, > 0."""
-    nll: Nll | None = None
-    """Likelihood of the chosen completion beside the preference, or none."""
+
+    def pair_loss(self, pairs: PairInputs) -> PerExample:
+        """See `cream.algorithms.objectives.weighted_dpo`."""
+        from cream.algorithms.objectives import trust, weighted_dpo
+
+        return weighted_dpo(
+            pairs.policy, pairs.reference, beta=self.beta, weight=trust(pairs.consistency)
+        )
 
 
-class RobustDpo(Section):
+class RobustDpo(PreferenceSection):
     """Unbiased DPO under orders flipped at a known rate (arXiv 2403.00409 eq. 9)."""
 
     name: Literal["robust_dpo"] = "robust_dpo"
@@ -112,21 +224,37 @@ class RobustDpo(Section):
     """Strength of the loss reference, > 0."""
     label_smoothing: float = Field(ge=0, lt=0.5)
     """Probability that an order is flipped, in [0, 0.5)."""
-    nll: Nll | None = None
-    """Likelihood of the chosen completion beside the preference, or none."""
+
+    def pair_loss(self, pairs: PairInputs) -> PerExample:
+        """See `cream.algorithms.objectives.robust_dpo`."""
+        from cream.algorithms.objectives import robust_dpo
+
+        return robust_dpo(
+            pairs.policy, pairs.reference, beta=self.beta, label_smoothing=self.label_smoothing
+        )
 
 
-class LengthNormalisedDpo(Section):
+class LengthNormalisedDpo(PreferenceSection):
     """DPO on log-ratios divided by the number of completion tokens."""
 
     name: Literal["length_normalised_dpo"] = "length_normalised_dpo"
     beta: Beta
     """Strength of the loss reference per token, > 0; about 0.1 times a completion's length."""
-    nll: Nll | None = None
-    """Likelihood of the chosen completion beside the preference, or none."""
+
+    def pair_loss(self, pairs: PairInputs) -> PerExample:
+        """See `cream.algorithms.objectives.length_normalised_dpo`."""
+        from cream.algorithms.objectives import length_normalised_dpo
+
+        return length_normalised_dpo(
+            pairs.policy,
+            pairs.reference,
+            beta=self.beta,
+            chosen_lengths=pairs.chosen.lengths,
+            rejected_lengths=pairs.rejected.lengths,
+        )
 
 
-class SimPo(Section):
+class SimPo(PreferenceSection):
     """SimPO (arXiv 2405.14734 eq. 6): mean log-probabilities, a target margin, no reference."""
 
     name: Literal["simpo"] = "simpo"
@@ -134,11 +262,21 @@ class SimPo(Section):
     """Scale of the mean log-probabilities, > 0. Paper: 2.0 to 10."""
     target_margin: float = Field(default=1.0, ge=0)
     """gamma of the paper, >= 0, in the unit of the scaled margin. Paper: 0.3 to 1.6."""
-    nll: Nll | None = None
-    """Likelihood of the chosen completion beside the preference, or none."""
+
+    def pair_loss(self, pairs: PairInputs) -> PerExample:
+        """See `cream.algorithms.objectives.simpo`."""
+        from cream.algorithms.objectives import simpo
+
+        return simpo(
+            pairs.policy,
+            beta=self.beta,
+            target_margin=self.target_margin,
+            chosen_lengths=pairs.chosen.lengths,
+            rejected_lengths=pairs.rejected.lengths,
+        )
 
 
-class SrlmKl(Section):
+class SrlmKl(PreferenceSection):
     """DPO plus a per-token divergence from the policy at the start of the stage (SRLM + KL)."""
 
     name: Literal["srlm_kl"] = "srlm_kl"
@@ -147,8 +285,22 @@ class SrlmKl(Section):
     kl_weight: float = Field(gt=0)
     """Weight of the k3 estimate of KL(policy || policy at the start), nats per token, averaged
     over both completions; > 0. The paper does not state its value."""
-    nll: Nll | None = None
-    """Likelihood of the chosen completion beside the preference, or none."""
+
+    reads_start: ClassVar[bool] = True
+
+    def pair_loss(self, pairs: PairInputs) -> PerExample:
+        """See `cream.algorithms.objectives.srlm_kl`."""
+        from cream.algorithms.objectives import srlm_kl
+
+        chosen, rejected = pairs.start_kl
+        return srlm_kl(
+            pairs.policy,
+            pairs.reference,
+            beta=self.beta,
+            kl_weight=self.kl_weight,
+            chosen_kl=chosen,
+            rejected_kl=rejected,
+        )
 
 
 ObjectiveConfig = Annotated[

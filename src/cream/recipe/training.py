@@ -7,7 +7,7 @@ changes memory and speed, never the result beyond rounding.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from pydantic import Field
 
@@ -82,22 +82,35 @@ class LoraConfig(Section):
     """Names of the layers that get an adapter, or every linear layer except the head."""
 
 
-class SftConfig(Section):
-    """Supervised fine-tuning on the seed examples: M0 to M1."""
+Optimiser = TypeVar("Optimiser", bound=OptimiserConfig)
 
-    epochs: int = Field(default=5, ge=1)
-    """Passes over the examples. Reference code: 5."""
-    optimiser: SftOptimiserConfig = SftOptimiserConfig()
-    """Optimiser; the loss is the mean over all completion tokens of a step."""
+
+class TrainingSettings(Section, Generic[Optimiser]):
+    """What every training is told, whatever its objective."""
+
+    epochs: int = Field(ge=1)
+    """Passes over the examples."""
+    optimiser: Optimiser
+    """Optimiser."""
     max_length: int = Field(default=2048, ge=2)
-    """Prompt plus completion tokens; longer examples are dropped and counted. Reference: 2048."""
+    """Most tokens of a prompt with one of its completions; longer examples are dropped and counted.
+    Reference code: 2048."""
     lora: LoraConfig | None = None
     """Adapters, or none to train all weights."""
     compute: ComputeConfig = ComputeConfig()
     """Memory and speed."""
 
 
-class TrainingConfig(Section):
+class SftConfig(TrainingSettings[SftOptimiserConfig]):
+    """Supervised fine-tuning on the seed examples: M0 to M1."""
+
+    epochs: int = Field(default=5, ge=1)
+    """Passes over the examples. Reference code: 5."""
+    optimiser: SftOptimiserConfig = SftOptimiserConfig()
+    """Optimiser; the loss is the mean over all completion tokens of a step."""
+
+
+class TrainingConfig(TrainingSettings[PreferenceOptimiserConfig]):
     """The preference stage: M_t to M_{t+1}."""
 
     epochs: int = Field(default=1, ge=1)
@@ -107,9 +120,3 @@ class TrainingConfig(Section):
     loss_reference: Literal["policy_at_start", "sft", "seed"] = "policy_at_start"
     """Whose log-probabilities the loss compares with: M_t at the start of the stage (reference
     code), M1, or M0. They come from the score matrix; no model runs for them while training."""
-    max_length: int = Field(default=2048, ge=2)
-    """Prompt plus the longer completion, tokens; longer pairs are dropped and counted."""
-    lora: LoraConfig | None = None
-    """Adapters, or none to train all weights."""
-    compute: ComputeConfig = ComputeConfig()
-    """Memory and speed."""

@@ -10,7 +10,8 @@ each, comes from `cream.algorithms.logps.predictor_positions`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from itertools import compress
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -20,23 +21,28 @@ from cream.algorithms.logps import predictor_positions
 from cream.errors import DataError
 from cream.models.rows import PADDING, PROMPT
 from cream.runs.seeds import derive_seed
-from cream.types import TokenisedExample, TokenisedPair
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A prompt and the completions laid out after it."""
 
-    prompt_ids: tuple[int, ...]
+    prompt_token_ids: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
+    loss_masks: tuple[tuple[bool, ...] | None, ...] = ()
+    """Per completion which tokens are targets, None for all of them; empty: all of all."""
 
     def __len__(self) -> int:
-        return len(self.prompt_ids) + sum(len(ids) for ids in self.completions)
+        return len(self.prompt_token_ids) + sum(len(ids) for ids in self.completions)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Padded rows, and one entry per completion token (``target``), completion by completion."""
+    """Padded rows, with their targets and the places whose hidden states are wanted.
+
+    A ``target`` is a completion token whose log-probability is wanted; targets are listed
+    completion by completion, rows in order and completions in the order of their row.
+    """
 
     input_ids: Int64[Tensor, "row token"]
     position_ids: Int64[Tensor, "row token"]
@@ -46,10 +52,18 @@ class TokenBatch:
     target_positions: Int64[Tensor, " target"]
     """Position of the row that predicts the target."""
     targets: Int64[Tensor, " target"]
+    mask: Bool[Tensor, "completion completion_token"]
+    """Which tokens of each completion are targets; as wide as the longest completion."""
     lengths: Int64[Tensor, " completion"]
-    """Tokens of each completion, rows in order and completions in the order of their row."""
+    """Tokens of each completion."""
+    completion_rows: Int64[Tensor, " completion"]
+    completion_starts: Int64[Tensor, " completion"]
+    """Position of the first token of each completion in its row."""
     shares_prompts: bool
     """Whether any row holds more than one completion, and so needs `allowed`."""
+    state_rows: Int64[Tensor, " state"]
+    state_positions: Int64[Tensor, " state"]
+    """Places whose last hidden states are wanted beside the log-probabilities."""
 
     def allowed(self) -> Bool[Tensor, "row 1 token token"]:
         """Who sees whom: what came before, in the prompt or in the same completion."""
@@ -59,46 +73,25 @@ class TokenBatch:
         # Padding sees itself: a query without any key would be NaN, and nobody reads padding.
         return (causal & ((key == PROMPT) | (key == query)))[:, None]
 
-    def table(self, token_values: Float[Tensor, " target"]) -> Float[Tensor, "completion token"]:
-        """Lay one value per target out by completion, 0 beyond the end of each."""
-        longest = int(self.lengths.max())
-        filled = token_values.new_zeros(len(self.lengths), longest)
-        return filled.masked_scatter(self.mask(), token_values)
-
-    def mask(self) -> Bool[Tensor, "completion token"]:
-        """Where `table` holds tokens."""
-        places = torch.arange(int(self.lengths.max()), device=self.lengths.device)
-        return places < self.lengths[:, None]
+    def table(
+        self, token_values: Float[Tensor, " target"]
+    ) -> Float[Tensor, "completion completion_token"]:
+        """Lay one value per target out by completion, 0 where there is none."""
+        filled = token_values.new_zeros(self.mask.shape)
+        return filled.masked_scatter(self.mask, token_values)
 
     def to(self, device: torch.device) -> TokenBatch:
         """Return the batch on a device."""
-        return TokenBatch(
-            self.input_ids.to(device),
-            self.position_ids.to(device),
-            self.segments.to(device),
-            self.target_rows.to(device),
-            self.target_positions.to(device),
-            self.targets.to(device),
-            self.lengths.to(device),
-            self.shares_prompts,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PairBatch:
-    """Pairs as rows, with the place of each side among the completions of the batch."""
-
-    tokens: TokenBatch
-    chosen: Int64[Tensor, " pair"]
-    rejected: Int64[Tensor, " pair"]
-
-    def to(self, device: torch.device) -> PairBatch:
-        """Return the batch on a device."""
-        return PairBatch(self.tokens.to(device), self.chosen.to(device), self.rejected.to(device))
+        moved = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
 
 
 def lay_out(rows: Sequence[Row]) -> TokenBatch:
-    """Pad rows to the longest and list their targets.
+    """Pad rows to the longest and list their targets; no hidden states are asked for.
 
     Raises:
         ValueError: If a prompt is empty.
@@ -107,62 +100,47 @@ def lay_out(rows: Sequence[Row]) -> TokenBatch:
     input_ids = torch.zeros(len(rows), width, dtype=torch.long)
     position_ids = torch.zeros_like(input_ids)
     segments = torch.full_like(input_ids, PADDING)
-    target_rows, target_positions, targets, lengths = [], [], [], []
+    target_rows, target_positions, targets, masks, places = [], [], [], [], []
     for r, row in enumerate(rows):
-        start = len(row.prompt_ids)
-        ids, positions, parts = list(row.prompt_ids), list(range(start)), [PROMPT] * start
+        start = len(row.prompt_token_ids)
+        ids, positions, parts = list(row.prompt_token_ids), list(range(start)), [PROMPT] * start
         predictors = predictor_positions(start, [len(c) for c in row.completions])
-        for k, (completion, places) in enumerate(zip(row.completions, predictors, strict=True), 1):
+        wanted = row.loss_masks or (None,) * len(row.completions)
+        for k, (completion, predicting, mask) in enumerate(
+            zip(row.completions, predictors, wanted, strict=True), 1
+        ):
+            places.append((r, len(ids), len(completion)))
+            masks.append(mask or (True,) * len(completion))
             ids += completion
             positions += range(start, start + len(completion))
             parts += [k] * len(completion)
-            target_rows += [r] * len(completion)
-            target_positions += places
-            targets += completion
-            lengths.append(len(completion))
+            target_positions += compress(predicting, masks[-1])
+            targets += compress(completion, masks[-1])
+            target_rows += [r] * sum(masks[-1])
         input_ids[r, : len(ids)] = torch.tensor(ids)
         position_ids[r, : len(ids)] = torch.tensor(positions)
         segments[r, : len(ids)] = torch.tensor(parts)
+    longest = max(map(len, masks))
+    completion_rows, completion_starts, lengths = map(_indices, zip(*places, strict=True))
     return TokenBatch(
         input_ids,
         position_ids,
         segments,
-        torch.tensor(target_rows, dtype=torch.long),
-        torch.tensor(target_positions, dtype=torch.long),
-        torch.tensor(targets, dtype=torch.long),
-        torch.tensor(lengths, dtype=torch.long),
+        _indices(target_rows),
+        _indices(target_positions),
+        _indices(targets),
+        torch.tensor([[*mask, *[False] * (longest - len(mask))] for mask in masks]).bool(),
+        lengths,
+        completion_rows,
+        completion_starts,
         any(len(row.completions) > 1 for row in rows),
+        _indices(()),
+        _indices(()),
     )
 
 
-def example_batch(examples: Sequence[TokenisedExample]) -> TokenBatch:
-    """One row per example; completion i belongs to example i."""
-    return lay_out([Row(e.prompt_ids, (e.completion_ids,)) for e in examples])
-
-
-def shared_pair_batch(pairs: Sequence[TokenisedPair]) -> PairBatch:
-    """One row per pair: prompt, chosen, rejected."""
-    rows = [Row(p.prompt_ids, (p.chosen_ids, p.rejected_ids)) for p in pairs]
-    chosen = torch.arange(len(pairs)) * 2
-    return PairBatch(lay_out(rows), chosen, chosen + 1)
-
-
-def separate_pair_batch(pairs: Sequence[TokenisedPair]) -> PairBatch:
-    """Two rows per pair, for models that cannot keep two completions of a row apart."""
-    rows = [Row(p.prompt_ids, (p.chosen_ids,)) for p in pairs]
-    rows += [Row(p.prompt_ids, (p.rejected_ids,)) for p in pairs]
-    chosen = torch.arange(len(pairs))
-    return PairBatch(lay_out(rows), chosen, chosen + len(pairs))
-
-
-def shared_length(pair: TokenisedPair) -> int:
-    """Tokens of a pair's shared row."""
-    return len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids)
-
-
-def separate_length(pair: TokenisedPair) -> int:
-    """Tokens of a pair's two separate rows, padded to the longer."""
-    return 2 * (len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)))
+def _indices(values: Sequence[int]) -> Int64[Tensor, " value"]:
+    return torch.tensor(values, dtype=torch.long)
 
 
 def steps_of(
@@ -186,17 +164,21 @@ def steps_of(
     return steps
 
 
-def micro_batches(lengths: Sequence[int], *, token_budget: int) -> list[list[int]]:
+def micro_batches(shapes: Sequence[tuple[int, int]], *, token_budget: int) -> list[list[int]]:
     """Cut one step into batches whose padded size stays within the budget, longest first.
 
-    A row longer than the budget goes alone. Neighbours have similar lengths, so little is padded.
+    Args:
+        shapes: Per item how many rows it fills and the tokens of the longest of them.
+        token_budget: Most tokens of a batch, padding included. An item over it goes alone.
     """
     batches: list[list[int]] = []
-    width = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * width <= token_budget:
+    width = rows = 0
+    for index in sorted(range(len(shapes)), key=lambda i: (-shapes[i][1], i)):
+        count, longest = shapes[index]
+        if batches and (rows + count) * width <= token_budget:
             batches[-1].append(index)
+            rows += count
         else:
             batches.append([index])
-            width = lengths[index]
+            width, rows = longest, count
     return batches

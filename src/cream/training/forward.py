@@ -1,4 +1,6 @@
-"""The model as a function from a batch to token log-probabilities, by the cheapest exact route.
+"""The model as a function from a batch to token log-probabilities and the hidden states asked for.
+
+It takes the cheapest exact route.
 
 A Llama-shaped model with short rows is trained in its fused form (`cream.training.lean`), any other
 in its own. There two shortcuts are taken only where a small float32 trial on the model itself shows
@@ -21,16 +23,24 @@ from torch import Tensor
 from cream.algorithms.logps import logps_from_hidden, logps_from_logits
 from cream.errors import ModelError
 from cream.models.lean import LeanDecoder, lean_decoder
-from cream.recipe.training import SftConfig, TrainingConfig
-from cream.training.batches import TokenBatch, separate_pair_batch, shared_pair_batch
+from cream.recipe.training import TrainingSettings
+from cream.training.batches import Row, TokenBatch, lay_out
 from cream.training.lean import LeanModel, fits
-from cream.types import TokenisedPair
 
 TRIAL_TOLERANCE = 1e-3
 """Largest difference, in nats of a token, at which a shortcut counts as exact in float32."""
 
-TokenLogps = Callable[[Any, TokenBatch], Tensor]
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a forward pass gives for a batch."""
+
+    token_logps: Float[Tensor, " target"]
+    states: Float[Tensor, "state hidden"] | None
+    """Last hidden states at the state places of the batch; None if it has none."""
+
+
+Forward = Callable[[Any, TokenBatch], Computed]
 
 LEAN_ROW = 512
 """Tokens of a row up to which the fused form trains: without a kernel its attention is plain."""
@@ -40,20 +50,20 @@ LEAN_ROW = 512
 class Route:
     """How log-probabilities of a model are computed."""
 
-    by_model: TokenLogps
+    by_model: Forward
     head: Literal["hidden", "logits"]
     layout: Literal["shared", "separate"]
     decoder: LeanDecoder | None = None
     """The model's fused form, if that is what trains."""
 
-    def token_logps(self, model: Any, batch: TokenBatch) -> Float[Tensor, " target"]:
-        """Log-probabilities of a batch under the model or the `LeanModel` made of it."""
+    def forward(self, model: Any, batch: TokenBatch) -> Computed:
+        """Run a batch through the model, or through the `LeanModel` made of it."""
         if isinstance(model, LeanModel):
-            return model.token_logps(batch)
+            return Computed(*model.forward(batch))
         return self.by_model(model, batch)
 
 
-def logps_by_hidden(model: Any, batch: TokenBatch) -> Float[Tensor, " target"]:
+def by_hidden(model: Any, batch: TokenBatch) -> Computed:
     """Run the layers, then the head on the predicting positions only."""
     output = model.base_model(
         input_ids=batch.input_ids,
@@ -64,19 +74,54 @@ def logps_by_hidden(model: Any, batch: TokenBatch) -> Float[Tensor, " target"]:
     hidden = output.last_hidden_state[batch.target_rows, batch.target_positions]
     head = model.get_output_embeddings()
     bias = getattr(head, "bias", None)
-    return logps_from_hidden(hidden, head.weight, batch.targets, bias)
+    logps = logps_from_hidden(hidden, head.weight, batch.targets, bias)
+    return Computed(logps, _states(output.last_hidden_state, batch))
 
 
-def logps_by_logits(model: Any, batch: TokenBatch) -> Float[Tensor, " target"]:
-    """Take the logits the model itself returns: right for every model, in more memory."""
-    output = model(
-        input_ids=batch.input_ids,
-        attention_mask=_attention_mask(model, batch),
-        position_ids=batch.position_ids,
-        use_cache=False,
-    )
+def by_logits(model: Any, batch: TokenBatch) -> Computed:
+    """Take the logits the model itself returns: right for every model, in more memory.
+
+    Raises:
+        ModelError: Hidden states are wanted and the model has no layers apart from its head.
+    """
+    wants_states = len(batch.state_rows) > 0
+    if wants_states and not _supports_head(model):
+        raise ModelError(
+            "the objective reads hidden states, and this model gives logits only. Train with an "
+            "objective that reads log-probabilities alone."
+        )
+    with _last_hidden_states(model if wants_states else None) as seen:
+        output = model(
+            input_ids=batch.input_ids,
+            attention_mask=_attention_mask(model, batch),
+            position_ids=batch.position_ids,
+            use_cache=False,
+        )
     logits = output.logits[batch.target_rows, batch.target_positions]
-    return logps_from_logits(logits, batch.targets)
+    logps = logps_from_logits(logits, batch.targets)
+    return Computed(logps, _states(seen[0], batch) if wants_states else None)
+
+
+def _states(hidden: Float[Tensor, "row token hidden"], batch: TokenBatch) -> Tensor | None:
+    if not len(batch.state_rows):
+        return None
+    return hidden[batch.state_rows, batch.state_positions]
+
+
+@contextmanager
+def _last_hidden_states(model: Any | None) -> Iterator[list[Tensor]]:
+    """Collect what the layers of a model give while it runs inside."""
+    seen: list[Tensor] = []
+    if model is None:
+        yield seen
+        return
+    handle = model.base_model.register_forward_hook(
+        lambda module, given, output: seen.append(output.last_hidden_state)
+    )
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def choose_route(
@@ -98,13 +143,12 @@ def choose_route(
     Raises:
         ModelError: A shared layout was demanded and does not give the model's own result.
     """
-    pairs = _trial_pairs(model.config.vocab_size)
-    batch = separate_pair_batch(pairs).tokens.to(_device(model))
+    batch = lay_out(_trial_rows(model.config.vocab_size, shared=False)).to(_device(model))
     with torch.no_grad():
-        truth = logps_by_logits(model, batch)
-        by_hidden = _supports_head(model) and _close(truth, _attempt(logps_by_hidden, model, batch))
-        token_logps = logps_by_hidden if by_hidden else logps_by_logits
-        shares = layout != "separate" and _may_share(model, token_logps, longest_row)
+        truth = by_logits(model, batch).token_logps
+        exact = _supports_head(model) and _close(truth, _attempt(by_hidden, model, batch))
+        forward = by_hidden if exact else by_logits
+        shares = layout != "separate" and _may_share(model, forward, longest_row)
     if layout == "shared" and not shares:
         raise ModelError(
             "training.compute.pair_layout: this model does not give the same log-probabilities "
@@ -112,17 +156,17 @@ def choose_route(
             "window is shorter than a row). Set pair_layout to auto or separate."
         )
     decoder = None
-    if lean and by_hidden and longest_row <= LEAN_ROW and fits(model):
+    if lean and exact and longest_row <= LEAN_ROW and fits(model):
         decoder = lean_decoder(model)
     return Route(
-        token_logps,
-        "hidden" if by_hidden else "logits",
+        forward,
+        "hidden" if exact else "logits",
         "shared" if shares else "separate",
         decoder,
     )
 
 
-def allows_lean(config: SftConfig | TrainingConfig) -> bool:
+def allows_lean(config: TrainingSettings) -> bool:
     """Whether a training's settings leave the fused form possible."""
     return config.lora is None and not config.compute.gradient_checkpointing
 
@@ -161,25 +205,20 @@ def _attention_mask(model: Any, batch: TokenBatch) -> Tensor:
     )
 
 
-def _may_share(model: Any, token_logps: TokenLogps, longest_row: int) -> bool:
+def _may_share(model: Any, forward: Forward, longest_row: int) -> bool:
     window = getattr(model.config, "sliding_window", None)
     if window is not None and longest_row > window:
         return False
-    pairs, device = _trial_pairs(model.config.vocab_size), _device(model)
-    shared, separate = shared_pair_batch(pairs).to(device), separate_pair_batch(pairs).to(device)
-    truth = separate.tokens.table(token_logps(model, separate.tokens))
-    answer = _attempt(token_logps, model, shared.tokens)
-    if answer is None:
-        return False
-    table = shared.tokens.table(answer)
-    return _close(truth[separate.chosen], table[shared.chosen]) and _close(
-        truth[separate.rejected], table[shared.rejected]
+    separate, shared = (
+        lay_out(_trial_rows(model.config.vocab_size, shared=shared)).to(_device(model))
+        for shared in (False, True)
     )
+    return _close(forward(model, separate).token_logps, _attempt(forward, model, shared))
 
 
-def _attempt(token_logps: TokenLogps, model: Any, batch: TokenBatch) -> Tensor | None:
+def _attempt(forward: Forward, model: Any, batch: TokenBatch) -> Tensor | None:
     try:
-        return token_logps(model, batch)
+        return forward(model, batch).token_logps
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
         # Foreign model code that refuses a mask or lacks a part does so in one of these ways.
         return None
@@ -197,11 +236,14 @@ def _device(model: Any) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _trial_pairs(vocab_size: int) -> list[TokenisedPair]:
-    """Two pairs of unequal lengths, so that padding, sharing and restarts all occur."""
+def _trial_rows(vocab_size: int, *, shared: bool) -> list[Row]:
+    """Two prompts with two completions each, unequal so that padding and restarts occur.
+
+    Shared or not, the targets come in the same order.
+    """
     draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocab_size, (32,), generator=draw).tolist()
-    return [
-        TokenisedPair("a", tuple(ids[:7]), tuple(ids[7:12]), tuple(ids[12:15]), 0.0, 0.0),
-        TokenisedPair("b", tuple(ids[15:18]), tuple(ids[18:20]), tuple(ids[20:26]), 0.0, 0.0),
-    ]
+    ids = tuple(torch.randint(vocab_size, (32,), generator=draw).tolist())
+    rows = [Row(ids[:7], (ids[7:12], ids[12:15])), Row(ids[15:18], (ids[18:20], ids[20:26]))]
+    if shared:
+        return rows
+    return [Row(row.prompt_token_ids, (ids,)) for row in rows for ids in row.completions]

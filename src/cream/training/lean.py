@@ -63,8 +63,10 @@ class LeanModel:
         )
         self._give_gradients(model)
 
-    def token_logps(self, batch: TokenBatch) -> Float[Tensor, " target"]:
-        """Log-probability of every target of the batch, differentiable."""
+    def forward(
+        self, batch: TokenBatch
+    ) -> tuple[Float[Tensor, " target"], Float[Tensor, "state hidden"] | None]:
+        """Log-probability of every target and hidden states at the places asked for."""
         real = batch.segments != PADDING
         attention = (
             _StreamAttention(batch.segments)
@@ -77,12 +79,15 @@ class LeanModel:
         hidden = self._decoder.hidden(embedded, batch.position_ids[real], attention)
         stream = (real.flatten().cumsum(0) - 1).view_as(real)
         predictors = stream[batch.target_rows, batch.target_positions]
-        return logps_from_hidden(
+        logps = logps_from_hidden(
             hidden[predictors],
             self._head,
             batch.targets,
             add_weight_gradient=partial(_add_to_head, self._head_gradient),
         )
+        if not len(batch.state_rows):
+            return logps, None
+        return logps, hidden[stream[batch.state_rows, batch.state_positions]]
 
     def publish(self) -> None:
         """Round the masters into the leaves."""

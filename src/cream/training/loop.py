@@ -11,13 +11,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cream.algorithms.objective import Auxiliary
 from cream.errors import TrainingError
 from cream.models.lean import LeanDecoder
 from cream.recipe.training import ComputeConfig, OptimiserConfig
@@ -27,10 +28,10 @@ from cream.training.optimiser import (
     Weights,
     adamw,
     clip_gradients,
-    learning_rate,
     plain_attention,
+    update,
 )
-from cream.training.state import load_state, save_state
+from cream.training.state import Trained, auxiliary_parameters, load_state, save_state
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Called after each step with its number (1 is the first), the number of steps, its metrics."""
@@ -58,10 +59,12 @@ class Task:
     longest_row: int
     fingerprint: str
     """Names data and options; a saved state of another fingerprint is refused."""
-    auxiliary: Mapping[str, nn.Parameter]
-    """Parameters of the objective itself: trained and saved beside the model's."""
+    auxiliary: Mapping[str, Auxiliary] = field(default_factory=dict)
+    """Modules of the objective itself: trained and saved beside the model."""
     decoder: LeanDecoder | None = None
     """The model's fused form, if `contribute` is to compute with a `LeanModel` of it."""
+    prepare: Callable[[Any], None] | None = None
+    """Called with the model as it computes before the first step, interrupted or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ class Optimised:
     """What the loop did."""
 
     metrics: tuple[Mapping[str, float], ...]
-    """One mapping per step; ``loss``, ``grad_norm``, ``learning_rate`` and the task's own."""
+    """One mapping per step; ``loss``, ``grad_norm``, ``learning_rate`` and the task's own, and
+    ``grad_norm/<name>`` for each module of the objective."""
     real_tokens: int
     """Tokens run through the model by this call, padding excluded."""
     seconds: float
@@ -96,7 +100,7 @@ def optimise(
         optimiser_config: Learning rate, schedule, decay, clipping.
         compute: Checkpointing and how often to save.
         dtype: Dtype of forward and backward.
-        learning_rate_scale: Factor on the learning rate, >= 0.
+        learning_rate_scale: Factor on the learning rate of the model, >= 0.
         seed: Seed of adapter dropout, the only randomness in here.
         state_dir: Folder for saved states, or None to save none. An existing state is continued.
         on_step: Called after every step, restored ones excluded.
@@ -105,29 +109,31 @@ def optimise(
         TrainingError: A loss or gradient is not finite, or the saved state is of another training.
     """
     weights = Weights(model, dtype, task.decoder)
-    masters = {**weights.masters, **{f"objective.{n}": p for n, p in task.auxiliary.items()}}
-    optimiser = adamw(masters, optimiser_config)
-    states = None
-    if state_dir is not None:
-        states = _States(state_dir, task.fingerprint, masters, optimiser, compute)
-    metrics = [] if states is None else states.restore()
+    optimiser = adamw(weights.masters, optimiser_config, task.auxiliary)
+    trained = Trained({**weights.masters, **auxiliary_parameters(task.auxiliary)}, optimiser)
     weights.publish()
+    metrics: list[Mapping[str, float]] = []
     tokens, started, total = 0, time.monotonic(), len(task.steps)
     with _training_behaviour(weights.computing, task, compute) as has_dropout:
+        if task.prepare is not None:
+            with _seeded(derive_seed(seed, "prepare") if has_dropout else None):
+                task.prepare(weights.computing)
+        states = None
+        if state_dir is not None:
+            states = _States(state_dir, task.fingerprint, trained, compute)
+            metrics = states.restore()
+            weights.publish()
         for step in range(len(metrics), total):
             with _seeded(derive_seed(seed, "dropout", step) if has_dropout else None):
                 values, step_tokens = _accumulate(weights.computing, task, step)
-            values["grad_norm"] = clip_gradients(
-                list(masters.values()), optimiser_config.max_grad_norm
-            )
-            values["learning_rate"] = learning_rate_scale * learning_rate(
-                optimiser_config, step, total
-            )
+            values |= _clip(weights, task, optimiser_config)
             _require_finite(values, step)
-            _update(optimiser, values["learning_rate"])
+            values["learning_rate"] = update(
+                optimiser, optimiser_config, step, total, scale=learning_rate_scale
+            )
             weights.clear_gradients()
-            for parameter in task.auxiliary.values():
-                parameter.grad = None
+            for own in task.auxiliary.values():
+                own.module.zero_grad()
             weights.publish()
             metrics.append(values)
             tokens += step_tokens
@@ -135,9 +141,18 @@ def optimise(
                 on_step(step + 1, total, values)
             if states is not None and step + 1 < total:
                 states.save_if_due(metrics)
-    for master in masters.values():
+    for master in trained.parameters.values():
         master.grad = None
     return Optimised(tuple(metrics), tokens, time.monotonic() - started)
+
+
+def _clip(weights: Weights, task: Task, config: OptimiserConfig) -> dict[str, float]:
+    """Clip the model's gradient, and that of each module of the objective apart from it."""
+    norms = {"grad_norm": clip_gradients(list(weights.masters.values()), config.max_grad_norm)}
+    for name, own in task.auxiliary.items():
+        parameters = list(own.module.parameters())
+        norms[f"grad_norm/{name}"] = clip_gradients(parameters, own.max_grad_norm)
+    return norms
 
 
 class _States:
@@ -147,37 +162,24 @@ class _States:
         self,
         folder: Path,
         fingerprint: str,
-        masters: Mapping[str, nn.Parameter],
-        optimiser: torch.optim.AdamW,
+        trained: Trained,
         compute: ComputeConfig,
     ) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
-        self.masters = masters
-        self.optimiser = optimiser
+        self.trained = trained
         self.interval_seconds = 60 * compute.save_state_every_minutes
         self.saved = time.monotonic()
 
     def restore(self) -> list[Mapping[str, float]]:
         """Load the newest state, if any, and return the metrics of the steps it has done."""
-        return load_state(
-            self.folder,
-            fingerprint=self.fingerprint,
-            masters=self.masters,
-            optimiser=self.optimiser,
-        )
+        return load_state(self.folder, self.trained, fingerprint=self.fingerprint)
 
     def save_if_due(self, metrics: Sequence[Mapping[str, float]]) -> None:
         """Save unless the last save was less than the interval ago."""
         if time.monotonic() - self.saved < self.interval_seconds:
             return
-        save_state(
-            self.folder,
-            fingerprint=self.fingerprint,
-            metrics=metrics,
-            masters=self.masters,
-            optimiser=self.optimiser,
-        )
+        save_state(self.folder, self.trained, fingerprint=self.fingerprint, metrics=metrics)
         self.saved = time.monotonic()
 
 
@@ -193,12 +195,6 @@ def _training_behaviour(computing: Any, task: Task, compute: ComputeConfig) -> I
         _adapter_dropout(computing) as has_dropout,
     ):
         yield has_dropout
-
-
-def _update(optimiser: torch.optim.AdamW, rate: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    optimiser.step()
 
 
 def _accumulate(model: Any, task: Task, step: int) -> tuple[dict[str, float], int]:

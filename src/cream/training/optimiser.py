@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cream.algorithms.objective import Auxiliary
 from cream.models.lean import LeanDecoder
 from cream.recipe.training import OptimiserConfig
 from cream.training.lean import LeanModel
@@ -86,14 +87,29 @@ def _adder(master: nn.Parameter) -> Callable[[Tensor], None]:
     return add_gradient
 
 
-def adamw(masters: dict[str, nn.Parameter], config: OptimiserConfig) -> torch.optim.AdamW:
-    """Build the optimiser; weight decay applies to matrices, not to biases and norms."""
+def adamw(
+    masters: Mapping[str, nn.Parameter],
+    config: OptimiserConfig,
+    auxiliary: Mapping[str, Auxiliary] | None = None,
+) -> torch.optim.AdamW:
+    """Build the optimiser; weight decay applies to the model's matrices, not to biases and norms.
+
+    The modules of an objective follow as groups of their own (``peak`` is their learning rate).
+    """
     matrices = [p for p in masters.values() if p.ndim >= 2]
     vectors = [p for p in masters.values() if p.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
+    for own in (auxiliary or {}).values():
+        groups.append(
+            {
+                "params": list(own.module.parameters()),
+                "weight_decay": own.weight_decay,
+                "peak": own.learning_rate,
+            }
+        )
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
@@ -103,23 +119,38 @@ def adamw(masters: dict[str, nn.Parameter], config: OptimiserConfig) -> torch.op
     )
 
 
-def learning_rate(config: OptimiserConfig, step: int, total_steps: int) -> float:
-    """Return the learning rate at a step (0 is the first), > 0.
+def update(
+    optimiser: torch.optim.AdamW, config: OptimiserConfig, step: int, total: int, *, scale: float
+) -> float:
+    """Take a step; returns the learning rate of the model, which `scale` multiplies."""
+    rate = scale * learning_rate(config, step, total)
+    for group in optimiser.param_groups:
+        peak = group.get("peak")
+        group["lr"] = rate if peak is None else learning_rate(config, step, total, peak=peak)
+    optimiser.step()
+    return rate
+
+
+def learning_rate(
+    config: OptimiserConfig, step: int, total_steps: int, *, peak: float | None = None
+) -> float:
+    """Return the learning rate at a step (0 is the first), > 0; of another peak, if one is given.
 
     Warm-up reaches the peak after ``ceil(warmup_ratio * total_steps)`` steps. Unlike
     transformers' schedule it starts at one part, not at zero, which would waste the first step.
     """
+    peak = config.learning_rate if peak is None else peak
     warmup = math.ceil(config.warmup_ratio * total_steps)
     if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
+        return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, total_steps - warmup)
     match config.schedule:
         case "cosine":
-            return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+            return peak * 0.5 * (1 + math.cos(math.pi * progress))
         case "linear":
-            return config.learning_rate * (1 - progress)
+            return peak * (1 - progress)
         case "constant":
-            return config.learning_rate
+            return peak
 
 
 def clip_gradients(masters: Sequence[nn.Parameter], max_norm: float) -> float:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cream.algorithms.objective import Auxiliary
 from cream.errors import TrainingError
 from cream.runs.files import read_json, remove_leftovers, replacing_folder, write_json
 
@@ -22,21 +24,36 @@ TENSORS, PROGRESS = "tensors.safetensors", "progress.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What steps change: parameters and the moments that the optimiser keeps of them."""
+
+    parameters: Mapping[str, nn.Parameter]
+    optimiser: torch.optim.AdamW
+
+
+def auxiliary_parameters(auxiliary: Mapping[str, Auxiliary]) -> dict[str, nn.Parameter]:
+    """Parameters of an objective's own modules, by names that no model's parameter has."""
+    return {
+        f"objective.{name}.{parameter_name}": parameter
+        for name, own in auxiliary.items()
+        for parameter_name, parameter in own.module.named_parameters()
+    }
+
+
 def save_state(
-    folder: Path,
-    *,
-    fingerprint: str,
-    metrics: Sequence[Mapping[str, float]],
-    masters: Mapping[str, nn.Parameter],
-    optimiser: torch.optim.AdamW,
+    folder: Path, trained: Trained, *, fingerprint: str, metrics: Sequence[Mapping[str, float]]
 ) -> None:
     """Write the state after as many steps as there are metrics, and delete older ones."""
     tensors: dict[str, Tensor] = {}
-    for name, parameter in masters.items():
+    moments = trained.optimiser.state
+    for name, parameter in trained.parameters.items():
         tensors[f"weight/{name}"] = parameter.detach().contiguous()
         # A parameter that never had a gradient has no moments, and is left alone on both sides.
-        for moment in MOMENTS if parameter in optimiser.state else ():
-            tensors[f"{moment}/{name}"] = optimiser.state[parameter][moment].contiguous()
+        for moment in MOMENTS if parameter in moments else ():
+            tensors[f"{moment}/{name}"] = moments[parameter][moment].contiguous()
+        if parameter in moments:
+            tensors[f"step/{name}"] = moments[parameter]["step"]
     target = folder / f"step-{len(metrics):08d}"
     if target.exists():
         return
@@ -50,13 +67,7 @@ def save_state(
         shutil.rmtree(older)
 
 
-def load_state(
-    folder: Path,
-    *,
-    fingerprint: str,
-    masters: Mapping[str, nn.Parameter],
-    optimiser: torch.optim.AdamW,
-) -> list[Mapping[str, float]]:
+def load_state(folder: Path, trained: Trained, *, fingerprint: str) -> list[Mapping[str, float]]:
     """Put the newest state into the weights and the optimiser.
 
     Returns:
@@ -74,20 +85,18 @@ def load_state(
     values = read_json(states[-1] / PROGRESS)
     tensors = load_file(states[-1] / TENSORS)
     names = {name.removeprefix("weight/") for name in tensors if name.startswith("weight/")}
-    if values["fingerprint"] != fingerprint or names != set(masters):
+    if values["fingerprint"] != fingerprint or names != set(trained.parameters):
         raise TrainingError(
             f"{states[-1]} was saved by a training with other data, options or model. "
             "Delete the folder to train from the start."
         )
-    steps = torch.tensor(float(len(values["metrics"])))
     with torch.no_grad():
-        for name, parameter in masters.items():
+        for name, parameter in trained.parameters.items():
             parameter.copy_(tensors[f"weight/{name}"])
             if f"{MOMENTS[0]}/{name}" not in tensors:
                 continue
-            optimiser.state[parameter] = {
-                "step": steps.clone().to(parameter.device),
-                **{m: tensors[f"{m}/{name}"].to(parameter.device) for m in MOMENTS},
+            trained.optimiser.state[parameter] = {
+                key: tensors[f"{key}/{name}"].to(parameter.device) for key in ("step", *MOMENTS)
             }
     return list(values["metrics"])
 

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from cream.recipe.base import Section
-from cream.types import Tally
+from cream.algorithms.objective import Objective
+from cream.recipe.training import TrainingSettings
+from cream.types import Example, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class TrainingSummary:
     head: Literal["hidden", "logits"]
     """Whether the head ran on completion tokens alone, or the model gave all logits."""
     layout: Literal["shared", "separate"]
-    """Whether chosen and rejected shared a row."""
+    """Whether sequences of one prompt shared a row."""
     learning_rate_scale: float = 1.0
     """Factor on the learning rate; 0 if the stage was skipped."""
     skipped: str | None = None
@@ -43,8 +44,10 @@ class TrainingSummary:
 
 
 def fingerprint_of(
-    items: Sequence[Any],
-    *configs: Section,
+    examples: Sequence[Example],
+    objective: Objective,
+    settings: TrainingSettings,
+    *,
     seed: int,
     dtype: torch.dtype,
     learning_rate_scale: float = 1.0,
@@ -54,10 +57,10 @@ def fingerprint_of(
     How often a state is saved is left out: it may change between two attempts.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for item in items:
-        digest.update(json.dumps(asdict(item)).encode())
-    for config in configs:
-        fields = config.model_dump_json(exclude={"compute": {"save_state_every_minutes"}})
-        digest.update(fields.encode())
+    for example in examples:
+        digest.update(json.dumps(asdict(example), sort_keys=True).encode())
+    digest.update(f"{objective.name} {objective.fingerprint}".encode())
+    fields = settings.model_dump_json(exclude={"compute": {"save_state_every_minutes"}})
+    digest.update(fields.encode())
     digest.update(f"{seed} {dtype} {learning_rate_scale!r}".encode())
     return digest.hexdigest()

@@ -1,0 +1,266 @@
+"""Train a model on examples under an objective: fine-tuning, preferences, or any other loss.
+
+What an objective needs beside log-probabilities is joined here. Reference log-probabilities arrive
+with the examples; no reference model runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cream.algorithms.consistency import StageScale
+from cream.algorithms.objective import Auxiliary, Objective
+from cream.errors import DataError
+from cream.models.devices import pick_compute_dtype
+from cream.recipe.training import TrainingSettings
+from cream.runs.files import replacing_file
+from cream.runs.seeds import derive_seed
+from cream.training.batches import micro_batches, steps_of
+from cream.training.examples import Layout, require
+from cream.training.forward import Route, allows_lean, choose_route, inference_behaviour
+from cream.training.loop import Contribution, OnStep, Optimised, Task, optimise
+from cream.training.lora import adapters
+from cream.training.summary import TrainingSummary, fingerprint_of
+from cream.types import Example, Tally
+
+
+def train(
+    model: Any,
+    examples: Sequence[Example],
+    objective: Objective,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    scale: StageScale | None = None,
+    state_dir: Path | None = None,
+    objective_file: Path | None = None,
+    on_step: OnStep | None = None,
+) -> TrainingSummary:
+    """Train a float32 model in place.
+
+    Args:
+        model: Float32 transformers causal language model; float32 on return as well.
+        examples: Token ids by role, and what the objective reads of them.
+        objective: Which loss.
+        settings: Optimiser, epochs, adapters, memory and speed.
+        seed: Seed of the order (of adapters, and of the objective's own modules); the order
+            depends on ids, not on positions.
+        scale: What a set-level C does to the stage; None: nothing.
+        state_dir: Folder from which an interrupted training goes on, or None.
+        objective_file: Where the objective's own modules are saved at the end, as safetensors;
+            nothing is written for an objective without any.
+        on_step: Called after every step.
+
+    Returns:
+        What was trained and how. Metrics of a step: ``loss``, the objective's own, ``grad_norm``,
+        ``learning_rate``.
+
+    Raises:
+        DataError: No example is left, two have one id, or one lacks what the objective needs.
+        ModelError: The model cannot do what settings or objective ask for.
+        TrainingError: A loss is not finite, or `state_dir` belongs to another training.
+    """
+    scale = scale or StageScale()
+    require(examples, objective.needs, objective=objective.name)
+    kept, dropped = _usable(examples, objective, settings.max_length)
+    device = model.get_input_embeddings().weight.device
+    dtype = pick_compute_dtype(device, settings.compute.precision).dtype
+    route = _route(model, kept, objective, settings)
+    done = Optimised((), 0, 0.0)
+    if scale.skipped is None:
+        work = _Work(model, kept, objective, settings, route, seed)
+        fingerprint = fingerprint_of(
+            kept,
+            objective,
+            settings,
+            seed=seed,
+            dtype=dtype,
+            learning_rate_scale=scale.learning_rate,
+        )
+        with adapters(model, settings.lora, seed=seed):
+            done = optimise(
+                model,
+                work.task(fingerprint),
+                settings.optimiser,
+                settings.compute,
+                dtype=dtype,
+                learning_rate_scale=scale.learning_rate,
+                seed=seed,
+                state_dir=state_dir,
+                on_step=on_step,
+            )
+        if work.auxiliary and objective_file is not None:
+            _save(work.auxiliary, objective_file)
+    trained, untrained = (len(kept), 0) if scale.skipped is None else (0, len(kept))
+    return TrainingSummary(
+        steps=len(done.metrics),
+        tally=Tally(len(examples), {"trained": trained, "skipped": untrained, **dropped}),
+        metrics=done.metrics,
+        real_tokens=done.real_tokens,
+        seconds=done.seconds,
+        precision=str(dtype).removeprefix("torch."),
+        head=route.head,
+        layout=route.layout,
+        learning_rate_scale=scale.learning_rate,
+        skipped=scale.skipped,
+        warnings=objective.warnings(done.metrics),
+    )
+
+
+class _Work:
+    """The examples of one training, cut into steps, with the loss of a micro-batch."""
+
+    def __init__(
+        self,
+        model: Any,
+        examples: Sequence[Example],
+        objective: Objective,
+        settings: TrainingSettings,
+        route: Route,
+        seed: int,
+    ) -> None:
+        self.examples = examples
+        self.objective = objective
+        self.route = route
+        self.layout = Layout(objective.needs, shared=route.layout == "shared")
+        self.device = model.get_input_embeddings().weight.device
+        self.steps = self._cut(settings, seed)
+        self.auxiliary = _own_modules(objective, model, seed, self.device)
+        self.start: dict[str, Mapping[str, Tensor]] = {}
+
+    def task(self, fingerprint: str) -> Task:
+        """What the optimisation loop takes."""
+        return Task(
+            self.steps,
+            self.contribute,
+            max(max(self.layout.row_lengths(example)) for example in self.examples),
+            fingerprint,
+            self.auxiliary,
+            self.route.decoder,
+            self.score_start if self.objective.needs.start_logps else None,
+        )
+
+    def contribute(
+        self, model: Any, indices: Sequence[int], step: Sequence[Sequence[int]]
+    ) -> Contribution:
+        """The loss of a step as far as this micro-batch goes."""
+        examples = [self.examples[i] for i in indices]
+        batch = self.layout.batch(examples).to(self.device)
+        computed = self.route.forward(model, batch.tokens)
+        start = None
+        if self.start:
+            start = {
+                role: [self.start[e.example_id][role] for e in examples]
+                for role in self.objective.needs.scored
+            }
+        modules = {name: own.module for name, own in self.auxiliary.items()}
+        inputs = batch.inputs(computed.token_logps, computed.states, start, modules)
+        losses = self.objective.loss(inputs) * batch.weights
+        metrics = self.objective.metrics(inputs)
+        step_examples = sum(map(len, step))
+        return Contribution(
+            losses.sum() / self._divisor(step),
+            {name: value.sum() / step_examples for name, value in metrics.items()},
+            sum(sum(self.layout.row_lengths(example)) for example in examples),
+        )
+
+    def score_start(self, model: Any) -> None:
+        """Keep the log-probabilities of the loss tokens as they are before the first step.
+
+        In the micro-batches of the first epoch and with gradients, as the steps compute them: an
+        untrained policy then equals its start to the last bit.
+        """
+        for indices in (part for step in self.steps for part in step):
+            if len(self.start) == len(self.examples):
+                return
+            examples = [self.examples[i] for i in indices]
+            batch = self.layout.batch(examples).to(self.device)
+            logps = self.route.forward(model, batch.tokens).token_logps.detach()
+            by_role = batch.loss_token_logps(logps)
+            for i, example in enumerate(examples):
+                self.start[example.example_id] = {role: v[i] for role, v in by_role.items()}
+
+    def _divisor(self, step: Sequence[Sequence[int]]) -> int:
+        indices = [i for part in step for i in part]
+        if self.objective.normalised_by == "example":
+            return len(indices)
+        return sum(self.layout.loss_tokens(self.examples[i]) for i in indices)
+
+    def _cut(self, settings: TrainingSettings, seed: int) -> list[list[list[int]]]:
+        """Steps as micro-batches of indices."""
+        steps = []
+        for step in steps_of(
+            [example.example_id for example in self.examples],
+            batch_size=settings.optimiser.batch_size,
+            epochs=settings.epochs,
+            seed=seed,
+        ):
+            parts = micro_batches(
+                [self.layout.shape(self.examples[i]) for i in step],
+                token_budget=settings.compute.micro_batch_tokens,
+            )
+            steps.append([[step[j] for j in part] for part in parts])
+        return steps
+
+
+def _own_modules(
+    objective: Objective, model: Any, seed: int, device: torch.device
+) -> dict[str, Auxiliary]:
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, "objective"))
+        own = dict(objective.auxiliary(model.config.get_text_config().hidden_size))
+    for auxiliary in own.values():
+        auxiliary.module.to(device, torch.float32)
+    return own
+
+
+def _route(
+    model: Any, examples: Sequence[Example], objective: Objective, settings: TrainingSettings
+) -> Route:
+    layout = Layout(objective.needs, shared=True)
+    could_share = any(len(roles) > 1 for e in examples for roles in layout.rows(e))
+    with inference_behaviour(model, gradient_checkpointing=False):
+        return choose_route(
+            model,
+            layout=settings.compute.pair_layout if could_share else "separate",
+            longest_row=max(max(layout.row_lengths(example)) for example in examples),
+            lean=allows_lean(settings),
+        )
+
+
+def _usable(
+    examples: Sequence[Example], objective: Objective, max_length: int
+) -> tuple[list[Example], dict[str, int]]:
+    layout = Layout(objective.needs, shared=False)
+    short = [e for e in examples if max(layout.row_lengths(e)) <= max_length]
+    kept = [e for e in short if _trains(layout, e, objective)]
+    if not kept:
+        raise DataError(
+            f"none of {len(examples)} training examples has tokens in every sequence and at most "
+            f"{max_length} of them with its prompt. Raise max_length, or look at where they come "
+            "from: the seed data, or the tally of the pairing stage."
+        )
+    return kept, {"too_long": len(examples) - len(short), "empty": len(short) - len(kept)}
+
+
+def _trains(layout: Layout, example: Example, objective: Objective) -> bool:
+    """Whether no sequence is empty and, where tokens are averaged over, one of them counts."""
+    if not all(example.sequences[role].token_ids for role in layout.roles(example)):
+        return False
+    return objective.normalised_by == "example" or layout.loss_tokens(example) > 0
+
+
+def _save(auxiliary: Mapping[str, Auxiliary], path: Path) -> None:
+    tensors = {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, own in auxiliary.items()
+        for key, value in own.module.state_dict().items()
+    }
+    with replacing_file(path) as temporary:
+        save_file(tensors, temporary)
