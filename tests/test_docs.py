@@ -84,7 +84,8 @@ def sections() -> dict[str, type[Section]]:
             yield sub
             yield from below(sub)
 
-    return {cls.__name__: cls for cls in below(Section)}
+    made = {cls.__name__: cls for cls in below(Section)}
+    return {name: cls for name, cls in made.items() if "[" not in name}  # parameters of generics
 
 
 def own_fields(cls: type[Section]) -> dict[str, FieldInfo]:
