@@ -36,8 +36,9 @@ $(VENV)/.interop: $(VENV)/.ready
 	$(PIP) install -q -c constraints.txt -e '.[trackers,lm-eval,trl,browser]'
 	@touch $@
 
+# DEMO: more options, as in `make demo DEMO="--set iterations=1 --set run_dir=runs/cut"`.
 demo: setup
-	$(BIN)/cream run recipes/quickstart.yaml
+	$(BIN)/cream run recipes/quickstart.yaml $(DEMO)
 
 bench: setup
 	$(PIP) install -q -c constraints.txt -e '.[trl]'

@@ -6,14 +6,20 @@ and leave its value to chance, so groups hold right and wrong answers and every 
 
 from __future__ import annotations
 
+import os
+
+# One thread here and in every process that a test starts, before a library reads it: tiny models on
+# two threads cost many times as much, most of all beside a busy core.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
 import gc
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from cream.loop.iterations import run_recipe
@@ -46,6 +52,12 @@ class Silence:
 
     def note(self, text: str) -> None:
         """Ignore."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Undo what a test before did (`cream bench` sets threads); a test that needs two sets them."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

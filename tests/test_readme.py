@@ -50,7 +50,24 @@ def test_every_command_of_the_readme_is_tried_here():
 def test_make_demo_runs_the_quickstart_recipe():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
 
-    assert re.search(r"^demo: setup\n\t\S+/cream run recipes/quickstart.yaml$", makefile, re.M)
+    recipe = r"^demo: setup\n\t\S+/cream run recipes/quickstart.yaml \$\(DEMO\)$"
+    assert re.search(recipe, makefile, re.M)
+    assert not re.search(r"^DEMO *[?:]?=", makefile, re.M)
+
+
+def test_ci_begins_with_the_readmes_first_two_commands_in_an_empty_environment():
+    """Nothing but what they install themselves may stand beside them."""
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    begin = lines.index("rm -rf .venv")
+    made = [number for number, line in enumerate(lines) if line.startswith("make ")]
+    demo, test, *others = (lines[number] for number in made)
+
+    assert demo.startswith("make demo DEMO=")
+    assert test == "make test"
+    assert others == ["make check", "make test-all"]
+    installs = [n for n, line in enumerate(lines) if re.search(r"\b(apt-get|pip|uv) ", line)]
+    assert begin < made[0]
+    assert made[1] < min(installs)
 
 
 def test_init_run_and_status_work_as_written(tiny_inputs: Path, recipe_values: Any, tmp_path: Path):

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -50,5 +53,16 @@ def test_device_that_is_not_there_is_an_error():
 
 
 def test_threads_are_those_of_torch():
-    assert threads().torch == torch.get_num_threads()
+    torch.set_num_threads(2)
+    assert threads().torch == 2
+    torch.set_num_threads(1)
+    assert threads().torch == 1
     assert threads().usable_cores >= 1
+
+
+def test_tests_and_the_processes_they_start_have_one_thread():
+    """`tests/conftest.py` says so before torch is imported."""
+    ask = [sys.executable, "-c", "import torch; print(torch.get_num_threads())"]
+
+    assert torch.get_num_threads() == 1
+    assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == "1\n"

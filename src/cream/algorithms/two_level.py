@@ -56,20 +56,24 @@ def two_level_interval(
     if not counts.all():
         raise DataError(f"run {int(np.argmin(counts))} has no item; leave it out of the table.")
     filled = np.where(present, values, 0.0)
-    means = _resampled_means(filled / counts[:, None], present, generator, num_resamples)
+    means = _resampled_means(filled, present, generator, num_resamples)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
     estimate = float((filled.sum(axis=1) / counts).mean())
     return Interval(estimate, low, high, int(counts.sum()), level)
 
 
 def _resampled_means(
-    shares: Float64[np.ndarray, "run item"],
+    filled: Float64[np.ndarray, "run item"],
     present: np.ndarray,
     generator: np.random.Generator,
     num_resamples: int,
 ) -> Float64[np.ndarray, " resample"]:
-    """Mean over drawn runs of the sum over drawn items; `shares` are values over the run's n."""
-    num_runs, num_items = shares.shape
+    """Mean over drawn runs of the mean over drawn items; `filled` is 0 where nothing is present.
+
+    Sums are divided last: those of verdicts are whole numbers, exact in any order of adding, so the
+    mean of verdicts that are all right is 1 on every machine.
+    """
+    num_runs, num_items = filled.shape
     patterns, group_of = np.unique(present, axis=1, return_inverse=True)
     groups = [np.flatnonzero(group_of.ravel() == g) for g in range(patterns.shape[1])]
     means = np.empty(num_resamples)
@@ -78,7 +82,7 @@ def _resampled_means(
         per_run = np.zeros((size, num_runs))
         for items in groups:
             drawn = generator.multinomial(len(items), np.full(len(items), 1 / len(items)), size)
-            per_run += drawn @ shares[:, items].T
+            per_run += drawn @ filled[:, items].T
         runs = generator.multinomial(num_runs, np.full(num_runs, 1 / num_runs), size)
-        means[part] = (runs * per_run).sum(axis=1) / num_runs
+        means[part] = (runs * (per_run / present.sum(axis=1))).sum(axis=1) / num_runs
     return means
