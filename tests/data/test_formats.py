@@ -5,7 +5,8 @@ import json
 import pytest
 
 from cream.data.files import Row
-from cream.data.formats import Conversation, optional_text, parse_row
+from cream.data.formats import Conversation, parse_row
+from cream.data.sources import optional_text
 from cream.errors import DataError
 from cream.recipe.data import ColumnMapping
 from cream.types import Message
@@ -19,7 +20,7 @@ EXPECTED = Conversation((Message("user", "2 + 2?"),), "4")
 
 
 def parse(values, **columns):
-    return parse_row(Row(values, "x.jsonl line 3"), ColumnMapping(**columns))
+    return parse_row(Row(values, "x.jsonl line 3"), ColumnMapping(**columns)).conversation
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_a_prompt_that_looks_like_json_stays_text():
         ({"prompt": ["hello"]}, {}, "need `role` and `content`"),
         ({"messages": "hello"}, {}, "not a JSON list"),
         ({"messages": {"role": "user"}}, {}, "must be a list of turns"),
-        ({"conversations": [{"from": "tool", "value": "x"}]}, {}, "need `from`"),
+        ({"conversations": [{"from": "tool", "value": "x"}]}, {}, "need `role`"),
         ({"prompt": "x", "completion": ""}, {}, "empty or non-text completion"),
         ({"prompt": "x", "completion": [USER]}, {}, "exactly one assistant turn"),
         ({"prompt": "x", "completion": [BOT, BOT]}, {}, "exactly one assistant turn"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cream.data.identity import prompt_id
+from cream.data.dedup import prompt_id
 from cream.data.splits import POLICY, split_seed
 from cream.errors import DataError
 from cream.types import Message, Prompt, SeedExample

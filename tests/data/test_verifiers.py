@@ -13,6 +13,7 @@ from cream.data import (
     prompt_id,
     verifier_named,
 )
+from cream.data.extraction import tagged
 from cream.errors import DataError
 from cream.protocols import Verifier
 from cream.types import Message, Prompt
@@ -216,3 +217,90 @@ def test_constant_baseline_uses_the_verifier_not_string_equality():
 
     assert best.answer in ("2", "2.0")
     assert best.accuracy == pytest.approx(2 / 3, abs=1e-12)
+
+
+class CountingVerifier:
+    """`ExactMatch` that counts what it is asked."""
+
+    fingerprint = "counting"
+
+    def __init__(self):
+        self.calls = 0
+
+    def verify(self, prompt, completion):
+        self.calls += 1
+        return ExactMatch().verify(prompt, completion)
+
+
+@pytest.mark.parametrize(
+    ("keyed", "expected"),
+    [(False, [101 * 1_000, 101 * 2_000]), (True, [1_000, 2_000])],
+)
+def test_the_work_of_the_constant_baseline_grows_with_prompts_not_with_their_square(
+    keyed, expected
+):
+    """All answers distinct: without keys 100 candidates, each once per prompt, and one check."""
+    calls = []
+    for count in (1_000, 2_000):
+        counting = CountingVerifier()
+        if keyed:
+            counting.key = lambda prompt, text: text  # type: ignore[attr-defined]
+        prompts = [Prompt(str(i), (Message("user", "q"),), "t", str(i)) for i in range(count)]
+        constant_baseline(prompts, counting)
+        calls.append(counting.calls)
+
+    assert calls == expected
+
+
+def test_twenty_thousand_distinct_answers_are_counted_exactly():
+    """The best constant stands behind 100 others: 1.0 and 1.00 are one number, met twice."""
+    answers = [*map(str, range(100, 20_098)), "1.0", "1.00"]
+    prompts = [question(a, f"n{i}", verifier="last_number") for i, a in enumerate(answers)]
+
+    best = constant_baseline(prompts, PromptVerifier())["t"]
+
+    assert (best.answer, best.accuracy) == ("1.0", 2 / 20_000)
+
+
+def test_a_constant_number_counts_as_stated():
+    prompts = [question(a, f"n{i}", verifier="stated_number") for i, a in enumerate("7785")]
+
+    best = constant_baseline(prompts, PromptVerifier())["t"]
+
+    assert (best.answer, best.accuracy) == ("7", 0.5)
+
+
+class CountingText(str):
+    """Text that counts the characters `find` may have passed over."""
+
+    looked_at = 0
+
+    def find(self, part, start=0, end=None):  # type: ignore[override]
+        place = super().find(part, start)
+        CountingText.looked_at += (len(self) if place < 0 else place + len(part)) - start
+        return place
+
+
+def test_the_work_of_finding_a_tag_is_linear():
+    for text in ("<a>" * 10_000, "</a>" * 10_000, "<a></a>" * 10_000, "x<a>" * 10_000 + "</a>"):
+        CountingText.looked_at = 0
+        tagged(CountingText(text), "a")
+
+        assert CountingText.looked_at <= 3 * len(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        ("<a>1</a> <a>2</a>", "2"),
+        ("<a>1</a> <a>2", "1"),
+        ("<a>x<a>1</a>", "x<a>1"),
+        ("</a><a>1</a></a>", "1"),
+        ("<a>\n 1\n</a>", "1"),
+        ("<a> </a>", None),
+        ("<a>1", None),
+        ("1", None),
+    ],
+)
+def test_the_last_tag_counts(text, inside):
+    assert tagged(text, "a") == inside

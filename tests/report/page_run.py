@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from hand_made_run import STAGES, spec_of
 
-from cream.data.frozen import prompts_to_table
+from cream.data.snapshot import prompts_to_table
 from cream.loop.pairing import make_pairs
 from cream.methods import method_parts
 from cream.recipe.load import validate_recipe

@@ -1,8 +1,8 @@
 """Prompts, seed examples, test sets and verifiers: what a run learns from and is measured by."""
 
 from cream.data.dataset import LoadedData, load_data
-from cream.data.frozen import read_prompts, read_seed, write_prompts, write_seed
-from cream.data.identity import prompt_id, question_key
+from cream.data.dedup import prompt_id, question_key
+from cream.data.snapshot import read_prompts, read_seed, write_prompts, write_seed
 from cream.data.verifiers import (
     ChoiceLetter,
     ConstantAnswer,

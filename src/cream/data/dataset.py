@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cream.data.identity import question_key
+from cream.data.dedup import question_key
 from cream.data.sources import Item, RoleName, drop_duplicates, read_source
 from cream.data.splits import check_leakage, shuffled, split_by_iteration, spread
 from cream.data.tasks import TaskStream
@@ -40,7 +40,21 @@ class LoadedData:
     """Empty if the recipe has no test data."""
     tallies: Mapping[str, Tally]
     """Per role (``seed``, ``prompts``, ``test``): rows or draws, by what became of them (``used``,
-    ``duplicate``, ``spare``; generated: ``repeated``, ``taken`` by another role or task)."""
+    ``duplicate``, ``spare``, ``unwanted`` by their label; generated: ``repeated``, ``taken`` by
+    another role or task)."""
+    unused: Mapping[str, Mapping[str, Mapping[str, int]]]
+    """Per role and source: columns and keys of turns that became nothing, with the number of rows
+    in which they hold something."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the files is not used, a sentence per source that has such columns."""
+        return tuple(
+            f"{name} ({role} data): not used are "
+            + ", ".join(f"`{column}` ({count} rows)" for column, count in columns.items())
+            for role, sources in self.unused.items()
+            for name, columns in sources.items()
+        )
 
     def prompts_for(self, iteration: int) -> tuple[Prompt, ...]:
         """Return the prompts of an iteration, counted from 1.
@@ -84,6 +98,7 @@ def load_data(config: DataConfig, *, seed: int, iterations: int, base_dir: Path)
         iterations=slices,
         test=tuple(item.prompt for item in test),
         tallies=reader.tallies,
+        unused=reader.unused,
     )
 
 
@@ -115,6 +130,7 @@ class _Reader:
 
     def __init__(self, *, seed: int, base_dir: Path) -> None:
         self.tallies: dict[str, Tally] = {}
+        self.unused: dict[str, dict[str, dict[str, int]]] = {}
         self._seed = seed
         self._base_dir = base_dir
         self._taken: set[str] = set()
@@ -165,15 +181,20 @@ class _Reader:
         return slices, [_generated(p, "prompts") for prompts in slices for p in prompts]
 
     def _table_items(self, role: Role, name: RoleName) -> tuple[list[Item], Counter[str]]:
-        rows = [
-            item
+        readings = [
+            read_source(source, name, self._base_dir)
             for source in role.sources
             if not isinstance(source, ReasoningGymSource)
-            for item in read_source(source, name, self._base_dir)
         ]
+        for reading in readings:
+            if reading.unused:
+                before = self.unused.setdefault(name, {}).setdefault(reading.name, {})
+                before |= {c: before.get(c, 0) + n for c, n in reading.unused.items()}
+        rows = [item for reading in readings for item in reading]
         items, dropped = drop_duplicates(rows, duplicates=role.duplicates)
         self._taken |= {question_key(item.prompt.messages) for item in items}
-        return items, Counter(duplicate=dropped)
+        unwanted = sum(reading.num_unwanted for reading in readings)
+        return items, Counter(duplicate=dropped, unwanted=unwanted)
 
     def _streams(self, sources: Sequence[ReasoningGymSource], name: RoleName) -> list[TaskStream]:
         return [

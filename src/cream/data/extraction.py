@@ -49,8 +49,16 @@ def whole_completion(text: str) -> str | None:
 
 def tagged(text: str, tag: str) -> str | None:
     """Return the inside of the last ``<tag>...</tag>``, stripped; None if there is none."""
-    found = re.findall(rf"<{re.escape(tag)}>(.*?)</{re.escape(tag)}>", text, re.DOTALL)
-    return (found[-1].strip() or None) if found else None
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    inside, end = None, 0
+    while (start := text.find(opening, end)) >= 0:  # each character is looked at once
+        start += len(opening)
+        end = text.find(closing, start)
+        if end < 0:
+            break
+        inside = text[start:end]
+        end += len(closing)
+    return (inside.strip() or None) if inside is not None else None
 
 
 def last_number(text: str) -> str | None:
@@ -76,6 +84,11 @@ def number_value(text: str) -> Fraction | None:
             return None
         value /= denominator
     return -value if match["sign"] == "-" else value
+
+
+def whole_number(text: str) -> Fraction | None:
+    """Exact value of a text that is one number and nothing else; else None."""
+    return number_value(text) if last_number(text) == text.strip() else None
 
 
 def stated_number(text: str) -> str | None:

@@ -1,29 +1,41 @@
 """Rows of JSONL, Parquet and CSV files and of hub datasets, each knowing where it stands.
 
 Only reads; what a row means is `cream.data.formats`. Line numbers count from 1 and are those of an
-editor; rows of Parquet files and datasets count from 1 as well.
+editor; rows of Parquet files and datasets count from 1 as well. Whatever is in a file, reading it
+ends in rows or in one `DataError` with the place, and holds one row (Parquet: one batch of rows) in
+memory at a time.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from cream.errors import DataError
 from cream.recipe.data import HubSource
 
+MAX_ROW_BYTES = 32 * 2**20
+"""Longest line of JSONL or CSV, and longest cell; no context holds a hundredth of it."""
+MAX_DEPTH = 100
+"""Deepest nesting of lists and objects in JSON."""
+_BATCH_ROWS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Columns of one row."""
+    """Columns of one row. Numbers of JSON with a point or exponent are `Decimal`, as written."""
 
     values: Mapping[str, Any]
     where: str
     """For messages: ``prompts.jsonl line 12``."""
+    typed: bool = True
+    """False if every value is text because the format knows no other (CSV)."""
 
 
 def file_rows(path: Path) -> Iterator[Row]:
@@ -62,14 +74,70 @@ def hub_rows(source: HubSource, base_dir: Path) -> Iterator[Row]:
             name, source.config_name, split=source.split, revision=source.revision
         )
     except (DatasetsError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise DataError(
             f"cannot load dataset {source.dataset} (config {source.config_name}, split "
-            f"{source.split}, revision {source.revision}): {reason}. Check these names, and the "
-            "network if the dataset is not on this machine."
+            f"{source.split}, revision {source.revision}): {first_line(error)}. Check these names, "
+            "and the network if the dataset is not on this machine."
         ) from error
-    for number, values in enumerate(table, start=1):
-        yield Row(dict(values), f"{source.dataset} {source.split} row {number}")
+    place = f"{source.dataset} {source.split} row"
+    number = 0
+    try:
+        for values in table:
+            number += 1
+            yield Row(dict(values), f"{place} {number}")
+    except (DatasetsError, OSError, ValueError, ArithmeticError) as error:
+        raise DataError(f"{place} {number + 1} cannot be read: {first_line(error)}") from error
+
+
+def parse_json(text: str, what: str, expected: str) -> Any:
+    """Parse JSON strictly: no key twice, no nesting or integer beyond what Python can handle.
+
+    Args:
+        text: What to parse.
+        what: What it is and where, for the message: ``prompts.jsonl line 3``.
+        expected: What it should be: ``valid JSON``.
+
+    Raises:
+        DataError: It is not that.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_float=Decimal)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{what} is not {expected}: {error.msg} at column {error.colno}; write one JSON value "
+            "per line or cell"
+        ) from error
+    except RecursionError:
+        raise DataError(_too_deep(what)) from None
+    except _KeyTwiceError as error:
+        raise DataError(
+            f"{what} has the key `{error}` twice in one object, so one of the two values would be "
+            "dropped; rename one or take it out"
+        ) from None
+    except (ValueError, ArithmeticError):  # int() refuses more than 4300 digits
+        raise DataError(
+            f"{what} holds a number of more digits than can be read; write it as text"
+        ) from None
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
+        raise DataError(_too_deep(what))
+    return value
+
+
+def checked_text(text: str, where: str, name: str) -> str:
+    """Return a text that can be stored, tokenised and shown.
+
+    Raises:
+        DataError: It holds half of a surrogate pair (JSON may), or a NUL.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: column `{name}` holds a broken character: {error}") from None
+    if "\0" in text:
+        raise DataError(
+            f"{where}: column `{name}` holds a NUL character; the file was damaged, or is not UTF-8"
+        )
+    return text
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
@@ -77,13 +145,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
         where = f"{path} line {number}"
         if not line.strip():
             continue
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{where} is not valid JSON: {error.msg} at column {error.colno}; write one JSON "
-                "object per line"
-            ) from error
+        values = parse_json(line, where, "valid JSON")
         if not isinstance(values, dict):
             raise DataError(
                 f"{where} holds a {type(values).__name__}; write one JSON object per line"
@@ -92,6 +154,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(MAX_ROW_BYTES)  # 131,072 by default, for the whole process
     lines = (line for _, line in _text_lines(path))
     reader = csv.reader(lines, strict=True)
     line = 1
@@ -99,8 +162,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         header = next(reader, None)
         if not header:
             raise DataError(f"{path} is empty; its first line must name the columns")
-        if len(set(header)) < len(header):
-            raise DataError(f"{path} line 1 names a column twice: {', '.join(header)}")
+        _refuse_twice(header, f"{path} line 1")
         line = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(header):
@@ -109,7 +171,8 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                     "quote cells that contain commas"
                 )
             if cells:
-                yield Row(dict(zip(header, cells, strict=True)), f"{path} line {line}")
+                values = dict(zip(header, cells, strict=True))
+                yield Row(values, f"{path} line {line}", typed=False)
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path} line {line} is not valid CSV: {error}") from error
@@ -119,22 +182,55 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
         with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=1024):
-                for values in batch.to_pylist():
+            _refuse_twice(file.schema_arrow.names, str(path))
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                for values in _batch_rows(batch):
                     number += 1
                     yield Row(values, f"{path} row {number}")
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} row {number + 1} is not UTF-8 text ({error.reason} at byte {error.start}); "
+            "write the file again from text that is"
+        ) from error
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError) as error:
+        raise DataError(f"{path} is not a readable Parquet file: {first_line(error)}") from error
+
+
+def _batch_rows(batch: Any) -> Iterator[dict[str, Any]]:
+    """Rows of a record batch; of one that holds bytes that are no text, those before them."""
+    import pyarrow as pa
+
+    short = [field.name for field in batch.schema if field.type in (pa.float16(), pa.float32())]
+    try:
+        rows = batch.to_pylist()
+    except UnicodeDecodeError:
+        rows = (row for i in range(batch.num_rows) for row in batch.slice(i, 1).to_pylist())
+    for row in rows:
+        yield row | {name: _shortest(row[name]) for name in short}
+
+
+def _shortest(value: float | None) -> Decimal | None:
+    """A float32 as it was written: 0.1, not the 0.10000000149 that it is as a float64."""
+    import numpy as np
+
+    return None if value is None else Decimal(str(np.float32(value)))
 
 
 def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
     # Decoded line by line, so that an error names its line; a byte-order mark is skipped.
     try:
         with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
+            number = 0
+            while raw := file.readline(MAX_ROW_BYTES + 1):
+                number += 1
+                if len(raw) > MAX_ROW_BYTES:
+                    raise DataError(
+                        f"{path} line {number} is longer than {MAX_ROW_BYTES >> 20} MiB; write one "
+                        "row per line"
+                    )
                 try:
                     text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
@@ -144,3 +240,45 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, text
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+class _KeyTwiceError(Exception):
+    """An object of JSON names a key twice."""
+
+
+def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise _KeyTwiceError(Counter(name for name, _ in pairs).most_common(1)[0][0])
+    return values
+
+
+def _refuse_twice(names: Sequence[str], where: str) -> None:
+    if len(set(names)) < len(names):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        raise DataError(f"{where} names a column twice: {', '.join(twice)}; rename one")
+
+
+def _too_deep(what: str) -> str:
+    return f"{what} nests lists and objects more than {MAX_DEPTH} deep; write it flat"
+
+
+def _depth_exceeds(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)

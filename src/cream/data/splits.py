@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cream.data.identity import question_key
+from cream.data.dedup import question_key
 from cream.data.sources import Item
 from cream.errors import DataError
 from cream.runs.seeds import derive_seed

@@ -25,7 +25,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any, final
 
-from cream.data.identity import prompt_id, question_key
+from cream.data.dedup import prompt_id, question_key
 from cream.errors import DataError, DependencyError, RecipeError
 from cream.recipe.data import ReasoningGymSource, TaskConfig
 from cream.runs.seeds import derive_seed

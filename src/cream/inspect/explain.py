@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from cream.data.frozen import read_prompts, read_seed
+from cream.data.snapshot import read_prompts, read_seed
 from cream.errors import RunError
 from cream.recipe import Recipe
 from cream.recipe.load import validate_recipe

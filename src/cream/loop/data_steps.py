@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cream.data.frozen import prompts_to_table, seed_to_table
+from cream.data.dataset import LoadedData
+from cream.data.snapshot import prompts_to_table, seed_to_table
 from cream.data.verifiers import constant_baseline
 from cream.loop.context import Context
 from cream.plan import FROZEN_TEST
@@ -22,7 +23,8 @@ def freeze_prompts(context: Context, spec: StageSpec) -> StageRecord:
         RunError: They differ from what this run was begun with.
     """
     items = context.plan.frozen[spec.name]
-    summary: dict[str, Any] = {"prompts": len(items)}
+    role = "test" if spec.name == FROZEN_TEST else "prompts"
+    summary: dict[str, Any] = {"prompts": len(items), **_unused(context.data, role)}
     if spec.name == FROZEN_TEST:
         if "test" in context.data.tallies:
             summary["tally"] = _as_json(context.data.tallies["test"])
@@ -38,7 +40,11 @@ def freeze_seed(context: Context, spec: StageSpec) -> StageRecord:
     """The seed examples. See `freeze_prompts`."""
     examples = context.data.seed_examples
     content = [[e.prompt.prompt_id, e.completion] for e in examples]
-    summary = {"examples": len(examples), "tally": _as_json(context.data.tallies["seed"])}
+    summary = {
+        "examples": len(examples),
+        "tally": _as_json(context.data.tallies["seed"]),
+        **_unused(context.data, "seed"),
+    }
     inputs = {"content": fingerprint(content)}
     return _freeze(context, spec, inputs, seed_to_table(examples), summary)
 
@@ -68,6 +74,12 @@ def _freeze(
     stage.begin()
     stage.write_part(0, table, 0.0)
     return stage.finish(summary, 0.0)
+
+
+def _unused(data: LoadedData, role: str) -> dict[str, object]:
+    """Columns of the role's files that became nothing, if there are any."""
+    unused = data.unused.get(role)
+    return {"unused": unused} if unused else {}
 
 
 def _as_json(tally: Tally) -> dict[str, object]:

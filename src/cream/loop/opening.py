@@ -101,7 +101,7 @@ def check_run(
     )
     plan = build_plan(recipe, data, partial(own.parts, recipe))
     shelf, encoder = open_models(recipe.model, run.root / "models", cache_dir)
-    for text in encoder.notes:
+    for text in (*data.notes, *encoder.notes):
         progress.note(text)
     shelf.engine = choose_engine(recipe.engine, shelf.device, _begun_with(run))
     shelf.own_sampler = own.sampler

@@ -29,8 +29,9 @@ class ColumnMapping(Section):
 
     Without a mapping these shapes are recognised: ``messages``; ``prompt`` (+ ``completion``), each
     a string or a list of messages; ``instruction`` / ``input`` / ``output`` (Alpaca);
-    ``conversations`` with ``from`` / ``value`` (ShareGPT). Of preference data (``chosen`` and
-    ``rejected``, with a prompt column or repeating the prompt) the chosen side is the completion.
+    ``conversations`` with ``from`` / ``value`` (ShareGPT). Columns ``system`` and ``history``
+    become turns. Of preference data (``chosen`` and ``rejected``, with a prompt column or repeating
+    the prompt) the chosen side is the completion; completions with ``label`` false are left out.
     """
 
     prompt: str | None = None
@@ -108,6 +109,9 @@ class TableSource(Section):
 
     columns: ColumnMapping = ColumnMapping()
     """Where the columns are, if they do not have the usual names."""
+    ignore: list[str] = Field(default_factory=list)
+    """Columns, and keys of turns, that may be dropped although they carry meaning (``label``,
+    ``tools``, ``images``, ...). Without it such a file is refused."""
     limit: int | None = Field(default=None, ge=1)
     """Read at most this many rows, from the start. Default: all."""
     system_prompt: str | None = Field(default=None, min_length=1)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cream.data.frozen import prompts_from_table, seed_from_table
+from cream.data.snapshot import prompts_from_table, seed_from_table
 from cream.errors import RunError
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
+from cream.data.dedup import question_key
 from cream.data.files import Row, file_rows, hub_rows
-from cream.data.identity import question_key
 from cream.data.public.catalogue import (
     Conversations,
     Questions,

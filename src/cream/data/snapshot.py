@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cream.data.identity import prompt_id
+from cream.data.dedup import prompt_id
 from cream.errors import DataError
 from cream.types import Message, Prompt, SeedExample
 
