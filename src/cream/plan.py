@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from cream.data.splits import POLICY
 from cream.recipe import Recipe
-from cream.recipe.parts import Calibrated, MethodParts
+from cream.recipe.parts import VERIFIER, Calibrated, MethodParts
 from cream.records import StageSpec
 from cream.runs.plan import StoredPlan, TokenCounts
 from cream.types import EncodedPrompt, Message, Prompt, SeedExample
@@ -24,8 +24,6 @@ CALIBRATION = "calibration"
 CALIBRATION_MATRIX = f"{CALIBRATION}/matrix"
 FROZEN_TEST = "data/test"
 """Stage that keeps the test prompts."""
-VERIFIER = "verifier"
-"""Score column that every run has: reports say how many pairs are right."""
 PartsAt = Callable[[int], MethodParts]
 """Iteration t >= 1 to what the method reads and does in it."""
 

@@ -17,7 +17,6 @@ from cream.plan import (
     CALIBRATION,
     CALIBRATION_MATRIX,
     FROZEN_TEST,
-    VERIFIER,
     PartsAt,
     RunPlan,
     SampleSet,
@@ -35,10 +34,9 @@ from cream.recipe.pairing import (
     PairingConfig,
     TopBottom,
 )
-from cream.recipe.parts import MethodParts
+from cream.recipe.parts import FROM_DATA, VERIFIER, MethodParts
 from cream.records import StageKind, StageSpec
-from cream.runs.tables import FROM_DATA, FUTURE_ORIGIN, PAST_ORIGIN, POLICY_ORIGIN
-from cream.types import SeedExample
+from cream.types import Origin, SeedExample
 
 TEST = "test"
 """Source of test prompts."""
@@ -136,12 +134,12 @@ class _Planner:
         own = self._sample(folder, label, f"M{t}", self._prompts(t), t)
         sets, others = [own], parts.others
         if others is not None:
-            sets.append(self._other(own, others.past, PAST_ORIGIN))
+            sets.append(self._other(own, others.past, Origin.PAST))
             if others.future is not None and parts.draft is not None:
                 yield from (samples.spec for samples in sets)
                 draft = f"{folder}/draft", f"{label}, draft"
                 yield from self._learn(*draft, sets, parts.draft, others.future, draft=True)
-                sets.append(self._other(own, others.future, FUTURE_ORIGIN))
+                sets.append(self._other(own, others.future, Origin.FUTURE))
         yield from (samples.spec for samples in sets)
         yield from self._learn(folder, label, sets, parts, f"M{t + 1}", draft=False)
         yield from self._evaluate(f"M{t + 1}", folder, t)
@@ -249,7 +247,7 @@ class _Planner:
         model: str,
         samples: SampleSet,
         t: int,
-        origin: str = POLICY_ORIGIN,
+        origin: Origin = Origin.POLICY,
         source: str | None = None,
     ) -> _Sampled:
         settings, count = self.recipe.sampling, len(samples.prompts)
@@ -270,7 +268,7 @@ class _Planner:
         brought = sum(map(len, samples.answers.values()))
         return _Sampled(spec, folder, label, drawn + brought)
 
-    def _other(self, own: _Sampled, model: str, origin: str) -> _Sampled:
+    def _other(self, own: _Sampled, model: str, origin: Origin) -> _Sampled:
         """Completions of another model for the prompts of an iteration, as many as of M_t."""
         samples, source = self.sets[own.spec.name], own.spec.source
         named = replace(samples, seed_name=(*samples.seed_name, origin))

@@ -68,6 +68,19 @@ class FinishReason(StrEnum):
     """The token limit cut it off; there is no end token."""
 
 
+class Origin(StrEnum):
+    """Who made a completion of an iteration's prompts."""
+
+    POLICY = "policy"
+    """The policy M_t."""
+    PAST = "past"
+    """An earlier model."""
+    FUTURE = "future"
+    """The future model, a first version of the next policy."""
+    DATA = "data"
+    """Nobody: a data set holds it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What the policy (or a data set) produced after a prompt. Token ids are the truth."""
@@ -83,8 +96,7 @@ class Completion:
     """Seed of this completion's own random stream."""
     sampling_logp: float | None = None
     """Log-probability under the *sampling* distribution (temperature and top-p applied), nats."""
-    origin: str = "policy"
-    """``policy`` if the policy of this iteration sampled it, else the name of its source."""
+    origin: Origin = Origin.POLICY
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ import pytest
 
 from cream.errors import RecipeError
 from cream.loop.comparison.members import MethodChoice, make_plan, parse_methods, read_methods
-from cream.recipe.methods import CreamSampleMethod, SrlmMethod
+from cream.recipe.methods.cream import CreamSampleMethod
+from cream.recipe.methods.srlm import SrlmMethod
 
 KEEP = "method.pairing.truncated=keep"
 

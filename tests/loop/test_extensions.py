@@ -15,7 +15,6 @@ from cream.api import run
 from cream.engines.texts import Text, TextScore
 from cream.errors import DataError, RecipeError, RunError
 from cream.loop.extensions import Extensions
-from cream.methods import method_parts
 from cream.recipe import Recipe, load_recipe
 from cream.recipe.objectives import Dpo
 from cream.recipe.parts import BestWorst, MethodParts, ScoreQuantity
@@ -126,7 +125,7 @@ def test_a_recorded_method_cannot_run_without_its_object(recipe_file: Path):
         "fingerprint": "by_column v1",
     }
     with pytest.raises(RecipeError, match="'by_column' was composed in Python"):
-        method_parts(Recipe.model_validate(recorded).method, 1)
+        Recipe.model_validate(recorded).method.parts(1)
 
 
 def test_overrides_of_a_loaded_recipe_are_refused(tiny_recipe: RecipeMaker, tmp_path: Path):

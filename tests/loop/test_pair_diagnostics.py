@@ -10,14 +10,16 @@ from test_pairing_summary import AGREE, REVERSED, matrix
 
 from cream.loop.pairing import make_pairs
 from cream.loop.recompute import recompute_pairs
-from cream.methods import method_parts
-from cream.recipe.methods import CreamMethod, MethodConfig, SpaMethod, SrlmMethod
+from cream.recipe.methods import MethodConfig
+from cream.recipe.methods.confidence import SpaMethod
+from cream.recipe.methods.cream import CreamMethod
+from cream.recipe.methods.srlm import SrlmMethod
 from cream.recipe.pairing import AllPairs, BestWorst
 from cream.types import ScoreMatrix
 
 
 def summary(folder: Path, scores: ScoreMatrix, method: MethodConfig) -> dict[str, Any]:
-    return make_pairs(folder, scores, method_parts(method, 2), 2, seed=0, report_consistency=True)
+    return make_pairs(folder, scores, method.parts(2), 2, seed=0, report_consistency=True)
 
 
 def three_right_one_wrong() -> ScoreMatrix:

@@ -8,8 +8,9 @@ import pytest
 
 from cream.errors import RunError
 from cream.loop.pairing import make_pairs
-from cream.methods import method_parts
-from cream.recipe.methods import CreamMethod, MethodConfig, SrlmMethod
+from cream.recipe.methods import MethodConfig
+from cream.recipe.methods.cream import CreamMethod
+from cream.recipe.methods.srlm import SrlmMethod
 from cream.runs.files import read_table
 from cream.types import ScoreMatrix
 
@@ -39,7 +40,7 @@ def matrix(*previous: list[float]) -> ScoreMatrix:
 
 
 def summary(folder: Path, scores: ScoreMatrix, method: MethodConfig) -> dict[str, Any]:
-    return make_pairs(folder, scores, method_parts(method, 2), 2, seed=0, report_consistency=True)
+    return make_pairs(folder, scores, method.parts(2), 2, seed=0, report_consistency=True)
 
 
 def test_c_and_tau_are_recorded_with_their_spread(tmp_path: Path):

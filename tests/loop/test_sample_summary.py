@@ -10,10 +10,10 @@ from run_contents import stage_record, table
 
 from cream.loop.sample_summary import sample_summary
 from cream.runs.tables import completions_to_table
-from cream.types import Completion, FinishReason
+from cream.types import Completion, FinishReason, Origin
 
 
-def completion(name: str, *token_ids: int, origin: str = "policy") -> Completion:
+def completion(name: str, *token_ids: int, origin: Origin = Origin.POLICY) -> Completion:
     return Completion(
         prompt_id=name[0],
         completion_id=name,
@@ -21,7 +21,7 @@ def completion(name: str, *token_ids: int, origin: str = "policy") -> Completion
         text="",
         finish_reason=FinishReason.LENGTH if token_ids[-1] == 9 else FinishReason.STOP,
         seed=0,
-        sampling_logp=None if origin == "data" else -1.0,
+        sampling_logp=None if origin == Origin.DATA else -1.0,
         origin=origin,
     )
 
@@ -29,7 +29,7 @@ def completion(name: str, *token_ids: int, origin: str = "policy") -> Completion
 PARTS = [
     completions_to_table(
         [
-            completion("a-d", 5, 6, 2, origin="data"),
+            completion("a-d", 5, 6, 2, origin=Origin.DATA),
             completion("a-0", 5, 6, 2),
             completion("a-1", 5, 6, 2),
             completion("a-2", 5, 9),

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from cream.algorithms.statistics import Interval
-from cream.methods import method_parts
-from cream.recipe.methods import CreamMethod, CreamReferenceMethod
+from cream.recipe.methods.cream import CreamMethod, CreamReferenceMethod
 from cream.recipe.pairing import BestWorst
 from cream.stages.pair import PairingResult, pair
 from cream.types import ScoreMatrix
@@ -52,7 +51,7 @@ def decide(
 ) -> PairingResult:
     method = method or CreamReferenceMethod(level=level)
     scores = matrix(list(case["first"]), noise=noise)
-    return pair(scores, method_parts(method, case["t"]), generator=np.random.default_rng(0))
+    return pair(scores, method.parts(case["t"]), generator=np.random.default_rng(0))
 
 
 def text(completion_id: str) -> str:
@@ -96,7 +95,7 @@ def test_both_rankings_are_those_of_the_reference_code(case):
 
     Their scores are rounded to 9 digits in the record.
     """
-    parts = method_parts(CreamReferenceMethod(), case["t"])
+    parts = CreamReferenceMethod().parts(case["t"])
     layout = decide(case).layout
     assert parts.agreement is not None
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from cream.methods import method_parts
-from cream.recipe.methods import CreamMethod, OracleMethod, SrlmMethod
+from cream.recipe.methods.cream import CreamMethod
+from cream.recipe.methods.judged import OracleMethod
+from cream.recipe.methods.srlm import SrlmMethod
 from cream.recipe.objectives import Cream, Dpo
 from cream.recipe.parts import Agreement, BestWorst, LogpQuantity, ScoreQuantity
 
@@ -14,7 +15,7 @@ def logp(unit, model):
 
 def test_cream_compares_like_with_like_at_the_first_iteration():
     """M0's implicit reward is 0 everywhere: mean log-likelihoods of M1 and M0 stand in for both."""
-    parts = method_parts(CreamMethod(), 1)
+    parts = CreamMethod().parts(1)
 
     assert parts.reward == logp("implicit", "M1")
     assert parts.agreement == Agreement(
@@ -25,7 +26,7 @@ def test_cream_compares_like_with_like_at_the_first_iteration():
 
 
 def test_the_reference_codes_first_iteration_is_available_under_its_own_name():
-    parts = method_parts(CreamMethod(compare="reference_code"), 1)
+    parts = CreamMethod(compare="reference_code").parts(1)
 
     assert parts.agreement is not None
     assert parts.agreement.first == logp("implicit", "M1")
@@ -34,7 +35,7 @@ def test_the_reference_codes_first_iteration_is_available_under_its_own_name():
 
 @pytest.mark.parametrize("compare", ["like_for_like", "reference_code"])
 def test_from_the_second_iteration_on_the_pair_picking_reward_of_both_models_is_compared(compare):
-    parts = method_parts(CreamMethod(compare=compare), 2)
+    parts = CreamMethod(compare=compare).parts(2)
 
     assert parts.reward == logp("implicit", "M2")
     assert parts.agreement is not None
@@ -47,7 +48,7 @@ def test_from_the_second_iteration_on_the_pair_picking_reward_of_both_models_is_
 
 @pytest.mark.parametrize("compare", ["like_for_like", "reference_code"])
 def test_a_likelihood_reward_is_compared_with_that_of_m0_from_the_start(compare):
-    parts = method_parts(CreamMethod(reward="likelihood", compare=compare), 1)
+    parts = CreamMethod(reward="likelihood", compare=compare).parts(1)
 
     assert parts.agreement is not None
     assert (parts.agreement.first, parts.agreement.second) == (
@@ -57,12 +58,12 @@ def test_a_likelihood_reward_is_compared_with_that_of_m0_from_the_start(compare)
 
 
 def test_a_per_token_implicit_reward_needs_the_rule_of_the_first_iteration_too():
-    parts = method_parts(CreamMethod(reward="implicit_per_token"), 1)
+    parts = CreamMethod(reward="implicit_per_token").parts(1)
 
     assert parts.reward == logp("implicit_per_token", "M1")
     assert parts.agreement is not None
     assert parts.agreement.first == logp("mean_likelihood", "M1")
-    assert method_parts(CreamMethod(reward="implicit_per_token"), 3).logp_columns == (
+    assert CreamMethod(reward="implicit_per_token").parts(3).logp_columns == (
         "M3",
         "M0",
         "M2",
@@ -77,7 +78,7 @@ def test_creams_options_reach_its_parts():
         pairing=BestWorst(min_gap=2.0, truncated="keep"),
         objective=Cream(beta=0.3),
     )
-    parts = method_parts(method, 2)
+    parts = method.parts(2)
 
     assert parts.agreement is not None
     assert parts.agreement.level == "sample"
@@ -89,7 +90,7 @@ def test_creams_options_reach_its_parts():
 
 @pytest.mark.parametrize("t", [1, 2])
 def test_srlm_makes_creams_pairs_and_only_reports_c(t):
-    cream, srlm = method_parts(CreamMethod(), t), method_parts(SrlmMethod(), t)
+    cream, srlm = CreamMethod().parts(t), SrlmMethod().parts(t)
 
     assert srlm.reward == cream.reward
     assert srlm.pairing == cream.pairing
@@ -101,7 +102,7 @@ def test_srlm_makes_creams_pairs_and_only_reports_c(t):
 
 
 def test_the_oracle_ranks_by_the_verdict_and_breaks_ties_by_its_own_quantity():
-    parts = method_parts(OracleMethod(tie_break="likelihood"), 2)
+    parts = OracleMethod(tie_break="likelihood").parts(2)
 
     assert parts.reward == ScoreQuantity(column="verifier")
     assert parts.tie_break == logp("likelihood", "M2")
@@ -116,4 +117,4 @@ def test_the_oracle_ranks_by_the_verdict_and_breaks_ties_by_its_own_quantity():
 @pytest.mark.parametrize("method", [CreamMethod(), SrlmMethod()])
 def test_only_the_oracle_reads_answers(method):
     for t in (1, 2, 5):
-        assert method_parts(method, t).score_columns == ()
+        assert method.parts(t).score_columns == ()

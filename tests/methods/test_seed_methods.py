@@ -2,8 +2,8 @@
 
 import pytest
 
-from cream.methods import method_parts
-from cream.recipe.methods import CreamCrossMethod, SpinMethod
+from cream.recipe.methods.cream import CreamCrossMethod
+from cream.recipe.methods.spin import SpinMethod
 from cream.recipe.objectives import Cream, Dpo
 from cream.recipe.pairing import AllPairs, BestWorst
 from cream.recipe.parts import Calibrated, LogpQuantity, ScoreQuantity, TwoGaussian
@@ -11,7 +11,7 @@ from cream.recipe.parts import Calibrated, LogpQuantity, ScoreQuantity, TwoGauss
 
 @pytest.mark.parametrize("t", [1, 3])
 def test_cream_cross_asks_the_same_witness_in_every_iteration(t: int):
-    parts = method_parts(CreamCrossMethod(witness="other", reward="implicit_per_token"), t)
+    parts = CreamCrossMethod(witness="other", reward="implicit_per_token").parts(t)
 
     assert parts.reward == LogpQuantity(unit="implicit_per_token", model=f"M{t}")
     assert parts.agreement is not None
@@ -31,7 +31,7 @@ def test_cream_cross_asks_the_same_witness_in_every_iteration(t: int):
     ],
 )
 def test_cream_cross_drops_pairs_or_weighs_them(use, level, filtered):
-    parts = method_parts(CreamCrossMethod(witness="other", use=use), 1)
+    parts = CreamCrossMethod(witness="other", use=use).parts(1)
 
     assert parts.agreement is not None
     assert (parts.agreement.level, parts.agreement.filter) == (level, filtered)
@@ -39,14 +39,14 @@ def test_cream_cross_drops_pairs_or_weighs_them(use, level, filtered):
 
 
 def test_an_implicit_witness_is_compared_with_m0_as_well():
-    parts = method_parts(CreamCrossMethod(witness="other", witness_reward="implicit"), 2)
+    parts = CreamCrossMethod(witness="other", witness_reward="implicit").parts(2)
 
     assert parts.agreement is not None
     assert parts.agreement.second == LogpQuantity(unit="implicit", model="other", reference="M0")
 
 
 def test_spin_ranks_by_origin_and_compares_nothing():
-    parts = method_parts(SpinMethod(objective=Dpo(beta=0.5)), 2)
+    parts = SpinMethod(objective=Dpo(beta=0.5)).parts(2)
 
     assert parts.reward == ScoreQuantity(column="from_data")
     assert parts.prompts == "seed"
@@ -58,7 +58,7 @@ def test_spin_ranks_by_origin_and_compares_nothing():
 
 
 def test_spin_rejects_one_completion_of_the_policy_or_all():
-    assert method_parts(SpinMethod(), 1).pairing == BestWorst()
-    assert method_parts(SpinMethod(rejected="all", truncated="keep"), 1).pairing == AllPairs(
+    assert SpinMethod().parts(1).pairing == BestWorst()
+    assert SpinMethod(rejected="all", truncated="keep").parts(1).pairing == AllPairs(
         truncated="keep"
     )

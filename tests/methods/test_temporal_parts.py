@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cream.methods import method_parts
-from cream.methods.scorers import judge_of, reward_model_of, scorer_section
-from cream.recipe.methods import SrlmJudgeMethod, TemporalMethod
-from cream.recipe.methods.temporal import ScoredByJudge, ScoredByPolicy, ScoredByRewardModel
+from cream.recipe.methods.judged import SrlmJudgeMethod
+from cream.recipe.methods.temporal import (
+    ScoredByJudge,
+    ScoredByPolicy,
+    ScoredByRewardModel,
+    TemporalMethod,
+)
 from cream.recipe.parts import LogpQuantity, PastAndFuture, ScoreQuantity
 from cream.recipe.scorers import JudgeConfig, RewardModelConfig
 from cream.stages.pair import pair
@@ -19,29 +22,29 @@ REWARD_MODEL = RewardModelConfig(name="./r")
 
 @pytest.mark.parametrize("t", [1, 3])
 def test_the_past_stays_and_the_future_is_that_of_the_iteration(t: int):
-    parts = method_parts(TemporalMethod(), t)
+    parts = TemporalMethod().parts(t)
 
     assert parts.others == PastAndFuture(past="M1", future=f"F{t + 1}")
     assert parts.draft is not None
     assert parts.draft.others == PastAndFuture(past="M1")
     assert parts.draft.draft is None
     assert parts.draft.model_dump(exclude={"others"}) == parts.model_dump(exclude={"others"})
-    assert method_parts(TemporalMethod(past="seed"), t).others == PastAndFuture(
+    assert TemporalMethod(past="seed").parts(t).others == PastAndFuture(
         past="M0", future=f"F{t + 1}"
     )
-    assert method_parts(SrlmJudgeMethod(), t).draft is None
+    assert SrlmJudgeMethod().parts(t).draft is None
 
 
 def test_m_t_scores_and_breaks_ties():
-    assert method_parts(TemporalMethod(), 2).reward == ScoreQuantity(column="judge")
-    assert method_parts(TemporalMethod(), 2).tie_break == LogpQuantity(unit="implicit", model="M2")
+    assert TemporalMethod().parts(2).reward == ScoreQuantity(column="judge")
+    assert TemporalMethod().parts(2).tie_break == LogpQuantity(unit="implicit", model="M2")
     reward = TemporalMethod(
         score=ScoredByRewardModel(source="reward_model", reward_model=REWARD_MODEL)
     )
-    assert method_parts(reward, 2).score_columns == ("reward_model",)
+    assert reward.parts(2).score_columns == ("reward_model",)
     own = TemporalMethod(score=ScoredByPolicy(source="policy", reward="mean_likelihood"))
-    assert method_parts(own, 2).reward == LogpQuantity(unit="mean_likelihood", model="M2")
-    assert method_parts(own, 2).tie_break is None
+    assert own.parts(2).reward == LogpQuantity(unit="mean_likelihood", model="M2")
+    assert own.parts(2).tie_break is None
 
 
 def test_the_scorer_is_found_in_the_score():
@@ -51,11 +54,9 @@ def test_the_scorer_is_found_in_the_score():
         score=ScoredByRewardModel(source="reward_model", reward_model=REWARD_MODEL)
     )
 
-    assert judge_of(by_judge) == judge
-    assert reward_model_of(by_judge) is None
-    assert (judge_of(by_model), reward_model_of(by_model)) == (None, REWARD_MODEL)
-    assert scorer_section(by_judge) == "method.score"
-    assert scorer_section(SrlmJudgeMethod()) == "method"
+    assert (by_judge.scorer, by_judge.scorer_section) == (judge, "method.score.judge")
+    assert (by_model.scorer, by_model.scorer_section) == (REWARD_MODEL, "method.score.reward_model")
+    assert TemporalMethod(score=ScoredByPolicy(source="policy")).scorer is None
 
 
 def test_iteration_and_draft_differ_where_the_future_is_better():
@@ -76,7 +77,7 @@ def test_iteration_and_draft_differ_where_the_future_is_better():
         scores={"judge": np.array([3, 4, 2, 1, 5, 4, 3, 3, 3, 4, 3, 3, 3, 2, 5, 2, 5, 1.0])},
         origin=np.array(origins, dtype=object),
     )
-    parts = method_parts(TemporalMethod(), 2)
+    parts = TemporalMethod().parts(2)
     draft = parts.draft
     assert draft is not None
 
@@ -105,4 +106,4 @@ def test_a_matrix_read_without_origins_cannot_be_paired():
     )
 
     with pytest.raises(ValueError, match="without the origin"):
-        pair(matrix, method_parts(TemporalMethod(), 2), generator=np.random.default_rng(0))
+        pair(matrix, TemporalMethod().parts(2), generator=np.random.default_rng(0))

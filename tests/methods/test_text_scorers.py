@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cream.methods import method_parts
-from cream.methods.scorers import judge_of, reward_model_of
-from cream.recipe.methods import RewardModelMethod, SrlmJudgeMethod, SrlmMethod
+from cream.recipe.methods.judged import RewardModelMethod, SrlmJudgeMethod
+from cream.recipe.methods.srlm import SrlmMethod
 from cream.recipe.parts import LogpQuantity, ScoreQuantity
 from cream.recipe.scorers import RewardModelConfig
 from cream.stages.pair import pair
@@ -19,7 +18,7 @@ METHODS = {"judge": SrlmJudgeMethod(tie_break="likelihood"), "reward_model": REW
 
 @pytest.mark.parametrize("column", METHODS)
 def test_the_score_picks_the_pairs_and_the_policys_own_quantity_breaks_ties(column: str):
-    parts = method_parts(METHODS[column], 2)
+    parts = METHODS[column].parts(2)
 
     assert parts.reward == ScoreQuantity(column=column)
     assert parts.tie_break == LogpQuantity(unit="likelihood", model="M2")
@@ -31,10 +30,11 @@ def test_the_score_picks_the_pairs_and_the_policys_own_quantity_breaks_ties(colu
 
 
 def test_only_the_method_that_has_a_scorer_names_it():
-    assert judge_of(METHODS["judge"]) == SrlmJudgeMethod().judge
-    assert reward_model_of(METHODS["judge"]) is None
-    assert reward_model_of(REWARD) == REWARD.reward_model
-    assert judge_of(SrlmMethod()) is reward_model_of(SrlmMethod()) is None
+    assert METHODS["judge"].scorer == SrlmJudgeMethod().judge
+    assert METHODS["judge"].scorer_section == "method.judge"
+    assert REWARD.scorer == REWARD.reward_model
+    assert REWARD.scorer_section == "method.reward_model"
+    assert SrlmMethod().scorer is None
 
 
 @pytest.mark.parametrize("column", METHODS)
@@ -59,7 +59,7 @@ def test_pairs_are_best_against_worst_with_ties_broken_and_unscored_left_out(col
         noise={"M1": 1e-6, "M0": 1e-6},
         scores={column: np.array([4.0, 4.0, 2.0, nan, 3, 3, 3, 3, 5, nan, nan, nan])},
     )
-    parts = method_parts(METHODS[column], 1)
+    parts = METHODS[column].parts(1)
     result = pair(matrix, parts, generator=np.random.default_rng(0), report_consistency=False)
 
     assert result.pairs.chosen_ids.tolist() == ["a1"]

@@ -4,20 +4,20 @@ import pytest
 from pydantic import TypeAdapter
 
 from cream.errors import RecipeError
-from cream.methods import method_parts
-from cream.recipe.comparison import EarlierModels, NamedModel, ScoreWitness, VoteWitness
-from cream.recipe.methods import (
-    CreamMethod,
-    CreamPairMethod,
-    CreamReferenceMethod,
-    DiceMethod,
-    FixedSmoothingMethod,
-    MethodConfig,
-    ScpoMethod,
-    SpaMethod,
-    SrlmKlMethod,
+from cream.recipe.methods import MethodConfig
+from cream.recipe.methods.confidence import SpaMethod
+from cream.recipe.methods.cream import CreamMethod, CreamPairMethod, CreamReferenceMethod
+from cream.recipe.methods.length import DiceMethod
+from cream.recipe.methods.srlm import FixedSmoothingMethod, SrlmKlMethod
+from cream.recipe.methods.votes import ScpoMethod
+from cream.recipe.objectives import (
+    ConservativeDpo,
+    ConstantNll,
+    Cream,
+    Dpo,
+    SmoothedObjective,
+    SrlmKl,
 )
-from cream.recipe.objectives import ConservativeDpo, ConstantNll, Cream, Dpo, SrlmKl
 from cream.recipe.parts import (
     Ensemble,
     LengthRegularised,
@@ -28,6 +28,7 @@ from cream.recipe.parts import (
     TwoGaussian,
     Votes,
 )
+from cream.recipe.witness import EarlierModels, NamedModel, ScoreWitness, VoteWitness
 
 
 def logp(unit, model):
@@ -35,7 +36,7 @@ def logp(unit, model):
 
 
 def rankings(t, **options):
-    agreement = method_parts(CreamMethod(**options), t).agreement
+    agreement = CreamMethod(**options).parts(t).agreement
     assert agreement is not None
     return agreement.first, agreement.second
 
@@ -75,7 +76,7 @@ def test_votes_and_scores_are_compared_with_the_reward():
         logp("implicit", "M2"),
         ScoreQuantity(column="judge"),
     )
-    parts = method_parts(CreamMethod(witness=VoteWitness()), 1)
+    parts = CreamMethod(witness=VoteWitness()).parts(1)
     assert (parts.label_columns, parts.logp_columns) == (("extracted",), ("M1", "M0"))
 
 
@@ -83,7 +84,7 @@ def test_comparing_implicit_rewards_is_refused_where_m0_would_be_asked():
     method = CreamMethod(compare="implicit")
 
     with pytest.raises(RecipeError, match="zero everywhere"):
-        method_parts(method, 1)
+        method.parts(1)
     assert rankings(2, compare="implicit") == rankings(2)
     other = rankings(1, compare="implicit", witness=NamedModel(model="other"))
     assert other == (logp("implicit", "M1"), logp("implicit", "other"))
@@ -91,7 +92,7 @@ def test_comparing_implicit_rewards_is_refused_where_m0_would_be_asked():
 
 def test_a_model_cannot_be_its_own_witness():
     with pytest.raises(RecipeError, match="compared with itself at iteration 2"):
-        method_parts(CreamMethod(witness=NamedModel(model="M2")), 2)
+        CreamMethod(witness=NamedModel(model="M2")).parts(2)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_a_witness_may_be_written_as_a_word(written, meant):
 
 
 def test_the_pair_level_and_the_filter_reach_the_parts():
-    agreement = method_parts(CreamPairMethod(), 2).agreement
+    agreement = CreamPairMethod().parts(2).agreement
 
     assert agreement is not None
     assert (agreement.level, agreement.filter) == (TwoGaussian(), "agreeing")
@@ -118,7 +119,7 @@ def test_the_pair_level_and_the_filter_reach_the_parts():
 
 
 def test_the_reference_rules_are_fixed():
-    parts = method_parts(CreamReferenceMethod(), 1)
+    parts = CreamReferenceMethod().parts(1)
 
     assert parts.agreement is not None
     assert parts.agreement.second == logp("mean_likelihood", "M0")
@@ -128,17 +129,17 @@ def test_the_reference_rules_are_fixed():
 
 
 def test_fixed_smoothing_is_conservative_dpo():
-    parts = method_parts(FixedSmoothingMethod(consistency=0.75, beta=0.2), 2)
+    parts = FixedSmoothingMethod(consistency=0.75, objective=SmoothedObjective(beta=0.2)).parts(2)
 
     assert parts.objective == ConservativeDpo(beta=0.2, label_smoothing=0.25)
     assert parts.agreement is None
 
 
 def test_each_remaining_method_declares_what_its_page_says():
-    dice = method_parts(DiceMethod(), 2)
-    scpo = method_parts(ScpoMethod(), 2)
-    spa = method_parts(SpaMethod(share=0.3), 2)
-    kl = method_parts(SrlmKlMethod(objective=SrlmKl(kl_weight=0.5)), 2)
+    dice = DiceMethod().parts(2)
+    scpo = ScpoMethod().parts(2)
+    spa = SpaMethod(share=0.3).parts(2)
+    kl = SrlmKlMethod(objective=SrlmKl(kl_weight=0.5)).parts(2)
 
     assert dice.reward == LengthRegularised(base=logp("implicit", "M2"))
     assert (scpo.reward, scpo.pair_weight) == (Votes(), "reward_gap")

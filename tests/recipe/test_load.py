@@ -7,7 +7,9 @@ import pytest
 from cream.errors import RecipeError
 from cream.recipe import Recipe, load_recipe, parse_recipe
 from cream.recipe.load import apply_overrides
-from cream.recipe.methods import CreamCrossMethod, CreamMethod, OracleMethod, SrlmMethod
+from cream.recipe.methods.cream import CreamCrossMethod, CreamMethod
+from cream.recipe.methods.judged import OracleMethod
+from cream.recipe.methods.srlm import SrlmMethod
 
 BASE = """\
 name: small
@@ -237,8 +239,11 @@ def test_a_key_beside_a_yaml_merge_overrides_the_merged_one():
             "method.objective.nll: `kind` cannot be 'constnt'; did you mean 'constant'? "
             "It is one of constant, 2C-1",
         ),
-        ("method: crem", "`name` cannot be 'crem'; did you mean 'cream'? It is one of cream, srlm"),
-        ("method: {level: set}", "method: needs `name`, one of cream, srlm, oracle"),
+        (
+            "method: crem",
+            "`name` cannot be 'crem'; did you mean 'cream'? It is one of cream, ",
+        ),
+        ("method: {level: set}", "method: needs `name`, one of cream, cream_cross, cream_pair"),
         ("method: {name: cream, level: st}", "method.level: Input should be 'set', 'sample' "),
         ("seed: -1", "seed: Input should be greater than or equal to 0 (got -1)"),
         ("sampling: {num_completions: 1}", "sampling.num_completions: Input should be greater"),

@@ -1,21 +1,19 @@
 """Unions whose discriminator may be left out, and refusals where an option would not act."""
 
-from typing import get_args
-
 import pytest
 from pydantic import ValidationError
 
 from cream.errors import RecipeError
 from cream.recipe.load import parse_recipe
-from cream.recipe.methods import CreamMethod, MethodConfig, SrlmMethod, TemporalMethod
-from cream.recipe.methods.temporal import ScoredByJudge, ScoredByPolicy
-from cream.recipe.objectives import Cream, Dpo, Ipo, WeightedDpo
+from cream.recipe.methods import METHODS
+from cream.recipe.methods.cream import CreamMethod
+from cream.recipe.methods.srlm import SrlmMethod
+from cream.recipe.methods.temporal import ScoredByJudge, ScoredByPolicy, TemporalMethod
+from cream.recipe.objectives import ConstantNll, Cream, Dpo, Ipo, WeightedDpo
 from cream.recipe.pairing import BestWorst, MajorityVote, Penalise, TopBottom
 from cream.recipe.parts import Agreement, LogpQuantity, MethodParts, PastAndFuture
 from cream.recipe.scorers import JudgeConfig
 
-METHODS = get_args(get_args(MethodConfig)[0])
-"""Every method's class."""
 BASE = """name: small
 iterations: 1
 data:
@@ -72,6 +70,48 @@ def test_what_would_not_act_is_refused_where_it_stands(text: str, message: str):
         method(text)
 
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["{name: spa, ", "{name: fixed_smoothing, consistency: 0.8, "])
+@pytest.mark.parametrize(
+    ("old", "key"), [("beta: 0.3", "beta"), ("nll: {kind: constant, weight: 1.0}", "nll")]
+)
+def test_settings_that_moved_into_the_objective_are_refused_with_their_new_place(
+    given: str, old: str, key: str
+):
+    with pytest.raises(RecipeError, match=rf"method: `{key}` .*method\.objective\.{key}=") as error:
+        method(f"{given}{old}}}")
+    assert "unknown key" not in str(error.value)
+
+    moved = method(f"{given}objective: {{{old}}}}}").parts(1).objective
+    assert getattr(moved, key) == getattr(Cream(beta=0.3, nll=ConstantNll(weight=1.0)), key)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cream",
+        "cream_sample",
+        "cream_pair",
+        "{name: cream_cross, witness: w}",
+        "cream_reference",
+        "srlm",
+        "{name: srlm_kl, objective: {kl_weight: 0.1}}",
+        "{name: fixed_smoothing, consistency: 0.8}",
+        "scpo",
+        "dice",
+        "spa",
+        "srlm_judge",
+        "{name: reward_model, reward_model: {name: ./r}}",
+        "oracle",
+        "spin",
+        "temporal",
+    ],
+)
+def test_beta_is_set_at_one_place_whatever_the_method(text: str):
+    recipe = parse_recipe(BASE + text, ["method.objective.beta=0.37"])
+
+    assert recipe.method.parts(2).objective.beta == 0.37
 
 
 @pytest.mark.parametrize("name", sorted(cls.model_fields["name"].default for cls in METHODS))

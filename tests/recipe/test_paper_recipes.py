@@ -9,7 +9,7 @@ import pytest
 
 from cream.recipe import load_recipe
 from cream.recipe.data import FileSource
-from cream.recipe.methods import CreamReferenceMethod
+from cream.recipe.methods.cream import CreamReferenceMethod
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PAPER = ("paper-llama3", "paper-llama2")

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from cream.recipe.methods import MethodConfig, SrlmJudgeMethod
+from cream.recipe.methods import MethodConfig
+from cream.recipe.methods.judged import SrlmJudgeMethod
 from cream.recipe.scorers import JudgeConfig, PairwiseJudgeConfig, RewardModelConfig
 
 

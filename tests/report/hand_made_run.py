@@ -8,8 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cream.methods import method_parts
-from cream.recipe.methods import CreamMethod
+from cream.recipe.methods.cream import CreamMethod
 from cream.records import StageSpec
 from cream.runs.files import write_json, write_yaml
 from cream.runs.plan import StoredPlan
@@ -126,7 +125,7 @@ def spec_of(name: str) -> StageSpec:
 
 def plan_of(names: Iterable[str], iterations: int = 0) -> StoredPlan:
     """The plan of a hand-made run: these stages, and `cream` in each iteration."""
-    parts = {t: method_parts(CreamMethod(), t) for t in range(1, iterations + 1)}
+    parts = {t: CreamMethod().parts(t) for t in range(1, iterations + 1)}
     return StoredPlan(stages=tuple(map(spec_of, names)), parts=parts)
 
 

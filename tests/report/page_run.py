@@ -17,7 +17,6 @@ from hand_made_run import STAGES, spec_of
 
 from cream.data.snapshot import prompts_to_table
 from cream.loop.pairing import make_pairs
-from cream.methods import method_parts
 from cream.recipe.load import validate_recipe
 from cream.runs.files import write_json, write_yaml
 from cream.runs.plan import StoredPlan
@@ -149,7 +148,7 @@ def write_page_run(
     run = Run(root)
     values = recipe or recipe_values()
     write_yaml(root / "recipe.yaml", values)
-    parts = {1: method_parts(validate_recipe(values, source="test").method, 1)}
+    parts = {1: validate_recipe(values, source="test").method.parts(1)}
     stages = tuple(spec_of(name) for name in STAGES if not name.startswith("iteration-2"))
     plan = StoredPlan(stages=stages, parts=parts)
     write_json(root / "plan.json", plan.model_dump(mode="json"))
@@ -192,7 +191,7 @@ def _iteration(
     finish(run, "iteration-1/sample", {"tokens": tokens, "distinct_2": 0.5})
     finish(run, "iteration-1/score/M1", {})
     finish(run, "iteration-1/matrix", {}, *tables)
-    parts = method_parts(validate_recipe(recipe, source="test").method, 1)
+    parts = validate_recipe(recipe, source="test").method.parts(1)
     stated = parts.model_dump(mode="json", exclude={"objective", "prompts"})
     stage = run.stage(spec_of("iteration-1/pair"), {"parts": stated, "report_consistency": True})
     stage.begin()

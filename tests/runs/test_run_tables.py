@@ -18,7 +18,7 @@ from cream.runs.tables import (
     read_metadata,
     with_metadata,
 )
-from cream.types import Completion, FinishReason, PairTable
+from cream.types import Completion, FinishReason, Origin, PairTable
 
 
 def completion(name: str, ids: tuple[int, ...] = (1, 2), **changes) -> Completion:
@@ -30,7 +30,7 @@ def completion(name: str, ids: tuple[int, ...] = (1, 2), **changes) -> Completio
         "finish_reason": FinishReason.STOP,
         "seed": 2**63 - 1,
         "sampling_logp": -0.1,
-        "origin": "policy",
+        "origin": Origin.POLICY,
     }
     return Completion(**{**values, **changes})
 
@@ -39,7 +39,7 @@ def test_completions_come_back_as_they_were():
     completions = [
         completion("a-0"),
         completion("a-1", (), finish_reason=FinishReason.LENGTH, seed=0),
-        completion("b-0", (2**31 - 1,), sampling_logp=None, origin="seed data"),
+        completion("b-0", (2**31 - 1,), sampling_logp=None, origin=Origin.DATA),
     ]
 
     assert completions_from_table(completions_to_table(completions)) == completions

@@ -10,8 +10,9 @@ import pytest
 
 from cream.algorithms.statistics import Interval
 from cream.errors import DataError
-from cream.methods import method_parts
-from cream.recipe.methods import CreamMethod, OracleMethod, SrlmMethod
+from cream.recipe.methods.cream import CreamMethod
+from cream.recipe.methods.judged import OracleMethod
+from cream.recipe.methods.srlm import SrlmMethod
 from cream.recipe.parts import BestWorst
 from cream.stages.pair import PairingResult, pair
 from cream.types import ScoreMatrix
@@ -75,7 +76,7 @@ ALL = (AGREE, MOSTLY, REVERSED, SINGLE, COPIES, TIED)
 
 def decide(scores: ScoreMatrix, method, *, t: int = 2, report: bool = True) -> PairingResult:
     generator = np.random.default_rng(0)
-    return pair(scores, method_parts(method, t), generator=generator, report_consistency=report)
+    return pair(scores, method.parts(t), generator=generator, report_consistency=report)
 
 
 def triples(result: PairingResult) -> list[tuple[str, str, float]]:
@@ -374,7 +375,7 @@ def test_the_oracle_pairs_right_with_wrong_and_breaks_ties_by_its_own_ranking():
 
 def test_the_interval_of_c_depends_on_the_generator_given_and_nothing_else():
     scores = matrix(*ALL)
-    parts = method_parts(CreamMethod(), 2)
+    parts = CreamMethod().parts(2)
     first, again, other = (
         pair(scores, parts, generator=np.random.default_rng(seed)).consistency for seed in (1, 1, 2)
     )

@@ -7,21 +7,20 @@ import pytest
 from test_pair import AGREE, ALL, MOSTLY, REVERSED, counts, decide, matrix, triples
 
 from cream.errors import DataError
-from cream.recipe.comparison import EarlierModels, NamedModel, VoteWitness
-from cream.recipe.methods import (
+from cream.recipe.methods.confidence import SpaMethod
+from cream.recipe.methods.cream import (
     CreamMethod,
     CreamPairMethod,
     CreamReferenceMethod,
     CreamSampleMethod,
-    DiceMethod,
-    FixedSmoothingMethod,
-    OracleMethod,
-    ScpoMethod,
-    SpaMethod,
-    SrlmMethod,
 )
+from cream.recipe.methods.judged import OracleMethod
+from cream.recipe.methods.length import DiceMethod
+from cream.recipe.methods.srlm import FixedSmoothingMethod, SrlmMethod
+from cream.recipe.methods.votes import ScpoMethod
 from cream.recipe.pairing import AllPairs, BestRandom, BestWorst, MajorityVote, Penalise, TopBottom
 from cream.recipe.parts import MeanMinusStds
+from cream.recipe.witness import EarlierModels, NamedModel, VoteWitness
 
 
 def with_answers(scores, answers):

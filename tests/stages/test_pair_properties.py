@@ -10,24 +10,21 @@ import pytest
 from cream.algorithms.raters import Calibration
 from cream.errors import DataError
 from cream.loop.pair_summary import summarise_pairs
-from cream.methods import method_parts
-from cream.recipe.methods import (
+from cream.recipe.methods import MethodConfig
+from cream.recipe.methods.confidence import SpaMethod
+from cream.recipe.methods.cream import (
     CreamCrossMethod,
     CreamMethod,
     CreamPairMethod,
     CreamReferenceMethod,
     CreamSampleMethod,
-    DiceMethod,
-    FixedSmoothingMethod,
-    MethodConfig,
-    OracleMethod,
-    ScpoMethod,
-    SpaMethod,
-    SpinMethod,
-    SrlmJudgeMethod,
-    SrlmMethod,
-    TemporalMethod,
 )
+from cream.recipe.methods.judged import OracleMethod, SrlmJudgeMethod
+from cream.recipe.methods.length import DiceMethod
+from cream.recipe.methods.spin import SpinMethod
+from cream.recipe.methods.srlm import FixedSmoothingMethod, SrlmMethod
+from cream.recipe.methods.temporal import TemporalMethod
+from cream.recipe.methods.votes import ScpoMethod
 from cream.recipe.pairing import AllPairs, TopBottom
 from cream.stages.pair import PairingResult, pair
 from cream.types import ScoreMatrix
@@ -116,7 +113,7 @@ def reorder(matrix: ScoreMatrix, rng: np.random.Generator, *, inside: bool) -> S
 
 def decide(matrix: ScoreMatrix, name: str) -> PairingResult | None:
     """Pairs at t = 2; None if C enters the loss and exists for no prompt."""
-    parts = method_parts(METHODS[name], 2)
+    parts = METHODS[name].parts(2)
     try:
         return pair(matrix, parts, generator=np.random.default_rng(0), calibration=COUNTS)
     except DataError as error:
@@ -182,7 +179,7 @@ def test_the_summary_of_any_matrix_holds_numbers_or_null(name):
     matrix = random_matrix(np.random.default_rng(3), 200, 6)
     result = decide(matrix, name)
     assert result is not None
-    summary = summarise_pairs(method_parts(METHODS[name], 2), 2, result, report=True)
+    summary = summarise_pairs(METHODS[name].parts(2), 2, result, report=True)
 
     def leaves(value):
         if isinstance(value, dict):

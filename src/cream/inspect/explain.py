@@ -19,13 +19,13 @@ from cream.data.snapshot import read_prompts, read_seed
 from cream.errors import RunError
 from cream.recipe import Recipe
 from cream.recipe.load import validate_recipe
-from cream.recipe.parts import Agreement, MethodParts
+from cream.recipe.parts import VERIFIER, Agreement, MethodParts
 from cream.runs.files import read_table, read_yaml
 from cream.runs.plan import RECIPE, read_plan
 from cream.runs.store import DONE, Run
 from cream.runs.tables import LOGP_PREFIX, matrix_from_tables
 from cream.stages.layout import Layout
-from cream.types import Prompt
+from cream.types import Origin, Prompt
 
 Question = Literal["consistency", "pair", "reward"]
 SHOWN_IDS = 5
@@ -153,7 +153,7 @@ def _place(root: Path, parts: MethodParts, t: int, prompt_id: str) -> _Place:
     matrix = matrix_from_tables(
         tables,
         [name.removeprefix(LOGP_PREFIX) for name in names if name.startswith(LOGP_PREFIX)],
-        [name for name in dict.fromkeys((*parts.score_columns, "verifier")) if name in names],
+        [name for name in dict.fromkeys((*parts.score_columns, VERIFIER)) if name in names],
         parts.label_columns,
     )
     table = pa.concat_tables(tables)
@@ -205,10 +205,10 @@ def _completions(
 
 
 def _notes(place: _Place, row: Mapping[str, Any], member: int) -> list[str]:
-    notes = [VERDICTS[row["verifier"]]] if row.get("verifier") in VERDICTS else []
+    notes = [VERDICTS[row[VERIFIER]]] if row.get(VERIFIER) in VERDICTS else []
     notes += ["duplicate"] if not place.layout.groups.distinct[place.index, member] else []
     notes += ["truncated"] if place.layout.truncated[place.index, member] else []
-    notes += [f"origin {row['origin']}"] if row["origin"] != "policy" else []
+    notes += [f"origin {row['origin']}"] if row["origin"] != Origin.POLICY else []
     return notes
 
 

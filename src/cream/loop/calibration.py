@@ -10,13 +10,9 @@ from cream.algorithms.raters import Calibration
 from cream.errors import RunError
 from cream.recipe.parts import Calibrated, MethodParts
 from cream.runs.store import Stage
-from cream.runs.tables import (
-    BASE_COLUMNS,
-    LOGP_PREFIX,
-    POLICY_ORIGIN,
-    matrix_from_tables,
-)
+from cream.runs.tables import BASE_COLUMNS, LOGP_PREFIX, matrix_from_tables
 from cream.stages.calibrate import calibrate
+from cream.types import Origin
 
 
 def calibration_of(stage: Stage, parts: MethodParts) -> Calibration | None:
@@ -42,7 +38,7 @@ def calibration_of(stage: Stage, parts: MethodParts) -> Calibration | None:
     wanted = [*BASE_COLUMNS, "text", "origin", *(LOGP_PREFIX + m for m in parts.logp_columns)]
     tables = list(stage.tables(wanted))
     table = pa.concat_tables(tables)
-    gold = np.array([origin != POLICY_ORIGIN for origin in table["origin"].to_pylist()])
+    gold = np.array([origin != Origin.POLICY for origin in table["origin"].to_pylist()])
     prompts, texts = table["prompt_id"].to_pylist(), table["text"].to_pylist()
     keys = [(prompt, _normalised(text)) for prompt, text in zip(prompts, texts, strict=True)]
     known = {key for key, is_gold in zip(keys, gold.tolist(), strict=True) if is_gold}

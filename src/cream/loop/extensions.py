@@ -14,14 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from cream.engines.texts import TextScorer
 from cream.errors import RecipeError
-from cream.methods import method_parts
 from cream.protocols import Sampler, Verifier
 from cream.recipe import Recipe
 from cream.recipe.methods.custom import CustomMethod
-from cream.recipe.parts import MethodParts
-
-BUILT_IN_COLUMNS = ("verifier", "judge", "reward_model", "from_data")
-"""Score columns whose names a scorer of the user's cannot take."""
+from cream.recipe.parts import BUILT_IN_COLUMNS, MethodParts
 
 
 @runtime_checkable
@@ -101,7 +97,8 @@ class Extensions:
 
     def parts(self, recipe: Recipe, t: int) -> MethodParts:
         """Parts of iteration t: of the user's method, else of the recipe's."""
-        return method_parts(recipe.method, t) if self.method is None else self.method.parts(t)
+        method = recipe.method if self.method is None else self.method
+        return method.parts(t)
 
     def sampler_inputs(self) -> dict[str, str]:
         """What a stage that samples depends on, beside the model; empty without a sampler."""

@@ -36,7 +36,7 @@ from cream.runs.tables import (
 from cream.stages.evaluate import evaluate
 from cream.stages.sample import sample, with_data_completions
 from cream.stages.score import measure_noise, score
-from cream.types import Completion, Prompt
+from cream.types import Completion, Origin, Prompt
 
 NOISE_GROUPS = 8
 """Prompts whose completions are scored twice to measure the noise floor of a scorer."""
@@ -72,7 +72,7 @@ def sample_step(context: Context, spec: StageSpec) -> StageRecord:
             num_completions=settings.num_completions,
             seed_of=lambda key, k: derive_seed(context.recipe.seed, *samples.seed_name, key, k),
             decode=context.encoder.decode,
-            origin=str(spec.origin),
+            origin=Origin(str(spec.origin)),
         )
         if answers:
             groups = _with_data(context, {p.prompt_id: p for p in shard}, answers, groups)

@@ -16,16 +16,17 @@ from cream.loop.models import open_models
 from cream.loop.score_columns import check_score_columns
 from cream.loop.scorer_models import open_scorers
 from cream.models.fingerprints import model_fingerprint, stored_parameters
-from cream.plan import VERIFIER, is_calibrated
+from cream.plan import is_calibrated
 from cream.planner import build_plan
 from cream.protocols import Progress
 from cream.recipe import Recipe
+from cream.recipe.parts import VERIFIER
 from cream.runs.files import free_bytes, read_json, write_json
 from cream.runs.manifest import build_manifest
 from cream.runs.plan import refuse_old_run
 from cream.runs.store import Run
-from cream.runs.tables import POLICY_ORIGIN
 from cream.runs.trackers import TrackedRun, check_installed, open_trackers
+from cream.types import Origin
 
 ENGINE = "engine.json"
 """Which engine the run samples with, and why; decided at the first opening."""
@@ -173,7 +174,7 @@ def _check_lengths(context: Context) -> None:
     """Encode every prompt and seed example once, so that none fails hours later."""
     recipe = context.recipe
     for spec in context.plan.stages:
-        if spec.kind == "sample" and spec.origin == POLICY_ORIGIN:  # others are asked the same
+        if spec.kind == "sample" and spec.origin == Origin.POLICY:  # others are asked the same
             asked = context.plan.sets[spec.name].prompts
             context.encode(asked, recipe.sampling.max_completion_tokens)
     context.encode(context.data.test, recipe.evaluation.max_completion_tokens)

@@ -23,15 +23,11 @@ from cream.algorithms.diagnostics import (
 )
 from cream.algorithms.raters import WitnessVerdict
 from cream.algorithms.statistics import Absent, Interval
-from cream.recipe.parts import Agreement, MethodParts
-from cream.runs.tables import FROM_DATA, POLICY_ORIGIN
+from cream.recipe.parts import FROM_DATA, VERIFIER, Agreement, MethodParts
 from cream.stages.layout import Layout
 from cream.stages.pair import PairingResult
 from cream.stages.witnesses import witness_quantities, witness_table
-from cream.types import ScoreMatrix
-
-DIAGNOSTIC_SCORE = "verifier"
-"""Read to report how many pairs are right; a method ranks by it only if it says so."""
+from cream.types import Origin, ScoreMatrix
 
 Labels = Float64[np.ndarray, " pair"]
 
@@ -103,7 +99,7 @@ def _consistency(result: PairingResult, compared: Agreement | None) -> dict[str,
 def _verdicts(result: PairingResult) -> tuple[Labels, Labels]:
     """The verifier's labels of chosen and rejected: 1 right, 0 wrong, NaN not verified."""
     labels, rows, m = (
-        result.layout.matrix.scores[DIAGNOSTIC_SCORE],
+        result.layout.matrix.scores[VERIFIER],
         result.layout.groups.rows,
         result.members,
     )
@@ -158,7 +154,7 @@ def _witnesses(
     """Per witness, how often best against worst is right where it agrees and where it does not."""
     matrix = result.layout.matrix
     asked = witness_quantities(matrix, parts.reward, [compared.second] if compared else [])
-    table = witness_table(result.layout, result.best_worst, asked, matrix.scores[DIAGNOSTIC_SCORE])
+    table = witness_table(result.layout, result.best_worst, asked, matrix.scores[VERIFIER])
     return {str(witness): _witness(by_verdict) for witness, by_verdict in table.items()}
 
 
@@ -186,7 +182,7 @@ def _sampled(layout: Layout) -> Layout:
     """The layout without completions of a data set or another model: what the policy says."""
     matrix = layout.matrix
     if matrix.origin is not None:
-        kept = matrix.origin == POLICY_ORIGIN
+        kept = matrix.origin == Origin.POLICY
     elif FROM_DATA in matrix.scores:
         kept = matrix.scores[FROM_DATA] != 1
     else:

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from cream.algorithms.raters import Calibration
 from cream.errors import RunError
-from cream.loop.pair_summary import DIAGNOSTIC_SCORE, summarise_pairs
-from cream.recipe.parts import MethodParts
+from cream.loop.pair_summary import summarise_pairs
+from cream.recipe.parts import EXTRACTED, VERIFIER, MethodParts
 from cream.runs.files import write_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage
@@ -29,7 +29,7 @@ from cream.runs.tables import (
     pairs_to_table,
 )
 from cream.stages.pair import PromptTable, pair
-from cream.stages.witnesses import SCORE_WITNESSES, VOTE_WITNESS
+from cream.stages.witnesses import SCORE_WITNESSES
 from cream.types import ScoreMatrix
 
 
@@ -43,7 +43,7 @@ def read_matrix(
     """
     reported = parts.reported_columns if report_consistency else ()
     logp_columns = tuple(dict.fromkeys((*parts.logp_columns, *reported, f"M{t}", "M0")))
-    score_columns = tuple(dict.fromkeys((*parts.score_columns, DIAGNOSTIC_SCORE)))
+    score_columns = tuple(dict.fromkeys((*parts.score_columns, VERIFIER)))
     label_columns = parts.label_columns
     names = pq.read_schema(stage.part(0)).names
     available = set(names)
@@ -57,7 +57,7 @@ def read_matrix(
     models = [n.removeprefix(LOGP_PREFIX) for n in names if n.startswith(LOGP_PREFIX)]
     logp_columns = tuple(dict.fromkeys((*logp_columns, *models)))
     score_columns = _with_available(score_columns, SCORE_WITNESSES, available)
-    label_columns = _with_available(label_columns, (VOTE_WITNESS,), available)
+    label_columns = _with_available(label_columns, (EXTRACTED,), available)
     wanted = [
         *BASE_COLUMNS,
         *(LOGP_PREFIX + name for name in logp_columns),

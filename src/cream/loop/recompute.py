@@ -10,8 +10,6 @@ from cream.algorithms.raters import Calibration
 from cream.errors import RunError
 from cream.loop.calibration import calibration_of
 from cream.loop.pairing import make_pairs, read_matrix
-from cream.methods import method_parts
-from cream.methods.scorers import judge_of, reward_model_of, scorer_section
 from cream.plan import CALIBRATION_MATRIX, is_calibrated
 from cream.recipe import Recipe
 from cream.recipe.load import apply_overrides, validate_recipe
@@ -62,13 +60,9 @@ def recompute_pairs(
         raise RunError(
             f"{source} has no iteration {t}; its plan has {', '.join(map(str, plan.parts))}"
         )
-    same = recipe.method == stored_recipe.method
-    # The stored parts are those of a method composed in Python, too.
-    parts, first = (
-        (plan.parts[t], plan.parts[1])
-        if same
-        else (method_parts(recipe.method, t), method_parts(recipe.method, 1))
-    )
+    parts, first = plan.parts[t], plan.parts[1]
+    if recipe.method != stored_recipe.method:  # else it may be one composed in Python
+        parts, first = recipe.method.parts(t), recipe.method.parts(1)
     _refuse_other_groups(parts, plan.parts[t], recipe.method.name)
     report = recipe.scoring.report_consistency
     pairing = next(s for s in plan.stages if s.kind == "pair" and s.t == t and not s.draft)
@@ -102,13 +96,13 @@ def _calibration(run: Run, plan: StoredPlan, parts: MethodParts) -> Calibration 
 
 def _refuse_other_scorers(recipe: Recipe, stored: Recipe) -> None:
     """Scores are read from the matrix; settings under which they were not made would be a lie."""
-    for name, find in (("judge", judge_of), ("reward_model", reward_model_of)):
-        before, now = find(stored.method), find(recipe.method)
-        if before is not None and now is not None and before != now:
-            raise RunError(
-                f"--set {scorer_section(recipe.method)}.{name}: the stored scores were made with "
-                "other settings, and --from makes none; run the recipe with these in a new run_dir"
-            )
+    before, now = stored.method.scorer, recipe.method.scorer
+    if before is None or now is None or before.column != now.column or before == now:
+        return
+    raise RunError(
+        f"--set {recipe.method.scorer_section}: the stored scores were made with other settings, "
+        "and --from makes none; run the recipe with these in a new run_dir"
+    )
 
 
 def _refuse_other_groups(parts: MethodParts, stored: MethodParts, method: str) -> None:

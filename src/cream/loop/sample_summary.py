@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from cream.algorithms.diagnostics import distinct_ngrams
 from cream.algorithms.statistics import Absent
-from cream.stages.sample import DATA_ORIGIN
-from cream.types import FinishReason
+from cream.types import FinishReason, Origin
 
 SAMPLE_COLUMNS = ["prompt_id", "ids_hash", "token_ids", "finish_reason", "origin"]
 """What is read of a sample table."""
@@ -37,7 +36,7 @@ def sample_summary(
     ids: list[np.ndarray] = [np.empty(0, np.int64)]
     room = max_distinct
     for part in tables:
-        sampled = [origin != DATA_ORIGIN for origin in part["origin"].to_pylist()]
+        sampled = [origin != Origin.DATA for origin in part["origin"].to_pylist()]
         table = part.filter(pa.array(sampled, pa.bool_()))
         token_ids = table["token_ids"].combine_chunks()
         lengths.append(token_ids.value_lengths().to_numpy().astype(np.int64))

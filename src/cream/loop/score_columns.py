@@ -17,21 +17,21 @@ from cream.errors import RecipeError
 from cream.loop.context import Context
 from cream.loop.shards import run_shards
 from cream.loop.text_scorers import judge_step, own_scorer_step, reward_model_step
-from cream.methods.scorers import judge_of, reward_model_of
-from cream.plan import VERIFIER
+from cream.recipe.parts import EXTRACTED, FROM_DATA, JUDGE, REWARD_MODEL, VERIFIER
 from cream.records import StageSpec
 from cream.runs.files import read_table
 from cream.runs.store import Stage, StageRecord
-from cream.runs.tables import FROM_DATA, POLICY_ORIGIN, completions_from_table
+from cream.runs.tables import completions_from_table
 from cream.stages.score import verify
+from cream.types import Origin
 
 VERDICT_SCHEMA = pa.schema(
     [
         ("prompt_id", pa.string()),
         ("completion_id", pa.string()),
-        ("verifier", pa.float64()),
+        (VERIFIER, pa.float64()),
         ("partial_credit", pa.float64()),
-        ("extracted", pa.string()),
+        (EXTRACTED, pa.string()),
     ]
 )
 
@@ -68,8 +68,7 @@ def check_score_columns(context: Context) -> None:
     """
     method = context.recipe.method
     fillable = {VERIFIER}
-    fillable |= {"judge"} if judge_of(method) else set()
-    fillable |= {"reward_model"} if reward_model_of(method) else set()
+    fillable |= {method.scorer.column} if method.scorer else set()
     fillable |= context.extensions.scorers.keys()
     fillable |= {FROM_DATA} if context.plan.parts(1).prompts == "seed" else set()
     for t in range(1, context.recipe.iterations + 1):
@@ -109,9 +108,9 @@ def verify_step(context: Context, spec: StageSpec) -> StageRecord:
                 {
                     "prompt_id": row.prompt_id,
                     "completion_id": row.completion_id,
-                    "verifier": row.correct,
+                    VERIFIER: row.correct,
                     "partial_credit": row.partial_credit,
-                    "extracted": row.extracted,
+                    EXTRACTED: row.extracted,
                 }
                 for row in rows
             ],
@@ -137,7 +136,7 @@ def from_data_step(context: Context, spec: StageSpec) -> StageRecord:
     def work(shard: Sequence[Any]) -> pa.Table:
         (path,) = shard
         table = read_table(path, ["prompt_id", "completion_id", "origin"])
-        marks = [float(origin != POLICY_ORIGIN) for origin in table["origin"].to_pylist()]
+        marks = [float(origin != Origin.POLICY) for origin in table["origin"].to_pylist()]
         return table.drop_columns("origin").append_column(FROM_DATA, pa.array(marks, pa.float64()))
 
     def summarise(stage: Stage) -> tuple[dict[str, Any], str]:
@@ -156,21 +155,21 @@ def from_data_step(context: Context, spec: StageSpec) -> StageRecord:
 
 
 def _summarise_verdicts(stage: Stage) -> tuple[dict[str, Any], str]:
-    table = pa.concat_tables(stage.tables(["verifier", "extracted"]))
-    verified = table.num_rows - table["verifier"].null_count
-    right = table["verifier"].to_pylist().count(1.0)
+    table = pa.concat_tables(stage.tables([VERIFIER, EXTRACTED]))
+    verified = table.num_rows - table[VERIFIER].null_count
+    right = table[VERIFIER].to_pylist().count(1.0)
     summary = {
         "verified": verified,
         "right": right,
-        "unverifiable": table["verifier"].null_count,
-        "unparsed": verified - (table.num_rows - table["extracted"].null_count),
+        "unverifiable": table[VERIFIER].null_count,
+        "unparsed": verified - (table.num_rows - table[EXTRACTED].null_count),
     }
     return summary, f"{right} of {verified} right" if verified else "no reference answers"
 
 
 SCORE_COLUMNS: Mapping[str, ScoreColumn] = {
-    VERIFIER: ScoreColumn(verify_step, ("verifier", "partial_credit", "extracted")),
+    VERIFIER: ScoreColumn(verify_step, (VERIFIER, "partial_credit", EXTRACTED)),
     FROM_DATA: ScoreColumn(from_data_step, (FROM_DATA,)),
-    "judge": ScoreColumn(judge_step, ("judge", "judge_reason", "judge_count")),
-    "reward_model": ScoreColumn(reward_model_step, ("reward_model", "reward_model_reason")),
+    JUDGE: ScoreColumn(judge_step, (JUDGE, f"{JUDGE}_reason", f"{JUDGE}_count")),
+    REWARD_MODEL: ScoreColumn(reward_model_step, (REWARD_MODEL, f"{REWARD_MODEL}_reason")),
 }

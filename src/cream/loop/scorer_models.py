@@ -17,7 +17,6 @@ from cream.algorithms.judging import comparison_prompt, judge_prompt
 from cream.errors import ModelError
 from cream.loop.models import open_models
 from cream.loop.shelf import ModelShelf
-from cream.methods.scorers import judge_of, reward_model_of, scorer_section
 from cream.models.chat import ChatEncoder, read_chat_template
 from cream.models.conversations import ConversationEncoder
 from cream.models.devices import pick_compute_dtype, pick_device
@@ -97,22 +96,17 @@ def open_scorers(
         ModelError: No such model, it cannot be used, or the judge's context is too short to be
             asked anything; the message begins with the section at fault.
     """
-    judge, reward_model = judge_of(recipe.method), reward_model_of(recipe.method)
-    section = scorer_section(recipe.method)
-    opened = ScorerModels()
-    if judge is not None:
-        with _section(f"{section}.judge"):
-            own = judge.model in OWN_MODELS
-            outside = None if own else _open_judge(judge, recipe.model, shelf.folder, cache_dir)
-            asked = (shelf, encoder) if outside is None else (outside.shelf, outside.encoder)
-            _check_rubric_fits(judge, asked[1], asked[0].context_length)
-            opened = ScorerModels(judge=outside)
-    if reward_model is not None:
-        with _section(f"{section}.reward_model"):
-            opened = ScorerModels(
-                reward_model=_open_reward_model(reward_model, recipe.model.device, cache_dir)
-            )
-    return opened
+    scorer, device = recipe.method.scorer, recipe.model.device
+    with _section(recipe.method.scorer_section):
+        if scorer is None:
+            return ScorerModels()
+        if isinstance(scorer, RewardModelConfig):
+            return ScorerModels(reward_model=_open_reward_model(scorer, device, cache_dir))
+        own = scorer.model in OWN_MODELS
+        outside = None if own else _open_judge(scorer, recipe.model, shelf.folder, cache_dir)
+        asked = (shelf, encoder) if outside is None else (outside.shelf, outside.encoder)
+        _check_rubric_fits(scorer, asked[1], asked[0].context_length)
+        return ScorerModels(judge=outside)
 
 
 def empty_question(judge: JudgeConfig | PairwiseJudgeConfig) -> str:

@@ -22,10 +22,10 @@ from cream.loop.extensions import OwnScorer
 from cream.loop.scorer_models import empty_question
 from cream.loop.shards import run_shards
 from cream.loop.shelf import ModelShelf
-from cream.methods.scorers import judge_of, reward_model_of
 from cream.models.chat import ChatEncoder
 from cream.protocols import SamplingParams
-from cream.recipe.scorers import JudgeConfig, PairwiseJudgeConfig
+from cream.recipe.parts import JUDGE, REWARD_MODEL
+from cream.recipe.scorers import JudgeConfig, JudgeModel, PairwiseJudgeConfig, RewardModelConfig
 from cream.records import StageSpec
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
@@ -40,17 +40,17 @@ JUDGE_SCHEMA = pa.schema(
     [
         ("prompt_id", pa.string()),
         ("completion_id", pa.string()),
-        ("judge", pa.float64()),
-        ("judge_reason", pa.string()),
-        ("judge_count", pa.int32()),
+        (JUDGE, pa.float64()),
+        (f"{JUDGE}_reason", pa.string()),
+        (f"{JUDGE}_count", pa.int32()),
     ]
 )
 REWARD_MODEL_SCHEMA = pa.schema(
     [
         ("prompt_id", pa.string()),
         ("completion_id", pa.string()),
-        ("reward_model", pa.float64()),
-        ("reward_model_reason", pa.string()),
+        (REWARD_MODEL, pa.float64()),
+        (f"{REWARD_MODEL}_reason", pa.string()),
     ]
 )
 
@@ -67,8 +67,8 @@ class _Judge:
 
 def judge_step(context: Context, spec: StageSpec) -> StageRecord:
     """Scores that the method's judge gives completions of iteration t."""
-    settings = judge_of(context.recipe.method)
-    assert settings is not None, "a method that reads the column `judge` has a judge"
+    settings = context.recipe.method.scorer
+    assert isinstance(settings, JudgeModel), "a method that reads the column `judge` has a judge"
     judge = _judge(context, settings, spec.t)
     inputs = {
         "model": judge.fingerprint,
@@ -97,9 +97,9 @@ def judge_step(context: Context, spec: StageSpec) -> StageRecord:
 
 def reward_model_step(context: Context, spec: StageSpec) -> StageRecord:
     """Scores that the method's reward model, the same in every iteration, gives completions."""
-    settings = reward_model_of(context.recipe.method)
+    settings = context.recipe.method.scorer
     model = context.scorers.reward_model
-    assert settings is not None, "a method that reads the column `reward_model` has one"
+    assert isinstance(settings, RewardModelConfig), "a method that reads `reward_model` has one"
     assert model is not None, "the reward model was opened with the run"
     inputs = {
         "model": model.fingerprint,

@@ -1,8 +1,11 @@
-"""The one base of every section of a recipe: frozen, complete, and closed to unknown keys."""
+"""What every section of a recipe is, and how unions of sections are written short."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 class Section(BaseModel):
@@ -15,3 +18,21 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
     )
+
+
+def usual(key: str, value: str) -> BeforeValidator:
+    """Read a mapping without `key` as if it said ``key: value``, and a bare word as ``key: word``.
+
+    Used around a union whose discriminator is `key`. ``pairing: {min_gap: 1}`` means ``pairing:
+    {rule: best_worst, min_gap: 1}``: settings of the usual member stay short, and a recipe that
+    names another member must give that one's settings.
+    """
+
+    def complete(given: Any) -> Any:
+        if isinstance(given, str):
+            return {key: given}
+        if isinstance(given, Mapping) and key not in given:
+            return {key: value, **given}
+        return given
+
+    return BeforeValidator(complete)

@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cream.recipe.base import Section
+from cream.recipe.base import Section, usual
 from cream.recipe.model import NonBlank
-from cream.recipe.unions import usual
 
 
 class AutoEngine(Section):

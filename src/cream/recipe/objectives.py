@@ -7,13 +7,13 @@ imports its own when it is asked for its loss.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from cream.errors import TrainingError
-from cream.recipe.base import Section
-from cream.recipe.unions import usual
+from cream.recipe.base import Section, usual
 
 if TYPE_CHECKING:
     from cream.algorithms.consistency import StageScale
@@ -301,6 +301,30 @@ class SrlmKl(PreferenceSection):
             chosen_kl=chosen,
             rejected_kl=rejected,
         )
+
+
+class SmoothedObjective(Section):
+    """DPO on orders that are wrong with a probability which the method itself decides."""
+
+    beta: Beta = 0.1
+    """Strength of the loss reference, > 0."""
+    nll: Nll | None = None
+    """Likelihood of the chosen completion beside the preference, or none."""
+
+    @staticmethod
+    def refuse_old_place(method: Any) -> Any:
+        """Values of a method that has this objective, unless its settings stand beside it.
+
+        Raises:
+            ValueError: They do, as recipes had it until `objective` became a section.
+        """
+        for key in ("beta", "nll") if isinstance(method, Mapping) else ():
+            if key in method:
+                raise ValueError(
+                    f"`{key}` stands in the objective: write `objective: {{{key}: ...}}`, or --set "
+                    f"method.objective.{key}=..."
+                )
+        return method
 
 
 ObjectiveConfig = Annotated[

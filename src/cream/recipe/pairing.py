@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cream.recipe.base import Section
-from cream.recipe.unions import usual
+from cream.recipe.base import Section, usual
 
 
 class Penalise(Section):

@@ -1,7 +1,7 @@
 """The parts a method is made of, as plain declarations: quantities, agreement, pairing.
 
-A method (see `cream.methods`) turns its options and an iteration number into `MethodParts`; the
-stage `pair` computes them from the score matrix. Nothing here runs anything.
+A method (see `cream.recipe.methods`) turns its options and an iteration number into `MethodParts`;
+the stage `pair` computes them from the score matrix. Nothing here runs anything.
 """
 
 from __future__ import annotations
@@ -38,6 +38,20 @@ Compare = Literal["like_for_like", "reference_code", "implicit"]
 BelowHalf = Literal["floor", "allow", "drop"]
 """What happens to a C below 1/2, which is outside the theory (it would train on reversed pairs):
 raise it to 1/2, use it as it is, or drop the pairs it would apply to."""
+
+
+VERIFIER = "verifier"
+"""Score column: 1 right, 0 wrong. Every run has it, since reports say how many pairs are right."""
+JUDGE = "judge"
+"""Score column: what the method's judge gives a completion."""
+REWARD_MODEL = "reward_model"
+"""Score column: what the method's reward model gives a completion."""
+FROM_DATA = "from_data"
+"""Score column of groups that hold completions of a data set: 1 for them, 0 for the policy's."""
+BUILT_IN_COLUMNS = (VERIFIER, JUDGE, REWARD_MODEL, FROM_DATA)
+"""Score columns whose names nothing else can take."""
+EXTRACTED = "extracted"
+"""Label column: the answer found in a completion."""
 
 
 class LogpQuantity(Section):
@@ -105,7 +119,7 @@ class Votes(Section):
     """Share of the group's completions that give the same extracted answer, copies counted."""
 
     kind: Literal["votes"] = "votes"
-    column: str = "extracted"
+    column: str = EXTRACTED
     """Label column of the matrix; completions without an answer have no value."""
 
     def __str__(self) -> str:

@@ -13,11 +13,12 @@ from pydantic import Field, model_validator
 from cream.recipe.base import Section
 from cream.recipe.data import DataConfig
 from cream.recipe.engine import AutoEngine, EngineConfig
-from cream.recipe.methods import CreamMethod, MethodConfig
+from cream.recipe.methods import MethodConfig
+from cream.recipe.methods.cream import CreamMethod
 from cream.recipe.model import ModelConfig
 from cream.recipe.trackers import Trackers
 from cream.recipe.training import SftConfig, TrainingConfig
-from cream.recipe.witnesses import CalibrationConfig, Witnesses
+from cream.recipe.witness import CalibrationConfig, Witnesses
 
 
 class SamplingConfig(Section):

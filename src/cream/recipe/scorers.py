@@ -6,13 +6,13 @@ section they only name a model; whether it can be used is found out when the run
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from cream.recipe.base import Section
+from cream.recipe.base import Section, usual
 from cream.recipe.model import EMBEDDED_NAME, NonBlank
-from cream.recipe.unions import usual
+from cream.recipe.parts import JUDGE, REWARD_MODEL
 
 OWN_MODELS = ("policy", "seed")
 """Judges that are models of the run itself."""
@@ -20,6 +20,8 @@ OWN_MODELS = ("policy", "seed")
 
 class JudgeModel(Section):
     """Who judges, and how its judgements are drawn."""
+
+    column: ClassVar = JUDGE
 
     model: NonBlank = "policy"
     """``policy``: M_t judges its own completions (self-rewarding). ``seed``: M0, a judge that does
@@ -95,6 +97,8 @@ AnyJudge = Annotated[
 class RewardModelConfig(Section):
     """A sequence classifier with one output that was trained to score answers."""
 
+    column: ClassVar = REWARD_MODEL
+
     name: NonBlank
     """A local folder or a hub id (``org/name``) of a model with a classification head of one
     output (``AutoModelForSequenceClassification``), weights in safetensors."""
@@ -117,3 +121,7 @@ class RewardModelConfig(Section):
                 "model, or let it judge in words: method srlm_judge with judge.model"
             )
         return self
+
+
+TextScorerConfig = JudgeConfig | PairwiseJudgeConfig | RewardModelConfig
+"""What a method can rank by that reads text; ``column`` is the score column that it fills."""

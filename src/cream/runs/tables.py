@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from cream.errors import RunError
-from cream.types import Completion, FinishReason, PairTable, ScoreMatrix
+from cream.types import Completion, FinishReason, Origin, PairTable, ScoreMatrix
 
 COMPLETION_SCHEMA = pa.schema(
     [
@@ -43,14 +43,6 @@ EVALUATION_SCHEMA = pa.schema(
     ]
 )
 """Stated, not inferred: a part without a single extracted answer must still be like the others."""
-FROM_DATA = "from_data"
-"""Score column of groups that hold completions of a data set: 1 for them, 0 for the policy's."""
-POLICY_ORIGIN = "policy"
-"""Origin of completions that the policy sampled."""
-PAST_ORIGIN = "past"
-"""Origin of completions that an earlier model sampled for the policy's iteration."""
-FUTURE_ORIGIN = "future"
-"""Origin of completions that the future model sampled, a first version of the next policy."""
 ORIGIN = "origin"
 """Column of a sample table or matrix: who made a completion."""
 LOGP_PREFIX = "logps_"
@@ -96,7 +88,7 @@ def completions_from_table(table: pa.Table) -> list[Completion]:
             finish_reason=FinishReason(row["finish_reason"]),
             seed=row["seed"],
             sampling_logp=row["sampling_logp"],
-            origin=row["origin"],
+            origin=Origin(row["origin"]),
         )
         for row in table.to_pylist()
     ]

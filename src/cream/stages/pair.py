@@ -61,9 +61,8 @@ from cream.recipe.parts import (
     MethodParts,
     TwoGaussian,
 )
-from cream.runs.tables import FUTURE_ORIGIN, PAST_ORIGIN, POLICY_ORIGIN
 from cream.stages.layout import Layout
-from cream.types import PairTable, ScoreMatrix, Tally
+from cream.types import Origin, PairTable, ScoreMatrix, Tally
 
 KEPT = "kept"
 BELOW_HALF = "below_half"
@@ -204,9 +203,9 @@ def _past_against_future(
     """Best of M_t and the future model against the worst of M_t and the past model."""
     return best_worst_between(
         candidates,
-        chosen=layout.made_by(POLICY_ORIGIN, FUTURE_ORIGIN),
-        rejected=layout.made_by(POLICY_ORIGIN, PAST_ORIGIN),
-        own=layout.made_by(POLICY_ORIGIN),
+        chosen=layout.made_by(Origin.POLICY, Origin.FUTURE),
+        rejected=layout.made_by(Origin.POLICY, Origin.PAST),
+        own=layout.made_by(Origin.POLICY),
         min_gap=min_gap,
         tie_break=tie_break,
     )

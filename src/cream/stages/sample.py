@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from cream.protocols import Sampler, SamplingParams
-from cream.runs.tables import POLICY_ORIGIN
-from cream.types import Completion, EncodedPrompt, FinishReason, SampledGroup, SamplingRequest
-
-DATA_ORIGIN = "data"
-"""Origin of completions that no policy sampled but a data set holds."""
+from cream.types import (
+    Completion,
+    EncodedPrompt,
+    FinishReason,
+    Origin,
+    SampledGroup,
+    SamplingRequest,
+)
 
 
 def sample(
@@ -20,7 +23,7 @@ def sample(
     num_completions: int,
     seed_of: Callable[[str, int], int],
     decode: Callable[[Sequence[int]], str],
-    origin: str = POLICY_ORIGIN,
+    origin: Origin = Origin.POLICY,
 ) -> Iterator[list[Completion]]:
     """Draw `num_completions` completions per prompt; one list per prompt, in prompt order.
 
@@ -85,12 +88,12 @@ def with_data_completions(
     data = [
         Completion(
             prompt_id=prompt_id,
-            completion_id=f"{prompt_id}-{DATA_ORIGIN}-{index}",
+            completion_id=f"{prompt_id}-{Origin.DATA}-{index}",
             token_ids=ids,
             text=decode(ids),
             finish_reason=FinishReason.STOP,
             seed=0,
-            origin=DATA_ORIGIN,
+            origin=Origin.DATA,
         )
         for index, ids in enumerate(map(encode, texts))
     ]
@@ -98,9 +101,9 @@ def with_data_completions(
 
 
 def _decoded(
-    group: SampledGroup, decode: Callable[[Sequence[int]], str], origin: str
+    group: SampledGroup, decode: Callable[[Sequence[int]], str], origin: Origin
 ) -> list[Completion]:
-    stem = group.prompt_id if origin == POLICY_ORIGIN else f"{group.prompt_id}-{origin}"
+    stem = group.prompt_id if origin == Origin.POLICY else f"{group.prompt_id}-{origin}"
     return [
         Completion(
             prompt_id=group.prompt_id,

@@ -15,16 +15,23 @@ from jaxtyping import Float64
 
 from cream.algorithms.diagnostics import PairAccuracy, witness_accuracy
 from cream.algorithms.raters import WitnessVerdict, witness_verdicts
-from cream.recipe.parts import AnyQuantity, LogpQuantity, ScoreQuantity, Votes, models_of
+from cream.recipe.parts import (
+    EXTRACTED,
+    JUDGE,
+    REWARD_MODEL,
+    AnyQuantity,
+    LogpQuantity,
+    ScoreQuantity,
+    Votes,
+    models_of,
+)
 from cream.stages.layout import Layout
 from cream.stages.pair import Members
 from cream.types import ScoreMatrix
 
-SCORE_WITNESSES = ("judge", "reward_model")
+SCORE_WITNESSES = (JUDGE, REWARD_MODEL)
 """Score columns that may be asked, besides the log-probabilities of every model. Not the verifier:
 it is what witnesses are judged by."""
-VOTE_WITNESS = "extracted"
-"""Label column whose votes may be asked."""
 
 
 def witness_quantities(
@@ -39,8 +46,8 @@ def witness_quantities(
     """
     found: list[AnyQuantity] = [q for q in compared if set(models_of(q)) <= set(matrix.logps)]
     found += [LogpQuantity(unit="mean_likelihood", model=model) for model in matrix.logps]
-    if (matrix.labels.get(VOTE_WITNESS, np.array([-1])) >= 0).any():
-        found.append(Votes(column=VOTE_WITNESS))
+    if (matrix.labels.get(EXTRACTED, np.array([-1])) >= 0).any():
+        found.append(Votes(column=EXTRACTED))
     found += [ScoreQuantity(column=name) for name in SCORE_WITNESSES if name in matrix.scores]
     return tuple(quantity for quantity in dict.fromkeys(found) if quantity != reward)
 

@@ -1,52 +1,57 @@
-"""The options of each method, one class per method: an option a method lacks cannot be written.
+"""Methods: each decides from its options and an iteration number what that iteration does.
 
-`cream.methods` turns these into parts; see ``docs/methods/`` for equations and sources.
+A module of this package is a family of methods and lists its classes in ``METHODS``; there is no
+other list. See ``docs/methods/`` for equations and sources.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from functools import reduce
+from importlib import import_module
+from operator import or_
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from cream.recipe.methods.cream import CreamMethod
-from cream.recipe.methods.cream_cross import CreamCrossMethod
-from cream.recipe.methods.cream_pair import CreamPairMethod
-from cream.recipe.methods.cream_reference import CreamReferenceMethod
-from cream.recipe.methods.cream_sample import CreamSampleMethod
-from cream.recipe.methods.custom import CustomMethod
-from cream.recipe.methods.dice import DiceMethod
-from cream.recipe.methods.fixed_smoothing import FixedSmoothingMethod
-from cream.recipe.methods.oracle import OracleMethod
-from cream.recipe.methods.reward_model import RewardModelMethod
-from cream.recipe.methods.scpo import ScpoMethod
-from cream.recipe.methods.spa import SpaMethod
-from cream.recipe.methods.spin import SpinMethod
-from cream.recipe.methods.srlm import SrlmMethod
-from cream.recipe.methods.srlm_judge import SrlmJudgeMethod
-from cream.recipe.methods.srlm_kl import SrlmKlMethod
-from cream.recipe.methods.temporal import TemporalMethod
+from cream.recipe.base import Section
+from cream.recipe.parts import MethodParts
+from cream.recipe.scorers import TextScorerConfig
 
-__all__ = [
-    "CreamCrossMethod",
-    "CreamMethod",
-    "CreamPairMethod",
-    "CreamReferenceMethod",
-    "CreamSampleMethod",
-    "CustomMethod",
-    "DiceMethod",
-    "FixedSmoothingMethod",
-    "MethodConfig",
-    "OracleMethod",
-    "RewardModelMethod",
-    "ScpoMethod",
-    "SpaMethod",
-    "SpinMethod",
-    "SrlmJudgeMethod",
-    "SrlmKlMethod",
-    "SrlmMethod",
-    "TemporalMethod",
-]
+
+class MethodSection(Section):
+    """The section ``method`` of a recipe: the options of one method, and the parts they make."""
+
+    name: Any
+    """Which method; each class allows one name."""
+
+    def parts(self, t: int) -> MethodParts:
+        """What iteration t (M_t -> M_{t+1}, t >= 1) reads and does.
+
+        Raises:
+            RecipeError: The options cannot be met at this t.
+        """
+        raise NotImplementedError
+
+    @property
+    def scorer(self) -> TextScorerConfig | None:
+        """The judge or reward model that the method ranks by, if it does."""
+        return None
+
+    @property
+    def scorer_section(self) -> str:
+        """Where in a recipe the settings of `scorer` stand."""
+        return f"method.{self.scorer.column}" if self.scorer else "method"
+
+
+def _declared() -> tuple[type[MethodSection], ...]:
+    families = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+    methods = [method for family in families for method in family.METHODS]
+    return tuple(sorted(methods, key=lambda method: method.model_fields["name"].default))
+
+
+METHODS = _declared()
+"""Every method that a recipe can name, by name."""
 
 
 def _from_name(value: Any) -> Any:
@@ -54,26 +59,10 @@ def _from_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-MethodConfig = Annotated[
-    Annotated[
-        CreamMethod
-        | SrlmMethod
-        | OracleMethod
-        | CreamCrossMethod
-        | CreamPairMethod
-        | CreamReferenceMethod
-        | CreamSampleMethod
-        | CustomMethod
-        | DiceMethod
-        | FixedSmoothingMethod
-        | RewardModelMethod
-        | ScpoMethod
-        | SpaMethod
-        | SpinMethod
-        | SrlmJudgeMethod
-        | SrlmKlMethod
-        | TemporalMethod,
-        Field(discriminator="name"),
-    ],
-    BeforeValidator(_from_name),
-]
+if TYPE_CHECKING:
+    MethodConfig = MethodSection
+else:
+    MethodConfig = Annotated[
+        Annotated[reduce(or_, METHODS), Field(discriminator="name")], BeforeValidator(_from_name)
+    ]
+    """``name`` decides which options may follow."""

@@ -1,28 +1,41 @@
-"""Options of the CREAM method."""
+"""CREAM: self-rewarding whose pairs are trusted as far as two rankings of a group agree.
+
+Source: Wang et al., arXiv 2410.12735. J is the ranking by M_t, K by M_{t-1}; C is the mean of
+(tau + 1) / 2 over prompts; the loss is C * DPO(chosen > rejected) + (1 - C) * DPO(reversed).
+The methods differ in what C is a property of (the set, the prompt, the pair) and in whose K is.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from cream.recipe.base import Section
-from cream.recipe.comparison import PreviousModel, WitnessChoice
+from cream.recipe.methods import MethodSection
 from cream.recipe.objectives import AgreementObjective
 from cream.recipe.objectives import Cream as CreamObjective
-from cream.recipe.pairing import BestWorst, RewardPairing
-from cream.recipe.parts import BelowHalf, Compare, PairFilter, Statistic, Unit
+from cream.recipe.pairing import BestWorst, PairingConfig, RewardPairing
+from cream.recipe.parts import (
+    Agreement,
+    BelowHalf,
+    Calibrated,
+    Compare,
+    Level,
+    LogpQuantity,
+    MethodParts,
+    PairFilter,
+    Statistic,
+    TwoGaussian,
+    Unit,
+)
+from cream.recipe.witness import PreviousModel, WitnessChoice, compared_rankings
 
 
-class CreamMethod(Section):
-    """CREAM (arXiv 2410.12735): pairs are trusted as far as rankings of successive models agree."""
+class WitnessedMethod(MethodSection):
+    """What the methods have in common that compare M_t with a witness of one's choice."""
 
-    name: Literal["cream"] = "cream"
     reward: Unit = "implicit"
     """Quantity of M_t that picks the pairs. The paper uses ``implicit``."""
-    level: Literal["set", "sample", "shrunken"] = "set"
-    """``set``: one C per iteration (the paper's main method); ``sample``: one per prompt;
-    ``shrunken``: one per prompt, drawn to the set's as far as it is sampling noise."""
     witness: WitnessChoice = PreviousModel()
     """Whose ranking is compared with that of M_t. The paper asks M_{t-1}."""
     compare: Compare = "like_for_like"
@@ -30,18 +43,49 @@ class CreamMethod(Section):
     of both models (M0's implicit reward is identically zero). ``reference_code``: the implicit
     reward of M_t against the mean log-likelihood of M0, which share log pi_0 with opposite signs
     and so bias tau downwards. ``implicit``: implicit rewards always, refused where it meets M0."""
-    statistic: Statistic = "kendall"
-    """How two rankings of a group are compared. The paper's main choice is Kendall's tau."""
     filter: PairFilter = "none"
     """``agreeing`` trains only on pairs that the witness orders the same way."""
     below_half: BelowHalf = "floor"
     """What happens to a C below 1/2 before it enters the loss; the reported C is never floored."""
-    pairing: RewardPairing = BestWorst()
     objective: AgreementObjective = CreamObjective()
 
+    def _parts(
+        self,
+        t: int,
+        level: Level | TwoGaussian,
+        pairing: PairingConfig,
+        statistic: Statistic = "kendall",
+    ) -> MethodParts:
+        first, second = compared_rankings(self.reward, t, self.compare, self.witness)
+        return MethodParts(
+            reward=LogpQuantity(unit=self.reward, model=f"M{t}"),
+            agreement=Agreement(
+                first=first,
+                second=second,
+                statistic=statistic,
+                level=level,
+                below_half=self.below_half,
+                filter=self.filter,
+            ),
+            pairing=pairing,
+            objective=self.objective,
+        )
+
+
+class CreamMethod(WitnessedMethod):
+    """CREAM (arXiv 2410.12735): pairs are trusted as far as rankings of successive models agree."""
+
+    name: Literal["cream"] = "cream"
+    level: Literal["set", "sample", "shrunken"] = "set"
+    """``set``: one C per iteration (the paper's main method); ``sample``: one per prompt;
+    ``shrunken``: one per prompt, drawn to the set's as far as it is sampling noise."""
+    statistic: Statistic = "kendall"
+    """How two rankings of a group are compared. The paper's main choice is Kendall's tau."""
+    pairing: RewardPairing = BestWorst()
+
     @model_validator(mode="after")
-    def _set_level_action_needs_a_set_level(self) -> CreamMethod:
-        refuse_set_level_action(self.objective, self.level)
+    def _options_that_fit(self) -> CreamMethod:
+        _refuse_set_level_action(self.objective, self.level)
         if self.level == "shrunken" and self.statistic != "kendall":
             raise ValueError(
                 "level: shrunken rests on the sampling noise of Kendall's tau; set statistic: "
@@ -49,13 +93,148 @@ class CreamMethod(Section):
             )
         return self
 
+    def parts(self, t: int) -> MethodParts:
+        """The same pairs as SRLM, C where `cream.recipe.witness` says what it compares."""
+        return self._parts(t, self.level, self.pairing, self.statistic)
 
-def refuse_set_level_action(objective: AgreementObjective, level: str) -> None:
-    """Refuse an action on one C for the whole set where there is none.
 
-    Raises:
-        ValueError: The objective acts on the set and the level is not ``set``.
+class CreamSampleMethod(WitnessedMethod):
+    """CREAM at the sample level (``dyn`` in the paper's code): each prompt has its own C."""
+
+    name: Literal["cream_sample"] = "cream_sample"
+    level: Literal["sample", "shrunken"] = "sample"
+    """``sample``: C_j as measured. ``shrunken``: drawn to the mean over prompts as far as the
+    spread of the C_j is sampling noise (ours)."""
+    pairing: RewardPairing = BestWorst()
+
+    @model_validator(mode="after")
+    def _there_is_no_set_level(self) -> CreamSampleMethod:
+        _refuse_set_level_action(self.objective, self.level)
+        return self
+
+    def parts(self, t: int) -> MethodParts:
+        """C of each prompt from its own group."""
+        return self._parts(t, self.level, self.pairing)
+
+
+class CreamPairMethod(WitnessedMethod):
+    """C is that of the pair that is trained on, not the mean over all orders of its group."""
+
+    name: Literal["cream_pair"] = "cream_pair"
+    probability: TwoGaussian = TwoGaussian()
+    """Where C of a pair comes from."""
+    filter: PairFilter = "agreeing"
+    """``agreeing`` trains only on pairs that the witness orders the same way."""
+    pairing: BestWorst = BestWorst()
+    """Best against worst: the pair that the probability is about."""
+
+    @model_validator(mode="after")
+    def _there_is_no_set_level(self) -> CreamPairMethod:
+        _refuse_set_level_action(self.objective, "pair")
+        return self
+
+    def parts(self, t: int) -> MethodParts:
+        """C of the trained pair."""
+        return self._parts(t, self.probability, self.pairing)
+
+
+class CreamCrossMethod(MethodSection):
+    """CREAM whose second ranking is that of a witness: an M1 made from other seed data. Ours.
+
+    Agreement along one path (M_t with M_{t-1}) is agreement of a model with its own past; a witness
+    fine-tuned on another part of the seed data makes its own mistakes. What it is asked is the
+    order of the trained pair, not the order of the whole group.
     """
+
+    name: Literal["cream_cross"] = "cream_cross"
+    witness: str = Field(min_length=1)
+    """Name of a model under ``witnesses``."""
+    reward: Unit = "implicit"
+    """Quantity of M_t that picks the pairs."""
+    witness_reward: Unit = "mean_likelihood"
+    """Quantity of the witness that is asked about them."""
+    use: Literal["filter", "smooth", "two_gaussian"] = "filter"
+    """``filter``: train only on pairs that the witness orders alike, and fully (C = 1).
+    ``smooth``: on all pairs, with one C where the witness agrees and one where it does not, counted
+    on the seed examples held out by ``calibration``. ``two_gaussian``: on all pairs, each with the
+    C of two Gaussian raters whose rankings of its prompt agree as the two do."""
+    below_half: BelowHalf = "floor"
+    """What happens to a C below 1/2 if ``use`` is not ``filter``."""
+    pairing: RewardPairing = BestWorst()
+    objective: CreamObjective = CreamObjective()
+
+    @model_validator(mode="after")
+    def _options_that_act(self) -> CreamCrossMethod:
+        if self.objective.set_level_action != "train":
+            raise ValueError(
+                f"objective.set_level_action: {self.objective.set_level_action} acts on one C for "
+                "the whole set, and cream_cross has one per pair; leave it at train"
+            )
+        if self.use == "filter" and self.below_half != "floor":
+            raise ValueError(
+                "below_half acts on a C below 1/2, and under use: filter every C is 1; leave it "
+                "out, or set use: smooth"
+            )
+        return self
+
+    def parts(self, t: int) -> MethodParts:
+        """The same witness in every iteration, the reward of M_t."""
+        reward = LogpQuantity(unit=self.reward, model=f"M{t}")
+        level = {"filter": "one", "smooth": Calibrated(), "two_gaussian": TwoGaussian()}[self.use]
+        return MethodParts(
+            reward=reward,
+            agreement=Agreement(
+                first=reward,
+                second=LogpQuantity(unit=self.witness_reward, model=self.witness),
+                level=level,
+                filter="agreeing" if self.use == "filter" else "none",
+                below_half=self.below_half,
+            ),
+            pairing=self.pairing,
+            objective=self.objective,
+        )
+
+
+class CreamReferenceMethod(MethodSection):
+    """CREAM as its authors' code decides it (commit de1d04b), as far as that can be had.
+
+    At t = 1 the implicit reward of M1 is compared with the mean likelihood of M0; equal values are
+    ranked by their place in the list and copies count; truncated completions are paired; a C below
+    1/2 is used as it is. What still differs is listed in ``docs/methods/cream_reference.md``.
+    """
+
+    name: Literal["cream_reference"] = "cream_reference"
+    level: Literal["set", "sample"] = "set"
+    """``set`` is ``avg`` in that code, ``sample`` is ``dyn``."""
+    objective: CreamObjective = CreamObjective()
+
+    @model_validator(mode="after")
+    def _set_level_action_needs_a_set_level(self) -> CreamReferenceMethod:
+        _refuse_set_level_action(self.objective, self.level)
+        return self
+
+    def parts(self, t: int) -> MethodParts:
+        """The rules of that code."""
+        first, second = compared_rankings("implicit", t, "reference_code")
+        return MethodParts(
+            reward=LogpQuantity(unit="implicit", model=f"M{t}"),
+            agreement=Agreement(
+                first=first,
+                second=second,
+                statistic="kendall_by_position",
+                level=self.level,
+                below_half="allow",
+            ),
+            pairing=BestWorst(truncated="keep"),
+            objective=self.objective,
+        )
+
+
+METHODS = (CreamMethod, CreamSampleMethod, CreamPairMethod, CreamCrossMethod, CreamReferenceMethod)
+
+
+def _refuse_set_level_action(objective: AgreementObjective, level: str) -> None:
+    """Refuse an action on one C for the whole set where there is none."""
     if not isinstance(objective, CreamObjective) or objective.set_level_action == "train":
         return
     if level != "set":

@@ -1,17 +1,20 @@
-"""Options of temporal self-rewarding."""
+"""Temporal self-rewarding: worst of the past against best of the future.
+
+Source: Wang et al., arXiv 2508.06026. Their M0 is the model after supervised fine-tuning, our M1.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, assert_never
 
 from pydantic import Field
 
-from cream.recipe.base import Section
+from cream.recipe.base import Section, usual
+from cream.recipe.methods import MethodSection
 from cream.recipe.objectives import Dpo, PlainObjective
 from cream.recipe.pairing import BestWorst
-from cream.recipe.parts import Unit
-from cream.recipe.scorers import AnyJudge, JudgeConfig, RewardModelConfig
-from cream.recipe.unions import usual
+from cream.recipe.parts import LogpQuantity, MethodParts, PastAndFuture, ScoreQuantity, Unit
+from cream.recipe.scorers import AnyJudge, JudgeConfig, RewardModelConfig, TextScorerConfig
 
 
 class ScoredByJudge(Section):
@@ -49,7 +52,7 @@ AnyScore = Annotated[
 """``source`` decides which fields may follow; left out it is ``judge``."""
 
 
-class TemporalMethod(Section):
+class TemporalMethod(MethodSection):
     """Temporal self-rewarding (arXiv 2508.06026): rejected from the past, chosen from the future.
 
     Each iteration trains twice from M_t: a temporary future model on pairs of M_t and the past
@@ -66,3 +69,52 @@ class TemporalMethod(Section):
     """Best of those that may be chosen against the worst of those that may be rejected."""
     objective: PlainObjective = Dpo()
     """Of both trainings."""
+
+    @property
+    def scorer(self) -> TextScorerConfig | None:
+        """The judge or reward model of the score, if it is either's."""
+        match self.score:
+            case ScoredByJudge(judge=judge):
+                return judge
+            case ScoredByRewardModel(reward_model=model):
+                return model
+            case ScoredByPolicy():
+                return None
+            case _:
+                assert_never(self.score)
+
+    @property
+    def scorer_section(self) -> str:
+        """Inside the score."""
+        return f"method.score.{self.scorer.column}" if self.scorer else "method.score"
+
+    def parts(self, t: int) -> MethodParts:
+        """Parts of iteration t; those of its draft, which trains the future model, follow.
+
+        No C is measured: the groups hold completions of three models.
+        """
+        reward, tie_break = self._ranking(t)
+        return MethodParts(
+            reward=reward,
+            tie_break=tie_break,
+            others=PastAndFuture(past={"sft": "M1", "seed": "M0"}[self.past], future=f"F{t + 1}"),
+            pairing=self.pairing,
+            objective=self.objective,
+        )
+
+    def _ranking(self, t: int) -> tuple[LogpQuantity | ScoreQuantity, LogpQuantity | None]:
+        """What ranks the completions, and what orders those of one model that it ranks alike."""
+        match self.score:
+            case (
+                ScoredByJudge(judge=scorer, tie_break=unit)
+                | ScoredByRewardModel(reward_model=scorer, tie_break=unit)
+            ):
+                tie_break = LogpQuantity(unit=unit, model=f"M{t}")
+                return ScoreQuantity(column=scorer.column), tie_break
+            case ScoredByPolicy(reward=unit):
+                return LogpQuantity(unit=unit, model=f"M{t}"), None
+            case _:
+                assert_never(self.score)
+
+
+METHODS = (TemporalMethod,)

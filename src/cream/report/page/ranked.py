@@ -21,13 +21,22 @@ from pydantic import TypeAdapter, ValidationError
 from cream.algorithms.groups import chunks
 from cream.errors import RunError
 from cream.recipe.pairing import PairingConfig
-from cream.recipe.parts import Agreement, AnyQuantity, Quantity, ScoreQuantity, Votes, models_of
+from cream.recipe.parts import (
+    EXTRACTED,
+    VERIFIER,
+    Agreement,
+    AnyQuantity,
+    Quantity,
+    ScoreQuantity,
+    Votes,
+    models_of,
+)
 from cream.report.page.records import compared, rate_of
 from cream.runs.files import read_table
-from cream.runs.tables import BASE_COLUMNS, LOGP_PREFIX, POLICY_ORIGIN, matrix_from_tables
+from cream.runs.tables import BASE_COLUMNS, LOGP_PREFIX, matrix_from_tables
 from cream.stages.layout import Layout
+from cream.types import Origin
 
-VERIFIER = "verifier"
 STATISTICS = {"kendall": "tau", "kendall_by_position": "tau", "spearman": "rho"}
 """Short names of statistics; the others go by their own."""
 
@@ -60,7 +69,7 @@ class RankedSet:
         names = ["prompt_id", "completion_id", "text", "origin"]
         for path in sorted((self.folder / "matrix").glob("part-*.parquet")):
             there = set(pq.read_schema(path).names)
-            wanted = [*names, *(n for n in (VERIFIER, "extracted") if n in there)]
+            wanted = [*names, *(n for n in (VERIFIER, EXTRACTED) if n in there)]
             by_prompt: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
             for row in read_table(path, wanted).to_pylist():
                 by_prompt[row["prompt_id"]][row["completion_id"]] = row
@@ -99,12 +108,12 @@ class RankedSet:
         verdict = row.get(VERIFIER)
         return {
             "text": row["text"],
-            "origin": "" if row["origin"] == POLICY_ORIGIN else row["origin"],
+            "origin": "" if row["origin"] == Origin.POLICY else row["origin"],
             "tokens": int(layout.num_tokens[g, member]),
             "truncated": bool(layout.truncated[g, member]),
             "copies": int(layout.groups.multiplicity[g, member]),
             "correct": None if verdict is None or np.isnan(verdict) else verdict == 1,
-            "extracted": row.get("extracted"),
+            "extracted": row.get(EXTRACTED),
             "values": [_rounded(values[g, member]) for values in self.values],
             "ranks": [int(ranks[g, member]) or None for ranks in self.ranks],
         }
