@@ -23,7 +23,7 @@ import torch
 import yaml
 
 from cream.loop.iterations import run_recipe
-from cream.loop.opening import open_context
+from cream.preflight.opening import open_context
 from cream.protocols import Progress
 from cream.recipe import Recipe
 from cream.recipe.load import apply_overrides, validate_recipe
@@ -173,8 +173,8 @@ def finished_comparison(
     tmp_path_factory: pytest.TempPathFactory, tiny_inputs: Path, recipe_values: dict[str, Any]
 ) -> Path:
     """`cream` and `srlm` with seeds 1 and 2. Read only: copy it to change it."""
-    from cream.loop.comparison.members import make_plan, parse_methods
-    from cream.loop.comparison.running import run_comparison
+    from cream.comparison.members import make_plan, parse_methods
+    from cream.comparison.running import run_comparison
 
     folder = tmp_path_factory.mktemp("comparison")
     path = folder / "recipe.yaml"

@@ -175,7 +175,7 @@ def test_help_comes_at_once(command: str):
     assert not modules & {*HEAVY, "numpy"}
 
 
-@pytest.mark.parametrize("module", ["cream.loop.recompute", "cream.report.tables"])
+@pytest.mark.parametrize("module", ["cream.programs.recompute", "cream.report.tables"])
 def test_what_reads_a_finished_run_needs_no_model_library(module: str):
     modules = modules_after(f"import sys, {module}")
 

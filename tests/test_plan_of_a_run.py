@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from cream.loop.opening import check_run
 from cream.plan import token_counts
 from cream.planner import most_pairs
+from cream.preflight.opening import check_run
 from cream.recipe import Recipe
 from cream.recipe.pairing import AllPairs, BestWorst, TopBottom
 from cream.records import StageSpec

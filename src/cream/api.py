@@ -12,7 +12,7 @@ from pathlib import Path
 from cream.cli.console import ConsoleProgress, messages
 from cream.loop.extensions import Extensions, Method, OwnSampler, OwnScorer, OwnVerifier
 from cream.loop.iterations import run_recipe
-from cream.loop.opening import open_context
+from cream.preflight.opening import open_context
 from cream.protocols import Progress
 from cream.recipe import Recipe, load_recipe
 from cream.report.run_result import RunResult

@@ -9,7 +9,7 @@ import pytest
 from run_contents import stage_record, table
 
 from cream.errors import RecipeError
-from cream.loop.recompute import recompute_pairs
+from cream.programs.recompute import recompute_pairs
 from cream.recipe import Recipe
 from cream.report.status import run_status
 

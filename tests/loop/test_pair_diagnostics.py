@@ -9,7 +9,7 @@ import pytest
 from test_pairing_summary import AGREE, REVERSED, matrix
 
 from cream.loop.pairing import make_pairs
-from cream.loop.recompute import recompute_pairs
+from cream.programs.recompute import recompute_pairs
 from cream.recipe.methods import MethodConfig
 from cream.recipe.methods.confidence import SpaMethod
 from cream.recipe.methods.cream import CreamMethod

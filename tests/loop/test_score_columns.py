@@ -14,9 +14,9 @@ from run_contents import contents, stage_record, table
 from cream.engines.reward_model import RewardModel
 from cream.engines.texts import Text
 from cream.errors import RunError
-from cream.loop.recompute import recompute_pairs
 from cream.models.conversations import ConversationEncoder
 from cream.models.loading import load_reward_model, load_tokenizer
+from cream.programs.recompute import recompute_pairs
 from cream.recipe import Recipe
 from cream.recipe.load import load_recipe
 from cream.testing import tiny_judge_folder, tiny_model_folder, tiny_reward_model_folder

@@ -9,7 +9,7 @@ import pytest
 from run_contents import table
 
 from cream.errors import RunError
-from cream.loop.recompute import recompute_pairs
+from cream.programs.recompute import recompute_pairs
 from cream.recipe import load_recipe
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"

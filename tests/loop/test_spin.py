@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from run_contents import stage_record, table
 
-from cream.loop.recompute import recompute_pairs
+from cream.programs.recompute import recompute_pairs
 from cream.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]

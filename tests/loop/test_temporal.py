@@ -11,7 +11,7 @@ import pytest
 from run_contents import contents, stage_record, table
 
 from cream.errors import RunError
-from cream.loop.recompute import recompute_pairs
+from cream.programs.recompute import recompute_pairs
 from cream.recipe import Recipe
 from cream.report.status import run_status
 from cream.testing import tiny_judge_folder

@@ -14,7 +14,7 @@ from cream.errors import RecipeError
 from cream.runs.cache import cache_dir
 
 if TYPE_CHECKING:
-    from cream.loop.comparison.members import Plan
+    from cream.comparison.members import Plan
 
 DATA, PAGE = "comparison.json", "report.html"
 """What is written beside the runs."""
@@ -52,7 +52,7 @@ def compare(
 
     Given again after an interruption, or with more methods or seeds, it goes on.
     """
-    from cream.loop.comparison.members import make_plan, parse_methods, read_methods
+    from cream.comparison.members import make_plan, parse_methods, read_methods
 
     if bool(methods) == (methods_file is not None):
         raise RecipeError("say what to compare: --methods A,B,C, or --methods-file FILE")
@@ -69,7 +69,7 @@ def compare(
 
 
 def _run(plan: Plan, base_dir: Path, *, quiet: bool) -> None:
-    from cream.loop.comparison.running import run_comparison
+    from cream.comparison.running import run_comparison
 
     progress = ConsoleProgress(messages(quiet=quiet))
     try:

@@ -66,7 +66,7 @@ def measure_outside(
 ) -> None:
     """Run tasks of the harness on a model, store and print the results."""
     from cream.engines.harness import HarnessSettings
-    from cream.loop.outside_tasks import evaluate_outside
+    from cream.programs.evaluation import evaluate_outside
     from cream.recipe.model import ModelConfig
 
     progress = ConsoleProgress(messages(quiet=quiet))
@@ -180,7 +180,7 @@ def evaluate(
             "say what to evaluate on: --tasks NAME,NAME, --recipe RECIPE, or --lm-eval NAME,NAME"
         )
 
-    from cream.loop.single_model import evaluate_model
+    from cream.programs.evaluation import evaluate_model
     from cream.report.summary import summarise_evaluation
     from cream.report.tables import print_evaluation
 

@@ -48,9 +48,9 @@ def plan(
     with progress.busy("checking recipe, data and model"):
         from cream.inspect.plan import assumed_length, make_plan
         from cream.inspect.tables import print_plan
-        from cream.loop.opening import check_run, disk_need
         from cream.models.fingerprints import stored_parameters
         from cream.plan import token_counts
+        from cream.preflight.opening import check_run, disk_need
         from cream.runs.store import Run
 
         run = Run(Path(loaded.folder))

@@ -32,7 +32,7 @@ def opened(recipe_path: Path, overrides: Sequence[str] | None, *, quiet: bool) -
     progress = ConsoleProgress(messages(quiet=quiet))
     try:
         with progress.busy("checking recipe, data and model"):
-            from cream.loop.opening import open_context
+            from cream.preflight.opening import open_context
             from cream.runs.store import Run
 
         run = Run(Path(recipe.folder))
@@ -135,7 +135,7 @@ def pair(
     if (recipe is None) == (source is None):
         raise RunError("give either a RECIPE, or --from RUN to recompute pairs of a finished run")
     if source is not None:
-        from cream.loop.recompute import recompute_pairs
+        from cream.programs.recompute import recompute_pairs
 
         summary = recompute_pairs(source, t, overrides or (), out)
     else:

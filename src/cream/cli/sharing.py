@@ -135,8 +135,8 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Publish a model with a card of its data, method, results, licence and recipe."""
-    from cream.loop.publishing import model_upload
     from cream.models.publishing import push as send
+    from cream.programs.publishing import model_upload
     from cream.report.summary import summarise_run
 
     upload = model_upload(run, model, to, summarise_run(run))

@@ -17,7 +17,7 @@ from cream.engines.scorer import TorchScorer
 from cream.loop.context import Context, sampling_params
 from cream.loop.sample_summary import SAMPLE_COLUMNS, sample_summary
 from cream.loop.score_columns import score_column
-from cream.loop.shards import PartProgress, batched, run_shards
+from cream.loop.stage_runner import PartProgress, batched, run_shards
 from cream.records import StageSpec
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed

@@ -9,7 +9,7 @@ from typing import Any
 from cream.loop.calibration import calibration_of
 from cream.loop.context import Context
 from cream.loop.pairing import make_pairs, outcome_in_words, read_matrix
-from cream.loop.shards import stopwatch
+from cream.loop.stage_runner import stopwatch
 from cream.records import StageSpec
 from cream.runs.store import StageRecord
 

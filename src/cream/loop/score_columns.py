@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from cream.errors import RecipeError
 from cream.loop.context import Context
-from cream.loop.shards import run_shards
+from cream.loop.stage_runner import run_shards
 from cream.loop.text_scorers import judge_step, own_scorer_step, reward_model_step
 from cream.recipe.parts import EXTRACTED, FROM_DATA, JUDGE, REWARD_MODEL, VERIFIER
 from cream.records import StageSpec

@@ -5,8 +5,6 @@ Found and examined when a run is opened; loaded by their step only, and only whi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -14,25 +12,13 @@ from typing import Any, assert_never
 import torch
 
 from cream.algorithms.judging import comparison_prompt, judge_prompt
-from cream.errors import ModelError
-from cream.loop.models import open_models
 from cream.loop.shelf import ModelShelf
-from cream.models.chat import ChatEncoder, read_chat_template
+from cream.models.chat import ChatEncoder
 from cream.models.conversations import ConversationEncoder
-from cream.models.devices import pick_compute_dtype, pick_device
-from cream.models.fingerprints import model_fingerprint
-from cream.models.folders import resolve_model
 from cream.models.loading import (
-    check_reward_model,
-    load_config,
     load_reward_model,
-    load_tokenizer,
 )
-from cream.models.positions import context_length
-from cream.recipe import Recipe
-from cream.recipe.model import ModelConfig
-from cream.recipe.scorers import OWN_MODELS, JudgeConfig, PairwiseJudgeConfig, RewardModelConfig
-from cream.types import Message
+from cream.recipe.scorers import JudgeConfig, PairwiseJudgeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,34 +67,6 @@ class ScorerModels:
         return {name: model.fingerprint for name, model in found.items() if model is not None}
 
 
-def open_scorers(
-    recipe: Recipe, shelf: ModelShelf, encoder: ChatEncoder, cache_dir: Path
-) -> ScorerModels:
-    """Find and examine what the recipe's method ranks by; load no weights.
-
-    Args:
-        recipe: Whole recipe; its ``model`` section says device and arithmetic of a judge.
-        shelf: Models of the run.
-        encoder: Template of the run.
-        cache_dir: Cream's cache.
-
-    Raises:
-        ModelError: No such model, it cannot be used, or the judge's context is too short to be
-            asked anything; the message begins with the section at fault.
-    """
-    scorer, device = recipe.method.scorer, recipe.model.device
-    with _section(recipe.method.scorer_section):
-        if scorer is None:
-            return ScorerModels()
-        if isinstance(scorer, RewardModelConfig):
-            return ScorerModels(reward_model=_open_reward_model(scorer, device, cache_dir))
-        own = scorer.model in OWN_MODELS
-        outside = None if own else _open_judge(scorer, recipe.model, shelf.folder, cache_dir)
-        asked = (shelf, encoder) if outside is None else (outside.shelf, outside.encoder)
-        _check_rubric_fits(scorer, asked[1], asked[0].context_length)
-        return ScorerModels(judge=outside)
-
-
 def empty_question(judge: JudgeConfig | PairwiseJudgeConfig) -> str:
     """What a judge is asked, without prompt and responses."""
     match judge:
@@ -118,64 +76,3 @@ def empty_question(judge: JudgeConfig | PairwiseJudgeConfig) -> str:
             return comparison_prompt("", "", "")
         case _:
             assert_never(judge)
-
-
-def _open_judge(
-    judge: JudgeConfig | PairwiseJudgeConfig, model: ModelConfig, folder: Path, cache_dir: Path
-) -> ExternalJudge:
-    config = ModelConfig(
-        name=judge.model,
-        revision=judge.revision,
-        chat_template=judge.chat_template,
-        trust_remote_code=judge.trust_remote_code,
-        device=model.device,
-        compute_dtype=model.compute_dtype,
-    )
-    shelf, encoder = open_models(config, folder, cache_dir)
-    return ExternalJudge(shelf, encoder, model_fingerprint(shelf.seed_folder))
-
-
-def _check_rubric_fits(
-    judge: JudgeConfig | PairwiseJudgeConfig, encoder: ChatEncoder, limit: int | None
-) -> None:
-    rubric = len(encoder.encode_prompt([Message("user", empty_question(judge))]))
-    if limit is not None and rubric + judge.max_judgement_tokens >= limit:
-        raise ModelError(
-            f"the rubric alone has {rubric} tokens; with max_judgement_tokens "
-            f"{judge.max_judgement_tokens} nothing is left of the judge's context of {limit}. "
-            "Lower max_judgement_tokens, or name a judge with a longer context."
-        )
-
-
-def _open_reward_model(
-    reward: RewardModelConfig, device_name: str, cache_dir: Path
-) -> ExternalRewardModel:
-    config = ModelConfig(
-        name=reward.name, revision=reward.revision, trust_remote_code=reward.trust_remote_code
-    )
-    folder = resolve_model(config, cache_dir)
-    shape = load_config(folder, trust_remote_code=reward.trust_remote_code)
-    check_reward_model(folder, shape)
-    template = read_chat_template(reward.chat_template)
-    tokenizer = load_tokenizer(
-        folder, chat_template=template, trust_remote_code=reward.trust_remote_code
-    )
-    device = pick_device(device_name)
-    return ExternalRewardModel(
-        folder=folder,
-        encoder=ConversationEncoder(tokenizer, template),
-        fingerprint=model_fingerprint(folder),
-        context_length=context_length(shape),
-        device=device,
-        compute_dtype=pick_compute_dtype(device, reward.compute_dtype).dtype,
-        trust_remote_code=reward.trust_remote_code,
-    )
-
-
-@contextmanager
-def _section(name: str) -> Iterator[None]:
-    """Say whose model an error is about: messages about models speak of ``model``."""
-    try:
-        yield
-    except ModelError as error:
-        raise ModelError(f"{name}: {error}") from error

@@ -20,8 +20,8 @@ from cream.engines.texts import TextScorer
 from cream.loop.context import Context
 from cream.loop.extensions import OwnScorer
 from cream.loop.scorer_models import empty_question
-from cream.loop.shards import run_shards
 from cream.loop.shelf import ModelShelf
+from cream.loop.stage_runner import run_shards
 from cream.models.chat import ChatEncoder
 from cream.protocols import SamplingParams
 from cream.recipe.parts import JUDGE, REWARD_MODEL

@@ -12,7 +12,7 @@ from cream.algorithms.objectives import supervised
 from cream.data.splits import POLICY
 from cream.loop.card import model_card
 from cream.loop.context import Context
-from cream.loop.shards import stopwatch
+from cream.loop.stage_runner import stopwatch
 from cream.plan import unneeded_models
 from cream.recipe.parts import MethodParts
 from cream.records import StageSpec

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from cream.comparison.members import MethodChoice, make_plan, parse_methods, read_methods
 from cream.errors import RecipeError
-from cream.loop.comparison.members import MethodChoice, make_plan, parse_methods, read_methods
 from cream.recipe.methods.cream import CreamSampleMethod
 from cream.recipe.methods.srlm import SrlmMethod
 

@@ -3,28 +3,33 @@
 Members of one seed advance together, so that a model which the next stage of another member would
 share is still there when `keep_checkpoints: last` removes it from the first. The order decides only
 who makes a shared stage; killed at any time, the same members go on from what they hold.
+
+A stage of equal fingerprint is made once, with its model: a member takes it over where another one
+of the same seed has finished it (`cream.runs.sharing` says how). Members therefore need no common
+store, and each is an ordinary run directory. See ``docs/decisions/0012-shared-stages.md``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import final
 
+from cream.comparison.members import Member, Plan
 from cream.data.dataset import LoadedData
 from cream.errors import CreamError, RunError
-from cream.loop.comparison.members import Member, Plan
-from cream.loop.comparison.sharing import borrower
+from cream.loop.card import model_card
 from cream.loop.context import Context
 from cream.loop.iterations import run_iteration
-from cream.loop.opening import DiskNeed, check_run, claim_run, disk_need, refuse_full_disk
+from cream.models.saving import CARD
+from cream.preflight.opening import DiskNeed, check_run, claim_run, disk_need, refuse_full_disk
 from cream.protocols import Progress
 from cream.runs.files import remove_leftovers, write_yaml
-from cream.runs.sharing import COMPARISON
-from cream.runs.store import Run
+from cream.runs.sharing import COMPARISON, is_untouched, lendable, take_folder, take_stage
+from cream.runs.store import Run, Stage
 
 
 @final
@@ -151,3 +156,40 @@ def _disk_need(contexts: Sequence[Context]) -> DiskNeed:
         spared = linked * (1 + len(group[0].recipe.witnesses))
         missing += sum(disk_need(context).missing for context in group) - spared
     return DiskNeed(disk_need(contexts[0]).checkpoint, max(missing, 0))
+
+
+def borrower(
+    context: Context, lenders: Sequence[Run], taken: Counter[Path]
+) -> Callable[[Stage], None]:
+    """Make what `Context.borrow` calls for each stage that this run names.
+
+    Args:
+        context: The run that takes.
+        lenders: The runs that it takes from, in the order in which they are asked.
+        taken: Counts the stages taken, by the folder of the run that they were taken from.
+    """
+
+    def borrow(stage: Stage) -> None:
+        if not is_untouched(stage):
+            return
+        for lender in lenders:
+            found = lendable(stage, lender)
+            if found is not None and _take_model(context, stage, lender):
+                take_stage(stage, found, lender)  # the finished mark comes last
+                taken[lender.root] += 1
+                return
+
+    return borrow
+
+
+def _take_model(context: Context, stage: Stage, lender: Run) -> bool:
+    """Take the model that a stage made, if it made one; False if the lender has removed it."""
+    name = stage.spec.result
+    if name is None:
+        return True
+    source = lender.root / "models" / name
+    if not source.exists():
+        return False
+    card = model_card(name, context.recipe, context.shelf.seed_name)
+    take_folder(source, context.shelf.path(name), {CARD: card})
+    return True

@@ -13,8 +13,8 @@ import pytest
 from run_contents import contents, same_weights, stage_record, weights
 from test_resume import KillAt, Killed
 
-from cream.loop.comparison.members import Plan, make_plan, parse_methods
-from cream.loop.comparison.running import run_comparison
+from cream.comparison.members import Plan, make_plan, parse_methods
+from cream.comparison.running import run_comparison
 from cream.protocols import Progress
 from cream.recipe import Recipe
 

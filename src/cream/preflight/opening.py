@@ -12,12 +12,11 @@ from cream.engines.select import BY_NAME, choose_engine
 from cream.errors import DataError, RecipeError, RunError
 from cream.loop.context import Context
 from cream.loop.extensions import Extensions
-from cream.loop.models import open_models
 from cream.loop.score_columns import check_score_columns
-from cream.loop.scorer_models import open_scorers
 from cream.models.fingerprints import model_fingerprint, stored_parameters
 from cream.plan import is_calibrated
 from cream.planner import build_plan
+from cream.preflight.models import open_models, open_scorers
 from cream.protocols import Progress
 from cream.recipe import Recipe
 from cream.recipe.parts import VERIFIER

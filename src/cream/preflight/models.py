@@ -1,0 +1,151 @@
+"""Finding the models that a recipe names, with their tokenizers and templates; no weights yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cream.errors import ModelError
+from cream.loop.scorer_models import (
+    ExternalJudge,
+    ExternalRewardModel,
+    ScorerModels,
+    empty_question,
+)
+from cream.loop.shelf import ModelShelf
+from cream.models.chat import ChatEncoder, read_chat_template
+from cream.models.conversations import ConversationEncoder
+from cream.models.devices import pick_compute_dtype, pick_device
+from cream.models.fingerprints import model_fingerprint
+from cream.models.folders import resolve_model
+from cream.models.loading import (
+    check_reward_model,
+    generation_eos_ids,
+    load_config,
+    load_tokenizer,
+)
+from cream.models.positions import context_length
+from cream.recipe import Recipe
+from cream.recipe.model import ModelConfig
+from cream.recipe.scorers import OWN_MODELS, JudgeConfig, PairwiseJudgeConfig, RewardModelConfig
+from cream.types import Message
+
+
+def open_models(
+    config: ModelConfig, folder: Path, cache_dir: Path
+) -> tuple[ModelShelf, ChatEncoder]:
+    """Find M0 and examine its tokenizer and template.
+
+    Args:
+        config: The recipe's model section.
+        folder: Where trained models go.
+        cache_dir: Cream's cache.
+    """
+    seed_folder = resolve_model(config, cache_dir)
+    template = read_chat_template(config.chat_template)
+    shape = load_config(seed_folder, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(
+        seed_folder, chat_template=template, trust_remote_code=config.trust_remote_code
+    )
+    device = pick_device(config.device)
+    shelf = ModelShelf(
+        folder=folder,
+        seed_folder=seed_folder,
+        seed_name=config.name,
+        tokenizer=tokenizer,
+        device=device,
+        compute_dtype=pick_compute_dtype(device, config.compute_dtype).dtype,
+        context_length=context_length(shape),
+        trust_remote_code=config.trust_remote_code,
+    )
+    return shelf, ChatEncoder(tokenizer, template, eos_ids=generation_eos_ids(seed_folder))
+
+
+def open_scorers(
+    recipe: Recipe, shelf: ModelShelf, encoder: ChatEncoder, cache_dir: Path
+) -> ScorerModels:
+    """Find and examine what the recipe's method ranks by; load no weights.
+
+    Args:
+        recipe: Whole recipe; its ``model`` section says device and arithmetic of a judge.
+        shelf: Models of the run.
+        encoder: Template of the run.
+        cache_dir: Cream's cache.
+
+    Raises:
+        ModelError: No such model, it cannot be used, or the judge's context is too short to be
+            asked anything; the message begins with the section at fault.
+    """
+    scorer, device = recipe.method.scorer, recipe.model.device
+    with _section(recipe.method.scorer_section):
+        if scorer is None:
+            return ScorerModels()
+        if isinstance(scorer, RewardModelConfig):
+            return ScorerModels(reward_model=_open_reward_model(scorer, device, cache_dir))
+        own = scorer.model in OWN_MODELS
+        outside = None if own else _open_judge(scorer, recipe.model, shelf.folder, cache_dir)
+        asked = (shelf, encoder) if outside is None else (outside.shelf, outside.encoder)
+        _check_rubric_fits(scorer, asked[1], asked[0].context_length)
+        return ScorerModels(judge=outside)
+
+
+def _open_judge(
+    judge: JudgeConfig | PairwiseJudgeConfig, model: ModelConfig, folder: Path, cache_dir: Path
+) -> ExternalJudge:
+    config = ModelConfig(
+        name=judge.model,
+        revision=judge.revision,
+        chat_template=judge.chat_template,
+        trust_remote_code=judge.trust_remote_code,
+        device=model.device,
+        compute_dtype=model.compute_dtype,
+    )
+    shelf, encoder = open_models(config, folder, cache_dir)
+    return ExternalJudge(shelf, encoder, model_fingerprint(shelf.seed_folder))
+
+
+def _check_rubric_fits(
+    judge: JudgeConfig | PairwiseJudgeConfig, encoder: ChatEncoder, limit: int | None
+) -> None:
+    rubric = len(encoder.encode_prompt([Message("user", empty_question(judge))]))
+    if limit is not None and rubric + judge.max_judgement_tokens >= limit:
+        raise ModelError(
+            f"the rubric alone has {rubric} tokens; with max_judgement_tokens "
+            f"{judge.max_judgement_tokens} nothing is left of the judge's context of {limit}. "
+            "Lower max_judgement_tokens, or name a judge with a longer context."
+        )
+
+
+def _open_reward_model(
+    reward: RewardModelConfig, device_name: str, cache_dir: Path
+) -> ExternalRewardModel:
+    config = ModelConfig(
+        name=reward.name, revision=reward.revision, trust_remote_code=reward.trust_remote_code
+    )
+    folder = resolve_model(config, cache_dir)
+    shape = load_config(folder, trust_remote_code=reward.trust_remote_code)
+    check_reward_model(folder, shape)
+    template = read_chat_template(reward.chat_template)
+    tokenizer = load_tokenizer(
+        folder, chat_template=template, trust_remote_code=reward.trust_remote_code
+    )
+    device = pick_device(device_name)
+    return ExternalRewardModel(
+        folder=folder,
+        encoder=ConversationEncoder(tokenizer, template),
+        fingerprint=model_fingerprint(folder),
+        context_length=context_length(shape),
+        device=device,
+        compute_dtype=pick_compute_dtype(device, reward.compute_dtype).dtype,
+        trust_remote_code=reward.trust_remote_code,
+    )
+
+
+@contextmanager
+def _section(name: str) -> Iterator[None]:
+    """Say whose model an error is about: messages about models speak of ``model``."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
