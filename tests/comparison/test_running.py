@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_contents import contents, same_weights, stage_record, weights
-from test_resume import KillAt, Killed
 
 from cream.comparison.members import Plan, make_plan, parse_methods
 from cream.comparison.running import run_comparison
 from cream.protocols import Progress
 from cream.recipe import Recipe
+from kills import KillAt, Killed
+from run_contents import contents, same_weights, stage_record, weights
 
 Compare = Callable[..., Path]
 MakeRecipe = Callable[..., Recipe]
