@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_contents import stage_record, table
 
 from cream.errors import RecipeError
 from cream.programs.recompute import recompute_pairs
 from cream.recipe import Recipe
 from cream.report.status import run_status
+from run_contents import stage_record, table
 
 MakeRecipe = Callable[..., Recipe]
 RunWhole = Callable[..., Path]

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from run_contents import contents, stage_record, table
 
 from cream.engines.reward_model import RewardModel
 from cream.engines.texts import Text
@@ -21,6 +20,7 @@ from cream.recipe import Recipe
 from cream.recipe.load import load_recipe
 from cream.testing import tiny_judge_folder, tiny_model_folder, tiny_reward_model_folder
 from cream.types import Message
+from run_contents import contents, stage_record, table
 
 MakeRecipe = Callable[..., Recipe]
 RunWhole = Callable[..., Path]

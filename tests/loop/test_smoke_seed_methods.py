@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_contents import table
 
 from cream.errors import RunError
 from cream.programs.recompute import recompute_pairs
 from cream.recipe import load_recipe
+from run_contents import table
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"
 RunWhole = Callable[..., Path]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_contents import stage_record, table
 
 from cream.programs.recompute import recompute_pairs
 from cream.recipe import Recipe
+from run_contents import stage_record, table
 
 MakeRecipe = Callable[..., Recipe]
 RunWhole = Callable[..., Path]

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_contents import contents, stage_record, table
 
 from cream.errors import RunError
 from cream.programs.recompute import recompute_pairs
 from cream.recipe import Recipe
 from cream.report.status import run_status
 from cream.testing import tiny_judge_folder
+from run_contents import contents, stage_record, table
 
 MakeRecipe = Callable[..., Recipe]
 RunWhole = Callable[..., Path]
