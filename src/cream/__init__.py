@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cream.algorithms import objectives as objectives
+    from cream.algorithms.objective import Auxiliary as Auxiliary
+    from cream.algorithms.objective import Needs as Needs
+    from cream.algorithms.objective import Objective as Objective
+    from cream.algorithms.objective import ObjectiveInputs as ObjectiveInputs
     from cream.api import console_progress as console_progress
     from cream.api import run as run
     from cream.engines.sampler import TorchSampler as TorchSampler
@@ -44,6 +48,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
+    "Auxiliary": "cream.algorithms.objective",
+    "Needs": "cream.algorithms.objective",
+    "Objective": "cream.algorithms.objective",
+    "ObjectiveInputs": "cream.algorithms.objective",
     "console_progress": "cream.api",
     "run": "cream.api",
     "TorchSampler": "cream.engines.sampler",
@@ -76,11 +84,15 @@ _PLACES = {
 _MODULES = {"objectives": "cream.algorithms.objectives", "parts": "cream.recipe.parts"}
 
 __all__ = [
+    "Auxiliary",
     "CreamError",
     "LogpScorer",
     "Message",
     "Method",
     "MethodParts",
+    "Needs",
+    "Objective",
+    "ObjectiveInputs",
     "OwnSampler",
     "OwnScorer",
     "OwnVerifier",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cream.algorithms.objective import Objective
 from cream.cli.console import ConsoleProgress, messages
 from cream.loop.extensions import Extensions, Method, OwnSampler, OwnScorer, OwnVerifier
 from cream.loop.iterations import run_recipe
@@ -28,6 +29,7 @@ def run(
     overrides: Sequence[str] = (),
     base_dir: str | Path | None = None,
     method: Method | None = None,
+    objective: Objective | None = None,
     verifier: OwnVerifier | None = None,
     sampler: OwnSampler | None = None,
     scorers: Mapping[str, OwnScorer] | None = None,
@@ -41,6 +43,7 @@ def run(
         base_dir: Folder that relative data paths start from. By default that of the file, or the
             current one.
         method: Stands in for the recipe's method.
+        objective: Trains on the pairs in place of the method's objective.
         verifier: Checks the prompts whose source says ``verifier: custom``.
         sampler: Draws all completions, in place of the recipe's engine.
         scorers: Fill the score columns of these names, for a method that reads them.
@@ -57,7 +60,7 @@ def run(
     else:
         loaded = load_recipe(Path(recipe), overrides)
         folder = Path(base_dir) if base_dir is not None else Path(recipe).parent
-    own = Extensions(method, verifier, sampler, scorers or {})
+    own = Extensions(method, verifier, sampler, scorers or {}, objective)
     loaded = own.recorded(loaded)
     place = Run(Path(loaded.folder))
     with place.locked():

@@ -1,4 +1,4 @@
-"""What a user may bring to a run in Python: a method, a verifier, a sampler, scorers.
+"""What a user may bring to a run in Python: a method, an objective, a verifier, a sampler, scorers.
 
 Each is one object of a class that the user writes; nothing has to be inherited or registered. An
 object cannot be looked into, so it must say by its ``fingerprint`` what it is: a text that changes
@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from cream.algorithms.objective import Objective
+from cream.algorithms.objectives import PAIR
 from cream.engines.texts import TextScorer
 from cream.errors import RecipeError
 from cream.protocols import Sampler, Verifier
@@ -67,6 +69,8 @@ class Extensions:
     sampler: OwnSampler | None = None
     scorers: Mapping[str, OwnScorer] = field(default_factory=dict)
     """By the name of the column that each fills."""
+    objective: Objective | None = None
+    """Trains on the pairs in place of the method's."""
 
     def __post_init__(self) -> None:
         for place, thing in self._named().items():
@@ -82,6 +86,9 @@ class Extensions:
                     f"scorers: {name!r} cannot name a score column; choose a name of letters, "
                     f"digits and underscores other than {', '.join(BUILT_IN_COLUMNS)}"
                 )
+
+        if self.objective is not None:
+            _refuse_unknown_sequences(self.objective)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -105,6 +112,23 @@ class Extensions:
         return {} if self.sampler is None else {"sampler": self.sampler.fingerprint}
 
     def _named(self) -> dict[str, Any]:
-        single = {"method": self.method, "verifier": self.verifier, "sampler": self.sampler}
+        single = {
+            "method": self.method,
+            "objective": self.objective,
+            "verifier": self.verifier,
+            "sampler": self.sampler,
+        }
         given = {name: thing for name, thing in single.items() if thing is not None}
         return given | {f"scorers.{name}": scorer for name, scorer in self.scorers.items()}
+
+
+def _refuse_unknown_sequences(objective: Objective) -> None:
+    """The examples of a run are its pairs; what those lack is missed now, not after sampling."""
+    needs = objective.needs
+    wanted = [role for role in needs.roles if role not in (*PAIR, *needs.optional)]
+    wanted += [f"{name} of {role}" for role, names in needs.token_columns.items() for name in names]
+    if wanted:
+        raise RecipeError(
+            f"objective {objective.name} reads {', '.join(wanted)}, and the training examples of "
+            f"this run are pairs: {' and '.join(PAIR)}, without token columns"
+        )

@@ -8,20 +8,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from cream.algorithms.objectives import supervised
+from cream.algorithms.objective import Needs, Objective
+from cream.algorithms.objectives import PAIR, supervised
 from cream.data.splits import POLICY
+from cream.errors import RecipeError
 from cream.loop.card import model_card
 from cream.loop.context import Context
 from cream.loop.stage_runner import stopwatch
-from cream.plan import unneeded_models
+from cream.plan import columns, score_columns, unneeded_models
 from cream.recipe.parts import MethodParts
 from cream.records import StageSpec
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
-from cream.runs.store import Stage, StageRecord, fingerprint
+from cream.runs.store import GIVEN, Stage, StageRecord, fingerprint
 from cream.runs.tables import LOGP_PREFIX, pairs_from_table
 from cream.runs.trackers import JsonlTracker, logged_metrics
-from cream.stages.train import pair_examples, seed_examples
+from cream.stages.train import pair_columns, pair_examples, seed_examples
 from cream.training.loop import OnStep
 from cream.training.summary import TrainingSummary
 from cream.training.train import train
@@ -73,6 +75,7 @@ def fine_tune_step(context: Context, spec: StageSpec) -> StageRecord:
 def train_step(context: Context, spec: StageSpec) -> StageRecord:
     """M_{t+1}, or the future model: M_t trained on the pairs of iteration t, or of its draft."""
     parts = context.plan.phase_parts(spec)
+    own = context.extensions.objective
     paired, matrix = map(context.run.finished, spec.inputs)
     stage = context.stage(
         spec,
@@ -80,7 +83,7 @@ def train_step(context: Context, spec: StageSpec) -> StageRecord:
             "model": context.model_fingerprint(str(spec.model)),
             "pairs": paired.fingerprint,
             "reference": spec.reference,
-            "objective": parts.objective.model_dump(mode="json"),
+            "objective": _objective_inputs(own) if own else parts.objective.model_dump(mode="json"),
             "settings": context.recipe.training.model_dump(mode="json", exclude=NO_RESULT),
         },
     )
@@ -88,13 +91,15 @@ def train_step(context: Context, spec: StageSpec) -> StageRecord:
     draft = ("draft",) if spec.draft else ()
 
     def prefer(model: Any, on_step: OnStep) -> TrainingSummary:
+        objective = own or parts.objective.build()
+        c = _set_consistency(parts, paired)
         return train(
             model,
-            _training_pairs(context, spec, paired, matrix),
-            parts.objective.build(),
+            _training_pairs(context, spec, paired, matrix, objective.needs),
+            objective,
             context.recipe.training,
             seed=derive_seed(context.recipe.seed, "train", spec.t, *draft),
-            scale=parts.objective.stage_scale(_set_consistency(parts, paired)),
+            scale=None if own else parts.objective.stage_scale(c),
             state_dir=stage.folder / STATE,
             objective_file=stage.folder / OBJECTIVE,
             on_step=on_step,
@@ -103,17 +108,55 @@ def train_step(context: Context, spec: StageSpec) -> StageRecord:
     return _train(context, stage, prefer)
 
 
+def _objective_inputs(objective: Objective) -> dict[str, str]:
+    """A user's objective as an input of the stage that trains under it."""
+    return {GIVEN: objective.name, "fingerprint": objective.fingerprint}
+
+
 def _training_pairs(
-    context: Context, spec: StageSpec, paired: Stage, matrix: Stage
+    context: Context, spec: StageSpec, paired: Stage, matrix: Stage, needs: Needs
 ) -> list[Example]:
     reference = LOGP_PREFIX + str(spec.reference)
-    wanted = ["prompt_id", "completion_id", "token_ids", reference]
+    further = [
+        name
+        for name in matrix_columns(context, spec)
+        if any(f"{role}_{name}" in needs.columns for role in PAIR)
+    ]
+    wanted = dict.fromkeys(["prompt_id", "completion_id", "token_ids", reference, *further])
     return pair_examples(
         pairs_from_table(read_table(paired.folder / "pairs.parquet")),
-        pa.concat_tables(matrix.tables(wanted)),
+        pa.concat_tables(matrix.tables(list(wanted))),
         context.encode_set(matrix.spec.inputs[0]),
         reference_column=reference,
+        columns=needs.columns,
     )
+
+
+def matrix_columns(context: Context, spec: StageSpec) -> tuple[str, ...]:
+    """Columns of numbers in the score matrix that a stage of training reads."""
+    parts = context.plan.phase_parts(spec)
+    models = (LOGP_PREFIX + model for model in columns(context.recipe, parts, spec.t))
+    return (*models, *score_columns(parts))
+
+
+def check_objective(context: Context) -> None:
+    """A user's objective that reads what no pair has is refused now, not after sampling.
+
+    Raises:
+        RecipeError: It names a column that examples of this run do not have.
+    """
+    objective = context.extensions.objective
+    if objective is None:
+        return
+    for spec in context.plan.stages:
+        if spec.kind == "train":
+            known = pair_columns(matrix_columns(context, spec))
+            unknown = [name for name in objective.needs.columns if name not in known]
+            if unknown:
+                raise RecipeError(
+                    f"objective {objective.name} reads the column {', '.join(unknown)}, and the "
+                    f"pairs of {spec.label} have {', '.join(known)}"
+                )
 
 
 def _set_consistency(parts: MethodParts, paired: Stage) -> SetConsistency | None:

@@ -13,6 +13,7 @@ from cream.errors import DataError, RecipeError, RunError
 from cream.loop.context import Context
 from cream.loop.extensions import Extensions
 from cream.loop.score_columns import check_score_columns
+from cream.loop.training_steps import check_objective
 from cream.models.fingerprints import model_fingerprint, stored_parameters
 from cream.plan import is_calibrated
 from cream.planner import build_plan
@@ -125,6 +126,7 @@ def check_run(
     )
     _check_calibration(context)
     check_score_columns(context)
+    check_objective(context)
     _check_lengths(context)
     _check_verifiers(context)
     _check_answers(context)

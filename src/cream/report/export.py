@@ -26,7 +26,7 @@ from cream.data.snapshot import prompts_from_table, seed_from_table
 from cream.errors import RunError
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
-from cream.runs.store import DONE, Run
+from cream.runs.store import DONE, GIVEN, Run
 from cream.runs.tables import BASE_COLUMNS, LOGP_PREFIX, pairs_from_table
 from cream.types import FinishReason, Prompt
 
@@ -57,9 +57,11 @@ def export_pairs(root: Path, iteration: int | None) -> ExportedPairs:
         iteration: t; None for the last one whose pairs are finished.
 
     Raises:
-        RunError: No such run, its pairs are unfinished, or there are none.
+        RunError: No such run, its pairs are unfinished, there are none, or they were trained under
+            an objective that was given in Python.
     """
     run, t = Run(root), iteration or last_paired(root)
+    _refuse_given_objective(run, t)
     paired = run.finished(f"iteration-{t}/pair")
     pairs = pairs_from_table(read_table(paired.folder / "pairs.parquet"))
     if not len(pairs):
@@ -91,6 +93,20 @@ def export_pairs(root: Path, iteration: int | None) -> ExportedPairs:
     record = paired.finished()
     assert record is not None  # `finished` of the run has just read it
     return ExportedPairs(_table(rows), t, record.summary, None)
+
+
+def _refuse_given_objective(run: Run, t: int) -> None:
+    """What was trained on the pairs is known to its author only; no other trainer has it."""
+    name = f"iteration-{t}/train"
+    if not (run.root / name / DONE).exists():
+        return
+    objective = run.finished(name).inputs.get("objective")
+    if isinstance(objective, Mapping) and GIVEN in objective:
+        raise RunError(
+            f"iteration {t} of {run.root} trained under the objective {objective[GIVEN]!r}, which "
+            "was given in Python: pairs exported for another trainer would stand for another "
+            "loss. Read them with cream.open_run instead"
+        )
 
 
 def flip(pairs: ExportedPairs, *, seed: int) -> ExportedPairs:

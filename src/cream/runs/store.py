@@ -36,6 +36,8 @@ from cream.runs.plan import PLAN, RECIPE, StoredPlan
 
 DONE = "stage.json"
 BEGUN = "begun.json"
+GIVEN = "given"
+"""Key of an input that is an object of the user's: its name."""
 
 
 def fingerprint(value: Any) -> str:

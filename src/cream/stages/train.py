@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
+from cream.algorithms.objectives import PAIR
 from cream.training.examples import completion_example, pair_example
 from cream.types import Example, Message, PairTable, SeedExample, TokenSequence
+
+_IDS = ("completion_id", "token_ids")
 
 EncodePrompt = Callable[[Sequence[Message]], tuple[int, ...]]
 EncodeCompletion = Callable[[Sequence[Message], str], tuple[int, ...]]
@@ -29,50 +34,70 @@ def seed_examples(
     ]
 
 
+def pair_columns(completion_columns: Iterable[str]) -> tuple[str, ...]:
+    """Columns that an example of a pair may have, given those of a completion.
+
+    ``consistency``, the rewards of both sides, and ``chosen_x`` and ``rejected_x`` for every
+    column x of a completion.
+    """
+    sides = (f"{role}_{name}" for role in PAIR for name in ("reward", *completion_columns))
+    return ("consistency", *sides)
+
+
 def pair_examples(
     pairs: PairTable,
     completions: pa.Table,
     prompt_token_ids: Mapping[str, tuple[int, ...]],
     *,
     reference_column: str,
+    columns: Sequence[str] = (),
 ) -> list[Example]:
     """Pairs with the sampled ids of both sides and their sums under the loss reference.
 
     Args:
         pairs: From the stage `pair`.
-        completions: Columns ``completion_id``, ``token_ids`` and `reference_column`.
+        completions: Columns ``completion_id``, ``token_ids``, `reference_column`, and others of
+            numbers, in which null or NaN says that there is no value.
         prompt_token_ids: Token ids per prompt id.
         reference_column: Log-prob sums under the loss reference.
+        columns: Columns of the examples beside ``consistency`` that are kept (see `pair_columns`).
 
     Raises:
         KeyError: A pair names a completion or prompt that is not there (a damaged run).
     """
     wanted = {*pairs.chosen_ids.tolist(), *pairs.rejected_ids.tolist()}
-    sequences = {
-        key: TokenSequence(tuple(ids.as_py()), logps.as_py())
-        for key, ids, logps in zip(
-            completions["completion_id"].to_pylist(),
-            completions["token_ids"],
-            completions[reference_column],
-            strict=True,
-        )
-        if key in wanted
-    }
-    return [
-        pair_example(
+    numbers = [n for n in completions.column_names if n not in ("prompt_id", *_IDS)]
+    paired = pa.array([key in wanted for key in completions["completion_id"].to_pylist()])
+    needed = completions.select([*_IDS, *numbers]).filter(paired)
+    rows = {row["completion_id"]: row for row in needed.to_pylist()}
+    examples = []
+    for prompt_id, chosen, rejected, *rewards, consistency, weight in zip(
+        pairs.prompt_ids.tolist(),
+        pairs.chosen_ids.tolist(),
+        pairs.rejected_ids.tolist(),
+        pairs.chosen_reward.tolist(),
+        pairs.rejected_reward.tolist(),
+        pairs.consistency.tolist(),
+        pairs.weight.tolist(),
+        strict=True,
+    ):
+        sides = (rows[chosen], rows[rejected])
+        known = {
+            f"{role}_{name}": value
+            for role, side, reward in zip(PAIR, sides, rewards, strict=True)
+            for name, value in {"reward": reward, **{n: side[n] for n in numbers}}.items()
+        }
+        present = {n: float(known[n]) for n in columns if _is_value(known.get(n))}
+        example = pair_example(
             f"{chosen}>{rejected}",
             prompt_token_ids[prompt_id],
-            sequences[chosen],
-            sequences[rejected],
+            *(TokenSequence(tuple(s["token_ids"]), s[reference_column]) for s in sides),
             consistency=consistency,
             weight=weight,
         )
-        for prompt_id, chosen, rejected, consistency, weight in zip(
-            pairs.prompt_ids.tolist(),
-            pairs.chosen_ids.tolist(),
-            pairs.rejected_ids.tolist(),
-            pairs.consistency.tolist(),
-            pairs.weight.tolist(),
-            strict=True,
-        )
-    ]
+        examples.append(replace(example, columns={**present, **example.columns}))
+    return examples
+
+
+def _is_value(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
