@@ -24,6 +24,12 @@ OUTPUTS = [
     ("Score: 3\nScore: 4", Unscored.CONFLICTING),
     ("I would give score: 2, no, score: 5", Unscored.CONFLICTING),
     ("Score: 7", Unscored.OUT_OF_RANGE),
+    ("Score: 1,000", Unscored.NO_SCORE),  # a number is read whole or not at all
+    ("Score: 4.5.1", Unscored.NO_SCORE),
+    ("Score: 3 1/2", Unscored.NO_SCORE),
+    ("Score: 3½", Unscored.NO_SCORE),
+    ("Score: 3e5", Unscored.NO_SCORE),
+    ("Score: 3,5", 3.5),
     ("Score: -1", Unscored.OUT_OF_RANGE),
     ("Score: 100", Unscored.OUT_OF_RANGE),
     ("Score: 8/10", Unscored.OTHER_SCALE),

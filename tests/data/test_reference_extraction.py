@@ -59,6 +59,16 @@ NUMBERS = [
     ("He walks 5-3 miles, that is all", None, "-3"),
     ("In 2024 he had 12 of them", None, "12"),  # without a statement theirs takes the last number
     ("Answer: −4", "-4", "4"),  # a minus sign that is no hyphen
+    (r"The total is \boxed{12{,}500}.", "12,500", "500"),
+    (r"Answer: \boxed{2\pi}", None, "2"),  # a number is read whole or not at all
+    ("Answer: 3x + 1", None, "3"),
+    ("Answer: 3:45", None, "3"),
+    ("Answer: 3, 5", None, "3"),
+    ("Answer: 10 and 20", None, "10"),
+    ("Answer: x = 5 or x = 7", None, "5"),
+    (r"\boxed{x = 5}", "5", "5"),
+    (r"\boxed{5} and then 7", "5", "7"),
+    (r"\boxed{\text{18 dollars}} of 20", "18", "20"),
 ]
 
 
@@ -76,7 +86,7 @@ def test_the_verifier_compares_what_was_stated_and_never_guesses():
     unparsed = verify(prompt, "it is 18")
 
     assert right is not None
-    assert (right.correct, right.extracted) == (True, "18.0")
+    assert (right.correct, right.extracted) == (True, "18")
     assert unparsed is not None
     assert (unparsed.correct, unparsed.extracted) == (False, None)
     assert verify(Prompt("p", (Message("user", "?"),)), "Answer: 18") is None

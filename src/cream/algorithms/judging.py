@@ -93,7 +93,8 @@ _SCORE = re.compile(
     r"""
     \b(?:score|rating|points)\b        # what is announced
     [\s*_`"]* (?:is\b|:|=) [\s*_`"]*   # how
-    (?P<number>[-+]?\d+(?:[.,]\d+)?)
+    (?P<number>[-+]?\d+(?:\.\d+|,\d{1,2})?)
+    (?!\d|[.,]\d|[eE^]\d|\s?[½¼¾]|\s+\d+/)  # the number whole, or none
     (?P<trailing>[.,]?)                # a full stop, or a number that goes on after the cut
     (?:[\s*_`"]* (?:/|out\s+of) [\s*_`"]* (?P<scale>\d+(?:\.\d+)?))?
     (?P<range>\s*(?:-|–|to)\s*\d)?     # "0 to 5" repeats the scale, it is no score

@@ -8,19 +8,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-# Quantifiers that could share characters are possessive (``*+``): a policy that has collapsed
-# writes thousands of equal characters, on which backtracking would take hours.
-_NUMBER = re.compile(
-    r"(?<![\w.])"  # not inside a word (M2) or a version (1.2.3)
-    r"(?P<sign>(?<![)\]}])[-+])?"  # a hyphen after a word, digit or bracket is not a sign (5-3)
-    r"\$?"
-    r"(?P<digits>(?:(?:\d{1,3}(?:,\d{3})++(?![\d,]*\d)|\d+)(?:\.\d+)?|\.\d+)"
-    r"(?:[eE][-+]?\d{1,2})?)"
-    r"(?P<denominator>/\d+)?"
-    r"(?!\d|\.\d|[eE]\d)"
-)
-_MAX_DIGITS = 1000
-"""Longer runs of digits are noise; Python refuses to convert beyond 4300."""
+from cream.algorithms.numbers import Found, find_numbers, normalised
 
 _OPENING = r"(?:\\boxed\{|\\text\{|[\s*_(\[\"'`$])*+"
 _STATEMENT = re.compile(
@@ -32,6 +20,8 @@ _STATEMENT = re.compile(
     + r"(?<![A-Za-z])(?P<letter>[A-Za-z])(?![A-Za-z])(?=(?P<after>[\s\S]{0,12}))",
     re.IGNORECASE,
 )
+# Quantifiers that could share characters are possessive (``*+``): a policy that has collapsed
+# writes thousands of equal characters, on which backtracking would take hours.
 _NUMBER_STATEMENT = re.compile(
     r"\banswer[\s*_]*+(?:\bis\b|[:=])[\s*_:]*+|####\s*+(?=[-+$.\d])|\\boxed\{", re.IGNORECASE
 )
@@ -61,56 +51,75 @@ def tagged(text: str, tag: str) -> str | None:
     return (inside.strip() or None) if inside is not None else None
 
 
-def last_number(text: str) -> str | None:
-    """Return the last number that stands on its own, as it is written.
+_SEVERAL = re.compile(r"\s*(?:,|;|\band\b|&)\s*(?:and\s+)?[-+$€£¥(]{0,3}\.?[0-9]", re.IGNORECASE)
+_SEVERAL_EQUATIONS = re.compile(
+    r"=[^=]*(?:\bor\b|\band\b|[,;])\s*[A-Za-z]\w{0,2}\s*=", re.IGNORECASE
+)
 
-    Understands signs, thousands separators (``1,234``), decimals, ``$`` and simple fractions. Not
-    numbers: digits inside words (``M2``) and versions (``1.2.3``).
+
+def last_number(text: str) -> str | None:
+    """Return the last number of a text, as it is written, or None.
+
+    What a number is says `cream.algorithms.numbers`. None if the last digits belong to something
+    larger (a formula, a time, a version): an earlier number is not what the text ends with.
     """
-    matches = list(_NUMBER.finditer(text.replace("−", "-")))
-    return matches[-1].group().strip() if matches else None
+    found = find_numbers(normalised(text))
+    return found[-1].written if found and found[-1].value is not None else None
 
 
 def number_value(text: str) -> Fraction | None:
-    """Exact value of the last number in a text; None without one (or with denominator 0)."""
-    matches = list(_NUMBER.finditer(text.replace("−", "-")))
-    if not matches or len(matches[-1].group()) > _MAX_DIGITS:
-        return None
-    match = matches[-1]
-    value = Fraction(match["digits"].replace(",", ""))
-    if match["denominator"]:
-        denominator = int(match["denominator"][1:])
-        if denominator == 0:
-            return None
-        value /= denominator
-    return -value if match["sign"] == "-" else value
-
-
-def whole_number(text: str) -> Fraction | None:
-    """Exact value of a text that is one number and nothing else; else None."""
-    return number_value(text) if last_number(text) == text.strip() else None
+    """Exact value of the last number in a text; None where `last_number` is None."""
+    found = find_numbers(normalised(text))
+    return found[-1].value if found else None
 
 
 def stated_number(text: str) -> str | None:
     r"""Return the number that a text states as its answer, as it is written, or None.
 
-    Looked at is the last statement that holds a number: ``Answer: 18 dollars``, ``the answer is
-    18``, ``#### 18``, ``\boxed{18}``. On its line the number after the last equals sign counts
-    (``Answer: 5 + 3 = 8``), without one the first number. A text without a statement states none:
-    its last number may be a step, a year or the number of a list item.
+    Looked at is the last statement that holds digits: ``Answer: 18 dollars``, ``the answer is
+    18``, ``#### 18``, ``\boxed{18}`` (the inside of the braces). On its line the number after the
+    last equals sign counts (``Answer: 5 + 3 = 8``), without one the first number. None if these
+    digits are no whole number, or if the statement gives several (``Answer: 3, 5``). A text without
+    a statement states none: its last number may be a step, a year or the number of a list item.
 
     The reference code of CREAM takes the first number after the first mark, and ``###``, which
     opens Markdown headings, is one of its marks (see `cream.data.reference_extraction`).
     """
+    found = _stated(text)
+    return found.written if found is not None and found.value is not None else None
+
+
+def stated_value(text: str) -> Fraction | None:
+    """Exact value of the number that `stated_number` finds."""
+    found = _stated(text)
+    return found.value if found is not None else None
+
+
+def _stated(text: str) -> Found | None:
+    text = normalised(text)
     end = len(text)
     for statement in reversed(list(_NUMBER_STATEMENT.finditer(text))):
-        rest = text[statement.end() : end].partition("\n")[0].replace("−", "-")
+        rest = text[statement.end() : end]
+        rest = _braced(rest) if statement[0].endswith("{") else rest.partition("\n")[0]
         end = statement.start()
-        numbers = _NUMBER.finditer(rest.rpartition("=")[2]) if "=" in rest else iter(())
-        first = next(numbers, None) or next(_NUMBER.finditer(rest), None)
-        if first is not None:
-            return first.group().strip()
+        after = rest.rpartition("=")[2]
+        several = _SEVERAL_EQUATIONS.search(rest) is not None
+        for part in (after, rest) if "=" in rest else (rest,):
+            found = find_numbers(part)
+            if found:
+                several = several or _SEVERAL.match(part, found[0].end) is not None
+                return None if several else found[0]
     return None
+
+
+def _braced(text: str) -> str:
+    """The text up to the brace that closes what was open before it; all of it without one."""
+    depth = 0
+    for match in re.finditer(r"[{}]", text):
+        depth += 1 if match[0] == "{" else -1
+        if depth < 0:
+            return text[: match.start()]
+    return text
 
 
 def choice_letter(text: str, letters: str) -> str | None:

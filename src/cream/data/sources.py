@@ -19,7 +19,7 @@ from cream.data.columns import ColumnUse, is_empty
 from cream.data.dedup import prompt_id
 from cream.data.files import Row, checked_text, file_rows, hub_rows, parse_json
 from cream.data.formats import Parsed, column, parse_row
-from cream.data.verifiers import CHOICE_LETTERS, NUMERIC
+from cream.data.verifiers import CHOICE_LETTERS, NUMERIC, MathVerify
 from cream.errors import DataError
 from cream.recipe.data import FileSource, HubSource, VerifierName
 from cream.types import Message, Prompt
@@ -225,6 +225,8 @@ def _check_answer(answer: str | None, verifier: VerifierName | None, row: Row) -
     of_numbers = verifier in ("last_number", "stated_number")
     if of_numbers and extraction.number_value(answer) is None:
         raise DataError(f"{row.where}: answer {answer!r:.60} has no number for `{verifier}`")
+    if verifier == "math_verify" and not MathVerify().reference(answer):
+        raise DataError(f"{row.where}: answer {answer!r:.60} is no expression for `{verifier}`")
     letter = answer.strip().upper()
     if verifier == "choice_letter" and (len(letter) != 1 or letter not in CHOICE_LETTERS):
         raise DataError(

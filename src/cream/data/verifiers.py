@@ -14,10 +14,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Protocol, final, runtime_checkable
 
+from cream.algorithms.numbers import canonical, whole_number
 from cream.data import extraction
-from cream.errors import DataError
+from cream.errors import DataError, DependencyError
 from cream.protocols import Verifier
 from cream.types import Prompt, Verdict
 
@@ -57,7 +59,7 @@ class ExactMatch:
 
     def key(self, prompt: Prompt, text: str) -> Hashable:
         """What a text answers: texts of equal keys are equally right."""
-        value = extraction.whole_number(text) if prompt.metadata.get(NUMERIC) else None
+        value = whole_number(text) if prompt.metadata.get(NUMERIC) else None
         return _plain(text) if value is None else value
 
 
@@ -66,18 +68,15 @@ class LastNumber:
     """The last number of the completion equals the last number of the answer, exactly.
 
     Compared as exact fractions, so ``1,234.50`` equals ``1234.5``. An answer may be a worked
-    solution that ends with its result, as in GSM8K (``... #### 18``).
+    solution that ends with its result, as in GSM8K (``... #### 18``). A number is read whole or not
+    at all, see `cream.algorithms.numbers`; `Verdict.extracted` is its value in one spelling.
     """
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict | None:
         """Return a verdict, or None if the prompt has no answer."""
         if prompt.answer is None:
             return None
-        value = extraction.number_value(completion)
-        extracted = extraction.last_number(completion) if value is not None else None
-        return _verdict(
-            extracted, value is not None and value == extraction.number_value(prompt.answer)
-        )
+        return _number_verdict(extraction.number_value(completion), prompt.answer)
 
     def key(self, prompt: Prompt, text: str) -> Hashable:
         """What a text answers: texts of equal keys are equally right."""
@@ -95,11 +94,7 @@ class StatedNumber:
         """Return a verdict, or None if the prompt has no answer."""
         if prompt.answer is None:
             return None
-        extracted = extraction.stated_number(completion)
-        value = None if extracted is None else extraction.number_value(extracted)
-        if value is None:
-            return _verdict(None, False)
-        return _verdict(extracted, value == extraction.number_value(prompt.answer))
+        return _number_verdict(extraction.stated_value(completion), prompt.answer)
 
     def key(self, prompt: Prompt, text: str) -> Hashable:
         """What a reference answers: texts of equal keys are equally right once stated."""
@@ -166,6 +161,53 @@ class ReasoningGymVerifier:
 
 
 @final
+class MathVerify:
+    r"""The mathematical expression that the completion ends with equals the answer's.
+
+    For answers in LaTeX that are more than numbers (``\frac{\pi}{2}``, ``(1, 3)``, ``x^2 + 1``), by
+    the package math-verify: the last ``\boxed{}`` or formula of the completion, compared by sympy.
+    An answer without a formula of LaTeX is taken as one. What does not end in five seconds is
+    wrong.
+
+    The package parses text of the model: run it on models you trust.
+
+    Source: github.com/huggingface/Math-Verify, version 0.9.0 (Apache-2.0).
+
+    Raises:
+        DependencyError: math-verify is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import math_verify
+        except ImportError as error:
+            raise DependencyError(
+                "the verifier `math_verify` needs math-verify; install it by `pip install "
+                "'cream-align[math]'`, or take `stated_number` where answers are numbers"
+            ) from error
+        self._library: Any = math_verify
+        self._references: dict[str, list[Any]] = {}
+
+    def verify(self, prompt: Prompt, completion: str) -> Verdict | None:
+        """Return a verdict, or None if the prompt has no answer."""
+        if prompt.answer is None:
+            return None
+        found = self._library.parse(completion)
+        if not found:
+            return _verdict(None, False)
+        right = self._library.verify(self.reference(prompt.answer), found)
+        return _verdict(str(found[0]), bool(right))
+
+    def reference(self, answer: str) -> list[Any]:
+        """The expressions of a reference answer; empty if it cannot be read."""
+        if answer not in self._references:
+            marked = any(mark in answer for mark in ("$", "\\boxed", "\\(", "\\["))
+            text = answer if marked else f"${answer}$"
+            self._references[answer] = self._library.parse(text)
+        return self._references[answer]
+
+
+@final
 class PromptVerifier:
     """Checks every prompt with the verifier that its metadata names.
 
@@ -214,6 +256,8 @@ def verifier_named(name: str) -> Verifier:
             return StatedNumber()
         case "choice_letter":
             return ChoiceLetter()
+        case "math_verify":
+            return MathVerify()
         case "reasoning_gym":
             return ReasoningGymVerifier()
         case "custom":
@@ -224,7 +268,7 @@ def verifier_named(name: str) -> Verifier:
         case _:
             raise DataError(
                 f"unknown verifier {name!r}; there are exact_match, last_number, stated_number, "
-                "choice_letter and reasoning_gym"
+                "math_verify, choice_letter and reasoning_gym"
             )
 
 
@@ -297,6 +341,13 @@ def _num_right(candidate: str, prompts: list[Prompt], verifier: Verifier) -> int
 
 def _plain(text: str) -> str:
     return text.strip().lower()
+
+
+def _number_verdict(value: Fraction | None, answer: str) -> Verdict:
+    """A number is extracted in its one spelling, so that votes for 18 and 18.00 are votes alike."""
+    if value is None:
+        return _verdict(None, False)
+    return _verdict(canonical(value), value == extraction.number_value(answer))
 
 
 def _verdict(extracted: str | None, correct: bool) -> Verdict:

@@ -15,7 +15,13 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from cream.recipe.base import Section
 
 VerifierName = Literal[
-    "exact_match", "last_number", "stated_number", "choice_letter", "reasoning_gym", "custom"
+    "exact_match",
+    "last_number",
+    "stated_number",
+    "math_verify",
+    "choice_letter",
+    "reasoning_gym",
+    "custom",
 ]
 """How completions of a prompt are checked; see `cream.data.verifiers`. ``custom`` is an object in
 Python, given to `cream.run`."""
@@ -222,7 +228,7 @@ class TestData(Role):
             if not isinstance(source, ReasoningGymSource) and source.verifier is None:
                 raise ValueError(
                     f"a `{source.source}` source of test data needs a `verifier`: exact_match, "
-                    "last_number, stated_number, choice_letter or reasoning_gym"
+                    "last_number, stated_number, math_verify, choice_letter or reasoning_gym"
                 )
         return self
 
