@@ -226,7 +226,7 @@ def right_is_free(text: str, end: int, plain: bool) -> bool:
 
 def _goes_on_freely(text: str, end: int) -> bool:
     """Whether no operator, factor or further number follows, here or behind closing brackets."""
-    place, closed = end, False
+    place, gap, closed = end, end, False
     for _ in range(_MAX_STEPS):
         gap = place
         while text[place : place + 1] in (" ", "\t", SPACE):

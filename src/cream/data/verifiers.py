@@ -179,7 +179,7 @@ class MathVerify:
 
     def __init__(self) -> None:
         try:
-            import math_verify
+            import math_verify  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise DependencyError(
                 "the verifier `math_verify` needs math-verify; install it by `pip install "
