@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_contents import stage_record, table
 
 from cream.loop.sample_summary import sample_summary
 from cream.runs.tables import completions_to_table
 from cream.types import Completion, FinishReason, Origin
+from run_contents import stage_record, table
 
 
 def completion(name: str, *token_ids: int, origin: Origin = Origin.POLICY) -> Completion:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_contents import contents, same_weights, stage_record, table, weights
 
 from cream.errors import DataError, RunError
 from cream.recipe import Recipe
+from run_contents import contents, same_weights, stage_record, table, weights
 
 MakeRecipe = Callable[..., Recipe]
 RunWhole = Callable[..., Path]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_contents import same_weights, stage_record, table, weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cream.errors import RunError
 from cream.recipe import Recipe
+from run_contents import same_weights, stage_record, table, weights
 
 MakeRecipe = Callable[..., Recipe]
 RunWhole = Callable[..., Path]

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_contents import same_weights, stage_record, table, weights
 
 from cream.errors import RecipeError
 from cream.recipe import Recipe
 from cream.report.status import run_status
 from cream.report.summary import stage_seconds
+from run_contents import same_weights, stage_record, table, weights
 
 MakeRecipe = Callable[..., Recipe]
 RunWhole = Callable[..., Path]
