@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from cream.engines.texts import TextScorer as TextScorer
     from cream.errors import CreamError as CreamError
     from cream.loop.extensions import Method as Method
-    from cream.loop.extensions import OwnSampler as OwnSampler
     from cream.loop.extensions import OwnScorer as OwnScorer
     from cream.loop.extensions import OwnVerifier as OwnVerifier
     from cream.protocols import LogpScorer as LogpScorer
+    from cream.protocols import OwnSampler as OwnSampler
     from cream.protocols import Progress as Progress
     from cream.protocols import Sampler as Sampler
     from cream.protocols import SamplingParams as SamplingParams
@@ -61,7 +61,7 @@ _PLACES = {
     "TextScorer": "cream.engines.texts",
     "CreamError": "cream.errors",
     "Method": "cream.loop.extensions",
-    "OwnSampler": "cream.loop.extensions",
+    "OwnSampler": "cream.protocols",
     "OwnScorer": "cream.loop.extensions",
     "OwnVerifier": "cream.loop.extensions",
     "LogpScorer": "cream.protocols",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from enum import StrEnum
+from typing import Any, Protocol, runtime_checkable
 
 from cream.types import (
     Prompt,
@@ -54,6 +55,49 @@ class LogpScorer(Protocol):
 
     def score(self, requests: Iterable[ScoringRequest]) -> Iterator[ScoredGroup]:
         """Yield one group per request, in any order, joined by ``prompt_id``."""
+        ...
+
+
+class Capability(StrEnum):
+    """What an engine can do with a model beside drawing completions."""
+
+    LOGPS = "log_probabilities"
+    """Its scorer is its own; elsewhere log-probabilities come from torch."""
+    IN_PROCESS = "in_process"
+    """Its sampler runs on the loaded checkpoint that also scores; nothing is started for it."""
+    HIDDEN_STATES = "hidden_states"
+    """Hidden states at any position can be had."""
+    GRADIENTS = "gradients"
+    """The very model that samples can be trained."""
+    LORA = "lora"
+    """An adapter is applied to its base without being merged into it."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Samples from and scores under the models of a run, named M0, M1, ..."""
+
+    name: str
+    """What it is called in recipes and records."""
+    capabilities: frozenset[Capability]
+
+    def sampler(self, model: str) -> Sampler:
+        """A model to draw completions from; the one before it may be given up."""
+        ...
+
+    def scorer(self, model: str) -> LogpScorer:
+        """A model to score completions under; the one before it may be given up."""
+        ...
+
+
+@runtime_checkable
+class OwnSampler(Protocol):
+    """Makes a `Sampler` of each model that completions are drawn from."""
+
+    fingerprint: str
+
+    def of(self, model: Any) -> Sampler:
+        """A sampler of this model (transformers, in the compute dtype, on the run's device)."""
         ...
 
 

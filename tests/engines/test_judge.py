@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cream.algorithms.judging import Unscored, judge_prompt
-from cream.engines.judge import RubricJudge
+from cream.engines.judge import AskedModel, RubricJudge
 from cream.engines.sampler import TorchSampler
 from cream.engines.texts import Text, TextScore, commonest, conversation
 from cream.models.chat import ChatEncoder
@@ -53,14 +53,8 @@ def seed_of(text_id: str, k: int) -> int:
 
 
 def judge(sampler, *, votes: int, context_length: int | None = 4096, tokens: int = 40):
-    return RubricJudge(
-        sampler,
-        ENCODER,
-        params(tokens),
-        votes=votes,
-        seed_of=seed_of,
-        context_length=context_length,
-    )
+    asked = AskedModel(sampler, ENCODER, params(tokens), context_length)
+    return RubricJudge(asked, votes=votes, seed_of=seed_of)
 
 
 def scores_of(scorer: RubricJudge, *texts: Text) -> dict[str, TextScore]:

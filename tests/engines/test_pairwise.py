@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import permutations
 
 from cream.algorithms.judging import comparison_prompt
-from cream.engines.pairwise import PairwiseJudge
+from cream.engines.judge import AskedModel, PairwiseJudge
 from cream.engines.texts import Text, TextScore
 from cream.models.chat import ChatEncoder
 from cream.protocols import SamplingParams
@@ -54,11 +54,8 @@ def scores_of(
     sampler: Scripted, *texts: Text, context_length: int | None = None
 ) -> dict[str, TextScore]:
     judge = PairwiseJudge(
-        sampler,
-        ENCODER,
-        PARAMS,
+        AskedModel(sampler, ENCODER, PARAMS, context_length),
         seed_of=lambda first, second: derive_seed(3, first, second),
-        context_length=context_length,
     )
     scores = list(judge.score(texts))
     assert len(scores) == len(texts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from cream.engines.sampler import TorchSampler
+from cream.engines.scorer import TorchScorer
 from cream.inspect.plan import Length, assumed_length, make_plan
 from cream.inspect.rates import Rates, StepCost, measure_rates, step_cost
-from cream.protocols import SamplingParams
+from cream.protocols import Capability, Engine, SamplingParams
 from cream.recipe import Recipe
 from cream.recipe.objectives import Cream
 from cream.records import StageSpec
@@ -99,6 +102,7 @@ RATES = Rates(
     training=StepCost(0.25, 0.1),
     seed_model_tokens=50.0,
     load_seconds=1.0,
+    start_seconds=1.0,
     peak_bytes=1000,
     seconds=3.0,
 )
@@ -193,7 +197,25 @@ def test_a_step_costs_a_fixed_part_and_a_part_per_token():
     assert step_cost(1.0, 100.0, 1.0, 100.0) == StepCost(0.0, 0.01)
 
 
-def test_rates_are_measured_on_the_model_itself(tiny_recipe: Callable[..., Recipe], tmp_path: Path):
+class Tiny:
+    """An engine in a process of its own, with one model."""
+
+    name = "tiny"
+    capabilities: frozenset[Capability] = frozenset()
+
+    def sampler(self, model: str) -> TorchSampler:
+        assert model == "M0"
+        time.sleep(0.3)
+        return TorchSampler(tiny_model())
+
+    def scorer(self, model: str) -> TorchScorer:
+        assert model == "M0"
+        return TorchScorer(tiny_model())
+
+
+def test_rates_are_measured_on_the_engine_that_will_run(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+):
     """A random model of 0.1 M weights; its answers rarely end before the limit of 4."""
     recipe = tiny_recipe(tmp_path / "run")
     params = SamplingParams(1.0, 1.0, 4, (2,))
@@ -203,10 +225,13 @@ def test_rates_are_measured_on_the_model_itself(tiny_recipe: Callable[..., Recip
         params,
         [(5, 6, 7), (8, 9)],
         3,
-        tiny_model,
+        Tiny(),
         lambda: tiny_model().to(torch.float32),
     )
 
+    assert isinstance(Tiny(), Engine)
+    assert rates.start_seconds > 0.3  # none of it in the rate
+    assert rates.load_seconds < 0.3
     assert rates.sampled_per_second > 10
     assert rates.scored_per_second > rates.sampled_per_second
     assert rates.seed_model_tokens is not None

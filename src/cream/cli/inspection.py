@@ -96,7 +96,7 @@ def _rates(context: Context, length: Length) -> Rates:
         sampling_params(settings, context.encoder),
         [prompt.token_ids for prompt in prompts],
         max(1, round(length.tokens)),
-        lambda: context.shelf.for_inference("M0"),
+        context.engine,
         lambda: context.shelf.for_training("M0"),
     )
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from cream.engines.select import choose_engine
+from cream.engines.engine import choose_engine
 from cream.kernels.library import kernels
 from cream.models.devices import pick_compute_dtype, pick_device
 from cream.models.embedded import BYTES_NEEDED, is_cached

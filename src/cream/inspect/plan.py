@@ -185,7 +185,7 @@ def _seconds(
         return None, "not calibrated"
     match stage.kind:
         case "sample" | "evaluate":
-            return rates.load_seconds + tokens / rates.sampled_per_second, None
+            return rates.start_seconds + tokens / rates.sampled_per_second, None
         case "score":
             return rates.load_seconds + tokens / rates.scored_per_second, None
         case "fine_tune":

@@ -19,9 +19,7 @@ from typing import Any
 import torch
 
 from cream.algorithms.objectives import supervised
-from cream.engines.sampler import TorchSampler
-from cream.engines.scorer import TorchScorer
-from cream.protocols import SamplingParams
+from cream.protocols import Capability, Engine, LogpScorer, Sampler, SamplingParams
 from cream.recipe import Recipe
 from cream.recipe.objectives import ObjectiveConfig
 from cream.training.examples import completion_example, pair_example
@@ -59,6 +57,8 @@ class Rates:
     """Mean length of M0's answers; None if half of them were cut off at `ANSWER_TOKENS`."""
     load_seconds: float
     """Reading a model from disk."""
+    start_seconds: float
+    """Until a model samples: reading it, or starting the process of an engine that has one."""
     peak_bytes: int
     """Most memory that this process (on a GPU: torch) held meanwhile."""
     seconds: float
@@ -71,7 +71,7 @@ def measure_rates(
     params: SamplingParams,
     prompts: Sequence[tuple[int, ...]],
     length: int,
-    load_for_inference: Callable[[], Any],
+    engine: Engine,
     load_for_training: Callable[[], Any],
 ) -> Rates:
     """Measure all rates with the recipe's own model.
@@ -82,21 +82,22 @@ def measure_rates(
         params: Of sampling.
         prompts: Token ids of some prompts, at least one.
         length: Tokens of a completion.
-        load_for_inference: Gives the model in the compute dtype.
+        engine: What samples and scores in the run; its M0 is timed.
         load_for_training: Gives a float32 copy that may be changed.
     """
     begun = time.perf_counter()
-    model = load_for_inference()
-    answers = _answer_tokens(model, params, prompts)
+    sampler = engine.sampler("M0")
+    answers = _answer_tokens(sampler, params, prompts)
+    started = time.perf_counter() - begun
     count = recipe.sampling.num_completions
     sampled = _tokens_per_second(
-        lambda n: _sample(model, params, prompts, length, n, count), most=len(prompts)
+        lambda n: _sample(sampler, params, prompts, length, n, count), most=len(prompts)
     )
+    scorer = engine.scorer("M0")
     scored = _tokens_per_second(
-        lambda n: _score(model, recipe.scoring.token_budget, prompts, length, n, count),
-        most=len(prompts),
+        lambda n: _score(scorer, prompts, length, n, count), most=len(prompts)
     )
-    del model
+    del sampler, scorer
     loading = time.perf_counter()
     trained = load_for_training()
     load_seconds = time.perf_counter() - loading  # the second load: the first imports libraries
@@ -109,6 +110,7 @@ def measure_rates(
         training=training,
         seed_model_tokens=answers,
         load_seconds=load_seconds,
+        start_seconds=load_seconds if Capability.IN_PROCESS in engine.capabilities else started,
         peak_bytes=peak_memory(),
         seconds=time.perf_counter() - begun,
     )
@@ -142,11 +144,11 @@ def _wait() -> None:
 
 
 def _answer_tokens(
-    model: Any, params: SamplingParams, prompts: Sequence[tuple[int, ...]]
+    sampler: Sampler, params: SamplingParams, prompts: Sequence[tuple[int, ...]]
 ) -> float | None:
     limit = min(ANSWER_TOKENS, params.max_completion_tokens)
     asked = [SamplingRequest(str(i), ids, (i,)) for i, ids in enumerate(prompts[:ANSWER_PROMPTS])]
-    groups = TorchSampler(model).sample(asked, replace(params, max_completion_tokens=limit))
+    groups = sampler.sample(asked, replace(params, max_completion_tokens=limit))
     lengths = [len(group.completions[0].token_ids) for group in groups]
     if limit < params.max_completion_tokens and 2 * lengths.count(limit) >= len(lengths):
         return None
@@ -154,7 +156,7 @@ def _answer_tokens(
 
 
 def _sample(
-    model: Any,
+    sampler: Sampler,
     params: SamplingParams,
     prompts: Sequence[tuple[int, ...]],
     length: int,
@@ -166,14 +168,13 @@ def _sample(
         SamplingRequest(str(i), ids, tuple(range(count))) for i, ids in enumerate(prompts[:number])
     ]
     exact = replace(params, max_completion_tokens=length, stop_ids=())
-    for _ in TorchSampler(model).sample(asked, exact):
+    for _ in sampler.sample(asked, exact):
         pass
     return number * count * length
 
 
 def _score(
-    model: Any,
-    budget: int,
+    scorer: LogpScorer,
     prompts: Sequence[tuple[int, ...]],
     length: int,
     number: int,
@@ -183,7 +184,7 @@ def _score(
         ScoringRequest(str(i), ids, tuple(_made_up(ids, length, k) for k in range(count)))
         for i, ids in enumerate(prompts[:number])
     ]
-    for _ in TorchScorer(model, token_budget=budget).score(asked):
+    for _ in scorer.score(asked):
         pass
     return sum(len(r.prompt_ids) for r in asked) + number * count * length
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from cream.data.dataset import LoadedData
 from cream.data.verifiers import CUSTOM
+from cream.engines.checkpoints import Checkpoints
+from cream.engines.engine import EngineChoice
 from cream.errors import DataError
 from cream.loop.extensions import Extensions
 from cream.loop.scorer_models import ScorerModels
-from cream.loop.shelf import ModelShelf
 from cream.models.chat import ChatEncoder
 from cream.plan import RunPlan
-from cream.protocols import Progress, SamplingParams, Verifier
+from cream.protocols import Engine, Progress, SamplingParams, Verifier
 from cream.recipe import Recipe
 from cream.recipe.recipe import EvaluationConfig, SamplingConfig
 from cream.records import StageSpec
@@ -32,7 +33,10 @@ class Context:
     run: Run
     data: LoadedData
     encoder: ChatEncoder
-    shelf: ModelShelf
+    shelf: Checkpoints
+    engine: Engine
+    """What samples from and scores under the models."""
+    engine_choice: EngineChoice
     progress: Progress
     seed_model_fingerprint: str
     plan: RunPlan
@@ -51,6 +55,11 @@ class Context:
     def template_fingerprint(self) -> str:
         """Fingerprint of what turns messages into ids."""
         return fingerprint([self.encoder.template, list(self.encoder.stop_ids)])
+
+    @property
+    def sampled_by(self) -> dict[str, str]:
+        """What a stage that samples depends on, beside the model."""
+        return {"engine": self.engine_choice.settings.name, **self.extensions.sampler_inputs()}
 
     def encode_set(self, sampled: str) -> dict[str, tuple[int, ...]]:
         """Token ids of the prompts that a stage samples for, by prompt id."""

@@ -16,7 +16,7 @@ from cream.algorithms.objective import Objective
 from cream.algorithms.objectives import PAIR
 from cream.engines.texts import TextScorer
 from cream.errors import RecipeError
-from cream.protocols import Sampler, Verifier
+from cream.protocols import OwnSampler, Verifier
 from cream.recipe import Recipe
 from cream.recipe.methods.custom import CustomMethod
 from cream.recipe.parts import BUILT_IN_COLUMNS, MethodParts
@@ -47,17 +47,6 @@ class OwnScorer(TextScorer, Protocol):
     """Fills a score column; a method reads it with ``ScoreQuantity(column=...)``."""
 
     fingerprint: str
-
-
-@runtime_checkable
-class OwnSampler(Protocol):
-    """Makes a `Sampler` of each model that completions are drawn from."""
-
-    fingerprint: str
-
-    def of(self, model: Any) -> Sampler:
-        """A sampler of this model (transformers, in the compute dtype, on the run's device)."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from cream.engines.scorer import TorchScorer
 from cream.loop.context import Context, sampling_params
 from cream.loop.sample_summary import SAMPLE_COLUMNS, sample_summary
 from cream.loop.score_columns import score_column
@@ -56,8 +55,7 @@ def sample_step(context: Context, spec: StageSpec) -> StageRecord:
             **added,
             "template": context.template_fingerprint,
             "compute_dtype": str(context.shelf.compute_dtype),
-            "engine": context.shelf.engine.settings.name,
-            **context.extensions.sampler_inputs(),
+            **context.sampled_by,
             "settings": settings.model_dump(mode="json"),
         },
     )
@@ -67,7 +65,7 @@ def sample_step(context: Context, spec: StageSpec) -> StageRecord:
     def work(shard: Sequence[Any]) -> pa.Table:
         groups = sample(
             context.encode(shard, settings.max_completion_tokens),
-            within.sampler(context.shelf.sampler(model)),
+            within.sampler(context.engine.sampler(model)),
             params,
             num_completions=settings.num_completions,
             seed_of=lambda key, k: derive_seed(context.recipe.seed, *samples.seed_name, key, k),
@@ -85,7 +83,7 @@ def sample_step(context: Context, spec: StageSpec) -> StageRecord:
         unit="prompts",
         shards=batched(samples.prompts, settings.prompts_per_shard),
         work=work,
-        summarise=lambda stage: _summarise_samples(stage, context.shelf.engine.record),
+        summarise=lambda stage: _summarise_samples(stage, context.engine_choice.record),
         within=within,
     )
 
@@ -131,9 +129,7 @@ def score_step(context: Context, spec: StageSpec) -> StageRecord:
     def work(shard: Sequence[Any]) -> pa.Table:
         (path,) = shard
         groups = _groups(completions_from_table(read_table(path)))
-        scorer = TorchScorer(
-            context.shelf.for_inference(model), token_budget=context.recipe.scoring.token_budget
-        )
+        scorer = context.engine.scorer(model)
         rows = score(groups, prompt_ids(), within.scorer(scorer))
         table = pa.table(
             {
@@ -244,8 +240,7 @@ def evaluate_step(context: Context, spec: StageSpec) -> StageRecord:
             "test": context.prompts_fingerprint(context.data.test),
             "template": context.template_fingerprint,
             "compute_dtype": str(context.shelf.compute_dtype),
-            "engine": context.shelf.engine.settings.name,
-            **context.extensions.sampler_inputs(),
+            **context.sampled_by,
             **context.verified_by(context.data.test),
             "settings": settings.model_dump(mode="json"),
         },
@@ -256,7 +251,7 @@ def evaluate_step(context: Context, spec: StageSpec) -> StageRecord:
     def work(shard: Sequence[Any]) -> pa.Table:
         rows = evaluate(
             context.encode(shard, settings.max_completion_tokens),
-            within.sampler(context.shelf.sampler(model)),
+            within.sampler(context.engine.sampler(model)),
             context.verifier,
             params,
             num_samples=settings.num_samples,
@@ -272,7 +267,7 @@ def evaluate_step(context: Context, spec: StageSpec) -> StageRecord:
         unit="prompts",
         shards=batched(context.data.test, settings.prompts_per_shard),
         work=work,
-        summarise=lambda stage: _summarise_evaluation(stage, context.shelf.engine.record),
+        summarise=lambda stage: _summarise_evaluation(stage, context.engine_choice.record),
         within=within,
         live=_greedy_accuracy,
     )

@@ -12,7 +12,7 @@ from typing import Any, assert_never
 import torch
 
 from cream.algorithms.judging import comparison_prompt, judge_prompt
-from cream.loop.shelf import ModelShelf
+from cream.engines.checkpoints import Checkpoints
 from cream.models.chat import ChatEncoder
 from cream.models.conversations import ConversationEncoder
 from cream.models.loading import (
@@ -25,7 +25,7 @@ from cream.recipe.scorers import JudgeConfig, PairwiseJudgeConfig
 class ExternalJudge:
     """A judge that is no model of the run; its weights are M0 of a shelf of its own."""
 
-    shelf: ModelShelf
+    shelf: Checkpoints
     encoder: ChatEncoder
     fingerprint: str
 

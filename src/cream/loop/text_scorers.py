@@ -12,18 +12,17 @@ from typing import Any, assert_never
 
 import pyarrow as pa
 
-from cream.engines.judge import RubricJudge
-from cream.engines.pairwise import PairwiseJudge
+from cream.engines.checkpoints import Checkpoints
+from cream.engines.engine import OnTorch
+from cream.engines.judge import AskedModel, PairwiseJudge, RubricJudge
 from cream.engines.reward_model import RewardModel
-from cream.engines.sampler import TorchSampler
 from cream.engines.texts import TextScorer
 from cream.loop.context import Context
 from cream.loop.extensions import OwnScorer
 from cream.loop.scorer_models import empty_question
-from cream.loop.shelf import ModelShelf
 from cream.loop.stage_runner import run_shards
 from cream.models.chat import ChatEncoder
-from cream.protocols import SamplingParams
+from cream.protocols import Engine, SamplingParams
 from cream.recipe.parts import JUDGE, REWARD_MODEL
 from cream.recipe.scorers import JudgeConfig, JudgeModel, PairwiseJudgeConfig, RewardModelConfig
 from cream.records import StageSpec
@@ -59,10 +58,12 @@ REWARD_MODEL_SCHEMA = pa.schema(
 class _Judge:
     """The model that judges in one iteration: one of the run, or one of its own."""
 
-    shelf: ModelShelf
+    shelf: Checkpoints
+    engine: Engine
     name: str
     encoder: ChatEncoder
-    fingerprint: str
+    inputs: dict[str, Any]
+    """What decides its judgements, beside questions and settings."""
 
 
 def judge_step(context: Context, spec: StageSpec) -> StageRecord:
@@ -71,7 +72,7 @@ def judge_step(context: Context, spec: StageSpec) -> StageRecord:
     assert isinstance(settings, JudgeModel), "a method that reads the column `judge` has a judge"
     judge = _judge(context, settings, spec.t)
     inputs = {
-        "model": judge.fingerprint,
+        **judge.inputs,
         "template": fingerprint([judge.encoder.template, list(judge.encoder.stop_ids)]),
         "compute_dtype": str(judge.shelf.compute_dtype),
         "rubric": fingerprint(empty_question(settings)),
@@ -145,22 +146,27 @@ def own_scorer_step(scorer: OwnScorer, context: Context, spec: StageSpec) -> Sta
 def _judge(context: Context, settings: JudgeConfig | PairwiseJudgeConfig, t: int) -> _Judge:
     external = context.scorers.judge
     if external is not None:
-        return _Judge(external.shelf, "M0", external.encoder, external.fingerprint)
+        shelf, inputs = external.shelf, {"model": external.fingerprint}
+        return _Judge(shelf, OnTorch(shelf), "M0", external.encoder, inputs)
     name = "M0" if settings.model == "seed" else f"M{t}"
-    return _Judge(context.shelf, name, context.encoder, context.model_fingerprint(name))
+    inputs = {"model": context.model_fingerprint(name)}
+    if not isinstance(context.engine, OnTorch):
+        inputs |= context.sampled_by
+    return _Judge(context.shelf, context.engine, name, context.encoder, inputs)
 
 
 def _text_scorer(
     context: Context, t: int, settings: JudgeConfig | PairwiseJudgeConfig, judge: _Judge
 ) -> TextScorer:
     """The judge, its model loaded."""
-    sampler = TorchSampler(judge.shelf.for_inference(judge.name))
-    limit = judge.shelf.context_length
     params = SamplingParams(
         temperature=settings.temperature,
         top_p=settings.top_p,
         max_completion_tokens=settings.max_judgement_tokens,
         stop_ids=judge.encoder.stop_ids,
+    )
+    asked = AskedModel(
+        judge.engine.sampler(judge.name), judge.encoder, params, judge.shelf.context_length
     )
 
     def seed_of(*path: str | int) -> int:
@@ -168,18 +174,9 @@ def _text_scorer(
 
     match settings:
         case JudgeConfig(votes=votes):
-            return RubricJudge(
-                sampler,
-                judge.encoder,
-                params,
-                votes=votes,
-                seed_of=seed_of,
-                context_length=limit,
-            )
+            return RubricJudge(asked, votes=votes, seed_of=seed_of)
         case PairwiseJudgeConfig():
-            return PairwiseJudge(
-                sampler, judge.encoder, params, seed_of=seed_of, context_length=limit
-            )
+            return PairwiseJudge(asked, seed_of=seed_of)
         case _:
             assert_never(settings)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cream.engines.checkpoints import Checkpoints
 from cream.errors import ModelError
 from cream.loop.scorer_models import (
     ExternalJudge,
@@ -13,7 +14,6 @@ from cream.loop.scorer_models import (
     ScorerModels,
     empty_question,
 )
-from cream.loop.shelf import ModelShelf
 from cream.models.chat import ChatEncoder, read_chat_template
 from cream.models.conversations import ConversationEncoder
 from cream.models.devices import pick_compute_dtype, pick_device
@@ -25,7 +25,7 @@ from cream.models.loading import (
     load_config,
     load_tokenizer,
 )
-from cream.models.positions import context_length
+from cream.models.positions import context_length, fast_reach
 from cream.recipe import Recipe
 from cream.recipe.model import ModelConfig
 from cream.recipe.scorers import OWN_MODELS, JudgeConfig, PairwiseJudgeConfig, RewardModelConfig
@@ -34,7 +34,7 @@ from cream.types import Message
 
 def open_models(
     config: ModelConfig, folder: Path, cache_dir: Path
-) -> tuple[ModelShelf, ChatEncoder]:
+) -> tuple[Checkpoints, ChatEncoder]:
     """Find M0 and examine its tokenizer and template.
 
     Args:
@@ -49,7 +49,7 @@ def open_models(
         seed_folder, chat_template=template, trust_remote_code=config.trust_remote_code
     )
     device = pick_device(config.device)
-    shelf = ModelShelf(
+    shelf = Checkpoints(
         folder=folder,
         seed_folder=seed_folder,
         seed_name=config.name,
@@ -57,13 +57,14 @@ def open_models(
         device=device,
         compute_dtype=pick_compute_dtype(device, config.compute_dtype).dtype,
         context_length=context_length(shape),
+        fast=fast_reach(shape),
         trust_remote_code=config.trust_remote_code,
     )
     return shelf, ChatEncoder(tokenizer, template, eos_ids=generation_eos_ids(seed_folder))
 
 
 def open_scorers(
-    recipe: Recipe, shelf: ModelShelf, encoder: ChatEncoder, cache_dir: Path
+    recipe: Recipe, shelf: Checkpoints, encoder: ChatEncoder, cache_dir: Path
 ) -> ScorerModels:
     """Find and examine what the recipe's method ranks by; load no weights.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cream.data.dataset import LoadedData, load_data
 from cream.data.verifiers import PromptVerifier
-from cream.engines.select import BY_NAME, choose_engine
+from cream.engines.engine import BY_NAME, choose_engine, open_engine
 from cream.errors import DataError, RecipeError, RunError
 from cream.loop.context import Context
 from cream.loop.extensions import Extensions
@@ -20,6 +20,7 @@ from cream.planner import build_plan
 from cream.preflight.models import open_models, open_scorers
 from cream.protocols import Progress
 from cream.recipe import Recipe
+from cream.recipe.engine import VllmEngine
 from cream.recipe.parts import VERIFIER
 from cream.runs.files import free_bytes, read_json, write_json
 from cream.runs.manifest import build_manifest
@@ -104,8 +105,8 @@ def check_run(
     shelf, encoder = open_models(recipe.model, run.root / "models", cache_dir)
     for text in (*data.notes, *encoder.notes):
         progress.note(text)
-    shelf.engine = choose_engine(recipe.engine, shelf.device, _begun_with(run))
-    shelf.own_sampler = own.sampler
+    choice = choose_engine(recipe.engine, shelf.device, _begun_with(run))
+    budget = recipe.scoring.token_budget
     context = Context(
         recipe=recipe,
         run=run,
@@ -113,6 +114,8 @@ def check_run(
         plan=plan,
         encoder=encoder,
         shelf=shelf,
+        engine=open_engine(choice, shelf, token_budget=budget, own=own.sampler),
+        engine_choice=choice,
         progress=progress,
         seed_model_fingerprint=model_fingerprint(shelf.seed_folder),
         trackers=open_trackers(
@@ -131,8 +134,16 @@ def check_run(
     _check_verifiers(context)
     _check_answers(context)
     _check_disk(context)
-    sampled_by = f"{type(own.sampler).__name__}, given" if own.sampler else shelf.engine
+    sampled_by = f"{type(own.sampler).__name__}, given" if own.sampler else choice
     progress.note(f"completions are sampled by {sampled_by}")
+    if isinstance(choice.settings, VllmEngine):
+        progress.note("log-probabilities come from torch, which scores for every engine")
+    if shelf.fast.reason:
+        which = "all" if shelf.fast.tokens == 0 else f"longer than {shelf.fast.tokens} tokens"
+        progress.note(
+            f"sequences ({which}) run through the model's own forward, right and slower: "
+            f"{shelf.fast.reason}"
+        )
     return context
 
 
@@ -147,7 +158,7 @@ def claim_run(context: Context) -> None:
         **context.extensions.fingerprints,
     }
     write_json(run.root / "manifest.json", build_manifest(resolved, inputs))
-    write_json(run.root / ENGINE, context.shelf.engine.record)
+    write_json(run.root / ENGINE, context.engine_choice.record)
 
 
 def _begun_with(run: Run) -> dict[str, str] | None:

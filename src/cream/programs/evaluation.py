@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from cream.data.dataset import load_test
 from cream.data.verifiers import PromptVerifier, constant_baseline
+from cream.engines.engine import choose_engine, open_engine
 from cream.engines.harness import HarnessSettings, check_harness, run_harness
-from cream.engines.select import choose_engine
 from cream.loop.context import encode_prompts, sampling_params
 from cream.loop.stage_runner import batched
 from cream.preflight.models import open_models
@@ -64,8 +64,9 @@ def evaluate_model(
     encoded = encode_prompts(prompts, encoder, shelf.context_length, settings.max_completion_tokens)
     params = sampling_params(settings, encoder)
     verifier = PromptVerifier()
-    shelf.engine = choose_engine(engine, shelf.device)
-    progress.note(f"completions are sampled by {shelf.engine}")
+    choice = choose_engine(engine, shelf.device)
+    opened = open_engine(choice, shelf)
+    progress.note(f"completions are sampled by {choice}")
     progress.start(f"evaluate {model.name}", len(prompts), "prompts")
     rows: list[dict[str, Any]] = []
     with closing(shelf):
@@ -74,7 +75,7 @@ def evaluate_model(
                 asdict(row)
                 for row in evaluate(
                     shard,
-                    shelf.sampler("M0"),
+                    opened.sampler("M0"),
                     verifier,
                     params,
                     num_samples=settings.num_samples,

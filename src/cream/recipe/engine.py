@@ -1,7 +1,7 @@
 """The ``engine`` section of a recipe: what draws completions for sampling and evaluation.
 
 Scoring and training are torch's whatever stands here. Which engine a run gets, and why, is decided
-when it is opened (`cream.engines.select`).
+when it is opened (`cream.engines.engine`).
 """
 
 from __future__ import annotations

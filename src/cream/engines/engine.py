@@ -1,7 +1,10 @@
-"""Which engine samples, and why. Decided when a run is opened and kept for as long as it lasts.
+"""The engines, and which of them a run uses and why.
 
-Looks at the recipe, the device, what is installed, and what the run was begun with; starts nothing
-but a Python that is asked for vLLM's version.
+An engine samples from and scores under the models of a run (`cream.protocols.Engine`). Which one is
+decided when a run is opened, from the recipe, the device, what is installed and what the run was
+begun with, and kept for as long as the run lasts; that starts nothing but a Python that is asked
+for vLLM's version. Log-probabilities come from torch whatever samples: vLLM's are of its sampling
+distribution, in its own arithmetic, and C compares models in one arithmetic.
 """
 
 from __future__ import annotations
@@ -15,9 +18,13 @@ from typing import assert_never
 
 import torch
 
-from cream.engines.vllm_sampler import SCRIPT
+from cream.engines.checkpoints import Checkpoints
+from cream.engines.sampler import TorchSampler
+from cream.engines.scorer import TorchScorer
+from cream.engines.vllm_sampler import SCRIPT, VllmSampler
 from cream.engines.vllm_worker import installed_version
 from cream.errors import DependencyError, RecipeError, RunError
+from cream.protocols import Capability, Engine, LogpScorer, OwnSampler, Sampler
 from cream.recipe.engine import AnyEngine, AutoEngine, TorchEngine, VllmEngine
 
 BY_NAME = {"torch": TorchEngine, "vllm": VllmEngine}
@@ -39,6 +46,89 @@ class EngineChoice:
     def record(self) -> dict[str, str]:
         """What a run remembers, as JSON values."""
         return {"engine": self.settings.name, "engine_reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class OnTorch:
+    """Samples and scores with transformers' models in this process."""
+
+    checkpoints: Checkpoints
+    token_budget: int = 4096
+    """Tokens per forward of scoring."""
+    name: str = "torch"
+    capabilities: frozenset[Capability] = frozenset(Capability) - {Capability.LORA}
+
+    def sampler(self, model: str) -> TorchSampler:
+        """See `cream.protocols.Engine`."""
+        return TorchSampler(self.checkpoints.for_inference(model))
+
+    def scorer(self, model: str) -> TorchScorer:
+        """See `cream.protocols.Engine`."""
+        loaded = self.checkpoints.for_inference(model)
+        return TorchScorer(loaded, token_budget=self.token_budget)
+
+
+@dataclass(frozen=True, slots=True)
+class OnVllm:
+    """Samples with vLLM in a process of its own; scores on torch."""
+
+    torch: OnTorch
+    settings: VllmEngine
+    name: str = "vllm"
+    capabilities: frozenset[Capability] = frozenset({Capability.LORA})
+
+    def sampler(self, model: str) -> VllmSampler:
+        """See `cream.protocols.Engine`."""
+        checkpoints = self.torch.checkpoints
+
+        def make() -> VllmSampler:
+            return VllmSampler(
+                checkpoints.existing(model),
+                self.settings,
+                device=checkpoints.device,
+                dtype=checkpoints.compute_dtype,
+                trust_remote_code=checkpoints.trust_remote_code,
+            )
+
+        return checkpoints.hold((model, self.name), make, VllmSampler.close)
+
+    def scorer(self, model: str) -> TorchScorer:
+        """See `cream.protocols.Engine`."""
+        return self.torch.scorer(model)
+
+
+@dataclass(frozen=True, slots=True)
+class OnOwnSampler:
+    """Samples with what the user brought; scores on torch."""
+
+    torch: OnTorch
+    own: OwnSampler
+    name: str = "own"
+    capabilities: frozenset[Capability] = frozenset()
+
+    def sampler(self, model: str) -> Sampler:
+        """See `cream.protocols.Engine`."""
+        return self.own.of(self.torch.checkpoints.for_inference(model))
+
+    def scorer(self, model: str) -> LogpScorer:
+        """See `cream.protocols.Engine`."""
+        return self.torch.scorer(model)
+
+
+def open_engine(
+    choice: EngineChoice,
+    checkpoints: Checkpoints,
+    *,
+    token_budget: int = 4096,
+    own: OwnSampler | None = None,
+) -> Engine:
+    """The engine that was chosen, on the models of a run; the user's sampler before any other."""
+    torch_engine = OnTorch(checkpoints, token_budget)
+    if own is not None:
+        return OnOwnSampler(torch_engine, own)
+    if isinstance(choice.settings, VllmEngine):
+        return OnVllm(torch_engine, choice.settings)
+    return torch_engine
 
 
 def choose_engine(

@@ -1,14 +1,20 @@
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from cream.engines.select import EngineChoice, choose_engine
+from cream.engines.checkpoints import Checkpoints
+from cream.engines.engine import EngineChoice, choose_engine, open_engine
+from cream.engines.sampler import TorchSampler
 from cream.engines.vllm_worker import installed_version
-from cream.errors import DependencyError, RecipeError, RunError
+from cream.errors import DependencyError, ModelError, RecipeError, RunError
+from cream.protocols import Capability, Engine, Sampler
 from cream.recipe.engine import AutoEngine, TorchEngine, VllmEngine
+from cream.testing import tiny_model_folder
+from cream.types import ScoringRequest
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 without_vllm = pytest.mark.skipif(
@@ -126,3 +132,75 @@ def test_a_python_that_is_none_is_refused(tmp_path: Path, body: str, problem: st
 def test_a_python_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DependencyError, match="is no Python"):
         choose_engine(VllmEngine(python=os.fspath(tmp_path / "nowhere")), CPU)
+
+
+class Own:
+    """A user's sampler: records the models that it is given."""
+
+    fingerprint = "own"
+
+    def __init__(self):
+        self.given = []
+
+    def of(self, model):
+        self.given.append(model)
+        return TorchSampler(model)
+
+
+def checkpoints(tmp_path):
+    folder = tiny_model_folder(tmp_path / "seed")
+    return Checkpoints(
+        folder=tmp_path / "models",
+        seed_folder=folder,
+        seed_name="tiny",
+        tokenizer=None,
+        device=CPU,
+        compute_dtype=torch.float32,
+        context_length=512,
+    )
+
+
+def test_every_engine_is_a_sampler_and_a_scorer_that_says_what_it_can_do(tmp_path):
+    held = checkpoints(tmp_path)
+    own = Own()
+    request = ScoringRequest("p", (5, 6, 7), ((8, 9),))
+    choices = [EngineChoice(TorchEngine(), "r"), EngineChoice(VllmEngine(), "r")]
+    engines = [open_engine(choice, held) for choice in choices]
+    engines.append(open_engine(choices[0], held, own=own))
+
+    scores = [next(iter(engine.scorer("M0").score([request]))) for engine in engines]
+
+    assert [engine.name for engine in engines] == ["torch", "vllm", "own"]
+    assert all(isinstance(engine, Engine) for engine in engines)
+    assert all(isinstance(engine.sampler("M0"), Sampler) for engine in engines)
+    for other in scores[1:]:  # log-probabilities come from torch, whatever samples
+        assert (other.token_logps[0] == scores[0].token_logps[0]).all()
+    assert Capability.GRADIENTS in engines[0].capabilities
+    assert Capability.LOGPS not in engines[1].capabilities
+    assert own.given == [held.for_inference("M0")]
+
+
+def test_one_model_is_held_at_a_time_an_engines_process_included(tmp_path):
+    held = checkpoints(tmp_path)
+    first = held.for_inference("M0")
+    closed = []
+
+    assert held.for_inference("M0") is first
+    assert held.hold("process", lambda: "running", closed.append) == "running"
+    assert held.hold("process", lambda: "another", closed.append) == "running"
+    assert not closed
+    assert held.for_inference("M0") is not first
+    assert closed == ["running"]
+
+
+def test_a_model_that_is_not_causal_is_refused_when_m0_is_loaded(tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    held = checkpoints(tmp_path)
+    shape = {"vocab_size": 259, "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config = AutoConfig.for_model("bert", **shape, intermediate_size=64, initializer_range=0.2)
+    shutil.rmtree(held.seed_folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(held.seed_folder)
+
+    with pytest.raises(ModelError, match="not causal"):
+        held.for_training("M0")
