@@ -1,7 +1,10 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 from training_items import make_pairs, pair_batch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cream.errors import ModelError
 from cream.testing import CountingModel, tiny_model
@@ -142,3 +145,95 @@ def test_checkpointing_recomputes_and_gives_the_same_gradients_without_dropout()
     for name, gradient in got.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-7)
     assert not model.is_gradient_checkpointing
+
+
+def build(kind, **settings):
+    torch.manual_seed(0)
+    shape = {
+        "vocab_size": 259,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,
+        "pad_token_id": 2,
+        "eos_token_id": 2,
+    }
+    config = AutoConfig.for_model(kind, **{**shape, **settings})
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "factor": 4.0,
+    "short_factor": [1.0] * 8,
+    "long_factor": [3.0] * 8,
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+@pytest.mark.parametrize("forward", [by_hidden, by_logits])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("mistral", {"sliding_window": 16}),
+        ("llama", {"rope_parameters": LONGROPE}),
+        ("gemma3_text", {"sliding_window": 16}),
+        ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16}),
+    ],
+)
+def test_a_short_row_beside_a_long_one_is_trained_as_it_is_alone(kind, settings, forward):
+    """Windows shorter than a row, frequencies that depend on the longest row, sinks; pad and end
+    stand inside the prompts."""
+    model = build(kind, **settings)
+    rows = [Row((5, 2, 9, 2), ((7, 2),)), Row((2, *range(3, 60), 2), (tuple(range(90, 120)),))]
+
+    together = forward(model, lay_out(rows)).token_logps
+
+    alone = torch.cat([by_logits(copy.deepcopy(model), lay_out([row])).token_logps for row in rows])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "reach"),
+    [
+        ("mistral", {"sliding_window": 40}, 40),
+        ("llama", {"rope_parameters": LONGROPE}, 32),
+        ("gpt_neo", {"window_size": 40, "num_layers": 2, "attention_types": [[["local"], 2]]}, 40),
+    ],
+)
+def test_shortcuts_end_where_the_configuration_no_longer_proves_them(kind, settings, reach):
+    if kind == "gpt_neo":
+        config = AutoConfig.for_model(kind, vocab_size=259, hidden_size=64, num_heads=4, **settings)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    else:
+        model = build(kind, **settings)
+    inside, beyond = (
+        choose_route(model, layout="auto", longest_row=n, lean=True) for n in (reach, reach + 1)
+    )
+
+    assert beyond.layout == "separate"
+    assert beyond.decoder is None
+    assert inside.layout == "shared"
+    assert (inside.decoder is None) == (kind == "gpt_neo")
+
+
+def test_the_vocabulary_is_that_of_the_text_part():
+    text = build("gemma3_text").config.to_dict() | {"model_type": "gemma3_text"}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = AutoConfig.for_model(
+        "gemma3",
+        text_config=text,
+        vision_config={**vision, "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=1,
+        image_token_index=10,
+        boi_token_index=11,
+        eoi_token_index=12,
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+    assert choose_route(model, layout="auto", longest_row=30).head in ("hidden", "logits")

@@ -19,10 +19,13 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from cream.algorithms.logps import logps_from_hidden, logps_from_logits
 from cream.errors import ModelError
 from cream.models.lean import LeanDecoder, lean_decoder
+from cream.models.positions import company_reach, fast_reach, text_config
+from cream.models.rows import PADDING
 from cream.recipe.training import TrainingSettings
 from cream.training.batches import Row, TokenBatch, lay_out
 from cream.training.lean import LeanModel, fits
@@ -65,17 +68,12 @@ class Route:
 
 def by_hidden(model: Any, batch: TokenBatch) -> Computed:
     """Run the layers, then the head on the predicting positions only."""
-    output = model.base_model(
-        input_ids=batch.input_ids,
-        attention_mask=_attention_mask(model, batch),
-        position_ids=batch.position_ids,
-        use_cache=False,
-    )
-    hidden = output.last_hidden_state[batch.target_rows, batch.target_positions]
+    states = _run(model.base_model, "last_hidden_state", model, batch)
+    hidden = states[batch.target_rows, batch.target_positions]
     head = model.get_output_embeddings()
     bias = getattr(head, "bias", None)
     logps = logps_from_hidden(hidden, head.weight, batch.targets, bias)
-    return Computed(logps, _states(output.last_hidden_state, batch))
+    return Computed(logps, _states(states, batch))
 
 
 def by_logits(model: Any, batch: TokenBatch) -> Computed:
@@ -91,15 +89,37 @@ def by_logits(model: Any, batch: TokenBatch) -> Computed:
             "objective that reads log-probabilities alone."
         )
     with _last_hidden_states(model if wants_states else None) as seen:
-        output = model(
-            input_ids=batch.input_ids,
-            attention_mask=_attention_mask(model, batch),
-            position_ids=batch.position_ids,
+        logits = _run(model, "logits", model, batch)
+    logps = logps_from_logits(logits[batch.target_rows, batch.target_positions], batch.targets)
+    return Computed(logps, _states(_stacked(seen, batch), batch) if wants_states else None)
+
+
+def _run(module: Any, field: str, model: Any, batch: TokenBatch) -> Tensor:
+    """What a module gives for every place of a batch: its rows together, or each by itself.
+
+    Alone where the length of the longest row would change the others (`company_reach`).
+    """
+    mask, width = _attention_mask(model, batch), batch.input_ids.shape[1]
+
+    def output(rows: slice, end: int) -> Tensor:
+        found = module(
+            input_ids=batch.input_ids[rows, :end],
+            attention_mask=mask[rows, ..., :end],
+            position_ids=batch.position_ids[rows, :end],
             use_cache=False,
         )
-    logits = output.logits[batch.target_rows, batch.target_positions]
-    logps = logps_from_logits(logits, batch.targets)
-    return Computed(logps, _states(seen[0], batch) if wants_states else None)
+        return getattr(found, field)
+
+    if batch.shares_prompts or company_reach(model.config).holds(width):
+        return output(slice(None), width)
+    lengths = (batch.segments != PADDING).sum(1).tolist()
+    return _stacked([output(slice(r, r + 1), n) for r, n in enumerate(lengths)], batch)
+
+
+def _stacked(parts: list[Tensor], batch: TokenBatch) -> Tensor:
+    """Rows of one batch under each other, padded to its width."""
+    width = batch.input_ids.shape[1]
+    return torch.cat([F.pad(x, (0, 0, 0, width - x.shape[1])) for x in parts])
 
 
 def _states(hidden: Float[Tensor, "row token hidden"], batch: TokenBatch) -> Tensor | None:
@@ -136,27 +156,31 @@ def choose_route(
     Args:
         model: A float32 causal language model in evaluation mode.
         layout: What the recipe asks for.
-        longest_row: Tokens of the longest shared row to come; beyond a sliding window the mask of
-            a shared row would not be the model's own.
+        longest_row: Tokens of the longest row to come. The shortcuts are taken up to where the
+            configuration proves that they are the model's formula (`fast_reach`): the trial is
+            too short to see a window.
         lean: Whether the model's fused form may train: all its parameters, without checkpointing.
 
     Raises:
         ModelError: A shared layout was demanded and does not give the model's own result.
     """
-    batch = lay_out(_trial_rows(model.config.vocab_size, shared=False)).to(_device(model))
+    vocab_size = text_config(model.config).vocab_size
+    proved = fast_reach(model.config).holds(longest_row)
+    batch = lay_out(_trial_rows(vocab_size, shared=False)).to(_device(model))
     with torch.no_grad():
         truth = by_logits(model, batch).token_logps
         exact = _supports_head(model) and _close(truth, _attempt(by_hidden, model, batch))
         forward = by_hidden if exact else by_logits
-        shares = layout != "separate" and _may_share(model, forward, longest_row)
+        shares = layout != "separate" and proved and _may_share(model, forward, vocab_size)
     if layout == "shared" and not shares:
         raise ModelError(
             "training.compute.pair_layout: this model does not give the same log-probabilities "
-            "with chosen and rejected in one row (its attention takes no 4-D mask, or its sliding "
-            "window is shorter than a row). Set pair_layout to auto or separate."
+            "with chosen and rejected in one row (its attention takes no 4-D mask, or "
+            f"{fast_reach(model.config).reason or 'a trial found a difference'}). Set pair_layout "
+            "to auto or separate."
         )
     decoder = None
-    if lean and exact and longest_row <= LEAN_ROW and fits(model):
+    if lean and exact and proved and longest_row <= LEAN_ROW and fits(model):
         decoder = lean_decoder(model)
     return Route(
         forward,
@@ -205,12 +229,9 @@ def _attention_mask(model: Any, batch: TokenBatch) -> Tensor:
     )
 
 
-def _may_share(model: Any, forward: Forward, longest_row: int) -> bool:
-    window = getattr(model.config, "sliding_window", None)
-    if window is not None and longest_row > window:
-        return False
+def _may_share(model: Any, forward: Forward, vocab_size: int) -> bool:
     separate, shared = (
-        lay_out(_trial_rows(model.config.vocab_size, shared=shared)).to(_device(model))
+        lay_out(_trial_rows(vocab_size, shared=shared)).to(_device(model))
         for shared in (False, True)
     )
     return _close(forward(model, separate).token_logps, _attempt(forward, model, shared))
