@@ -39,6 +39,8 @@ class Backbone:
         self.num_layers: int = model.config.get_text_config().num_hidden_layers
         self.head: Any = model.get_output_embeddings()
         self._lean = lean_decoder(model)
+        self.fused: bool = self._lean is not None
+        """Whether the layers run in their fused form."""
         self._logits: Tensor | None = None
 
     def hidden(
