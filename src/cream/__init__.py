@@ -10,7 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cream.algorithms import consistency as consistency
+    from cream.algorithms import groups as groups
     from cream.algorithms import objectives as objectives
+    from cream.algorithms import pairing as pairing
+    from cream.algorithms import ranking as ranking
+    from cream.algorithms import rewards as rewards
     from cream.algorithms.objective import Auxiliary as Auxiliary
     from cream.algorithms.objective import Needs as Needs
     from cream.algorithms.objective import Objective as Objective
@@ -26,6 +31,10 @@ if TYPE_CHECKING:
     from cream.loop.extensions import Method as Method
     from cream.loop.extensions import OwnScorer as OwnScorer
     from cream.loop.extensions import OwnVerifier as OwnVerifier
+    from cream.models.chat import ChatEncoder as ChatEncoder
+    from cream.models.embedded import embedded_model as embedded_model
+    from cream.models.loading import load_model as load_model
+    from cream.models.loading import load_tokenizer as load_tokenizer
     from cream.protocols import LogpScorer as LogpScorer
     from cream.protocols import OwnSampler as OwnSampler
     from cream.protocols import Progress as Progress
@@ -39,10 +48,17 @@ if TYPE_CHECKING:
     from cream.recipe.parts import MethodParts as MethodParts
     from cream.report.run_result import RunResult as RunResult
     from cream.report.run_result import open_run as open_run
+    from cream.runs.cache import cache_dir as cache_dir
+    from cream.runs.tables import hash_ids as hash_ids
+    from cream.training.examples import completion_example as completion_example
+    from cream.training.examples import pair_example as pair_example
+    from cream.training.train import train as train
+    from cream.types import Example as Example
     from cream.types import Message as Message
     from cream.types import Prompt as Prompt
     from cream.types import SamplingRequest as SamplingRequest
     from cream.types import ScoringRequest as ScoringRequest
+    from cream.types import TokenSequence as TokenSequence
     from cream.types import Verdict as Verdict
 
 __version__ = "0.1.0"
@@ -64,28 +80,49 @@ _PLACES = {
     "OwnSampler": "cream.protocols",
     "OwnScorer": "cream.loop.extensions",
     "OwnVerifier": "cream.loop.extensions",
+    "ChatEncoder": "cream.models.chat",
+    "embedded_model": "cream.models.embedded",
+    "load_model": "cream.models.loading",
+    "load_tokenizer": "cream.models.loading",
     "LogpScorer": "cream.protocols",
     "Progress": "cream.protocols",
     "Sampler": "cream.protocols",
     "SamplingParams": "cream.protocols",
     "Verifier": "cream.protocols",
-    "Recipe": "cream.recipe",
     "load_recipe": "cream.recipe",
     "parse_recipe": "cream.recipe",
+    "Recipe": "cream.recipe",
     "MethodParts": "cream.recipe.parts",
-    "RunResult": "cream.report.run_result",
     "open_run": "cream.report.run_result",
+    "RunResult": "cream.report.run_result",
+    "cache_dir": "cream.runs.cache",
+    "hash_ids": "cream.runs.tables",
+    "completion_example": "cream.training.examples",
+    "pair_example": "cream.training.examples",
+    "train": "cream.training.train",
+    "Example": "cream.types",
     "Message": "cream.types",
     "Prompt": "cream.types",
     "SamplingRequest": "cream.types",
     "ScoringRequest": "cream.types",
+    "TokenSequence": "cream.types",
     "Verdict": "cream.types",
 }
-_MODULES = {"objectives": "cream.algorithms.objectives", "parts": "cream.recipe.parts"}
+_MODULES = {
+    "consistency": "cream.algorithms.consistency",
+    "groups": "cream.algorithms.groups",
+    "objectives": "cream.algorithms.objectives",
+    "pairing": "cream.algorithms.pairing",
+    "parts": "cream.recipe.parts",
+    "ranking": "cream.algorithms.ranking",
+    "rewards": "cream.algorithms.rewards",
+}
 
 __all__ = [
     "Auxiliary",
+    "ChatEncoder",
     "CreamError",
+    "Example",
     "LogpScorer",
     "Message",
     "Method",
@@ -107,18 +144,32 @@ __all__ = [
     "Text",
     "TextScore",
     "TextScorer",
+    "TokenSequence",
     "TorchSampler",
     "TorchScorer",
     "Verdict",
     "Verifier",
     "__version__",
+    "cache_dir",
+    "completion_example",
+    "consistency",
     "console_progress",
+    "embedded_model",
+    "groups",
+    "hash_ids",
+    "load_model",
     "load_recipe",
+    "load_tokenizer",
     "objectives",
     "open_run",
+    "pair_example",
+    "pairing",
     "parse_recipe",
     "parts",
+    "ranking",
+    "rewards",
     "run",
+    "train",
 ]
 
 
