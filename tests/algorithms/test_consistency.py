@@ -5,6 +5,7 @@ from cream.algorithms.consistency import (
     BelowHalf,
     apply_below_half,
     consistency_rates,
+    low_confidence,
     null_variance,
     sample_level,
     set_level,
@@ -132,3 +133,19 @@ def test_summary_of_nothing_says_so():
 
     assert summary.rate is summary.rate_std is summary.share_below_half is Absent.NO_ITEMS
     assert summary.tau_mean is summary.tau_std is Absent.NO_ITEMS
+
+
+def test_low_confidence_smooths_the_smallest_gaps_and_what_is_tied_with_them():
+    """Half of five, rounded down, is two: gaps 1 and 2, and the other 2."""
+    gap = np.array([3.0, 1.0, 2.0, 2.0, 4.0])
+
+    found = low_confidence(gap, 0.5, label_smoothing=0.25)
+
+    np.testing.assert_array_equal(found, [1.0, 0.75, 0.75, 0.75, 1.0])
+    np.testing.assert_array_equal(low_confidence(gap, 0.1, label_smoothing=0.25), np.ones(5))
+
+
+def test_low_confidence_takes_the_share_as_written():
+    gap = np.arange(1.0, 101.0)
+
+    assert (low_confidence(gap, 0.29, label_smoothing=0.1) < 1).sum() == 29

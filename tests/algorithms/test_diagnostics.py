@@ -13,7 +13,7 @@ from cream.algorithms.diagnostics import (
     witness_accuracy,
 )
 from cream.algorithms.groups import group_rows
-from cream.algorithms.raters import WitnessVerdict
+from cream.algorithms.pair_consistency import WitnessVerdict
 from cream.algorithms.statistics import Absent, wilson_interval
 from cream.errors import DataError
 

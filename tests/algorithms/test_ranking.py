@@ -7,6 +7,7 @@ from score_tables import random_table
 
 from cream.algorithms.ranking import (
     Definedness,
+    by_position,
     kendall_tau,
     spearman,
     top_order,
@@ -191,3 +192,13 @@ def test_duplicates_are_no_evidence(statistic):
     doubled = statistic(exact(np.tile(x, 2)[None]), exact(np.tile(y, 2)[None]), twice).values[0]
 
     assert doubled == pytest.approx(single, abs=1e-12)
+
+
+def test_by_position_the_later_of_equal_values_is_better_and_a_gap_takes_all_ranks():
+    """Values 2, 1, 2: places 1, 0, 2. A group with an unscored completion that counts has none."""
+    values = np.array([[2.0, 1.0, 2.0], [1.0, np.nan, 3.0], [1.0, np.nan, 3.0]])
+    counted = np.array([[True] * 3, [True] * 3, [True, False, True]])
+
+    ranks = by_position(exact(values), counted)
+
+    np.testing.assert_array_equal(ranks.values, [[1.0, 0.0, 2.0], [np.nan] * 3, [0.0, np.nan, 1.0]])

@@ -11,6 +11,7 @@ from cream.algorithms.statistics import (
     paired_difference,
     pass_at_k,
     reliability_table,
+    share_of,
     wilson_interval,
 )
 from cream.errors import DataError
@@ -137,3 +138,20 @@ def test_mean_at_k_is_the_share_of_right_completions():
 def test_impossible_counts_are_refused(correct, total, k):
     with pytest.raises(DataError):
         pass_at_k(np.array([correct]), np.array([total]), k=k)
+
+
+def test_a_share_counts_the_decimal_that_was_written():
+    """29 of 100, where the product of floats is 28.999...; 7 of 100 up, where it is 7.000...1."""
+    assert int(0.29 * 100) == 28
+    assert share_of(0.29, 100) == 29
+    assert share_of(0.07, 100, round_up=True) == 7
+    assert (share_of(0.333, 10), share_of(0.333, 10, round_up=True)) == (3, 4)
+    assert (share_of(0.0, 7), share_of(1.0, 7), share_of(1e-7, 10**7)) == (0, 7, 1)
+
+
+def test_every_percentage_of_every_number_is_exact():
+    for total in range(1, 201):
+        for percent in range(101):
+            share = percent / 100
+            assert share_of(share, total) == percent * total // 100
+            assert share_of(share, total, round_up=True) == -(-percent * total // 100)

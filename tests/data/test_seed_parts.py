@@ -65,3 +65,7 @@ def test_a_share_of_too_few_examples_is_refused():
     """int(0.3 * 3) = 0."""
     with pytest.raises(DataError, match="3 seed prompts leave none to a"):
         split_seed(examples(3), {"a": 0.3}, seed=0)
+
+
+def test_a_share_of_29_percent_of_100_prompts_is_29():
+    assert len(split_seed(examples(100), {"a": 0.29}, seed=0)["a"]) == 29

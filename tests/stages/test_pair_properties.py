@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cream.algorithms.raters import Calibration
+from cream.algorithms.pair_consistency import Calibration
 from cream.errors import DataError
 from cream.loop.pair_summary import summarise_pairs
 from cream.recipe.methods import MethodConfig

@@ -116,3 +116,12 @@ def test_the_fused_step_is_adamw():
         p.grad = torch.ones(1, 1)
         optimiser.step()
     assert p.item() == pytest.approx((1 * 0.99 - 0.1) * 0.99 - 0.1, abs=1e-6)
+
+
+def test_warm_up_of_7_percent_of_100_steps_takes_7():
+    """As a product of floats 0.07 * 100 is above 7, and its ceiling 8."""
+    config = OptimiserConfig(learning_rate=1.0, warmup_ratio=0.07, schedule="constant")
+
+    rates = [learning_rate(config, step, 100) for step in range(8)]
+
+    assert rates == pytest.approx([1 / 7, 2 / 7, 3 / 7, 4 / 7, 5 / 7, 6 / 7, 1.0, 1.0])

@@ -2,7 +2,7 @@
 
 C_j = (tau_j + 1) / 2 of one prompt; the *set level* is its mean over prompts, the *sample level* is
 C_j itself, the *shrunken* level lies between. Which two rankings are compared (reward and witness)
-is the caller's decision; the pair level is in `cream.algorithms.raters`.
+is the caller's decision; the pair level is in `cream.algorithms.pair_consistency`.
 
 C below one half is outside the theory (it trains the reversed order). The policy for it acts on the
 C that enters the loss, after averaging or shrinking, never on C_j before the mean: a floor on C_j
@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from cream.algorithms.ranking import Agreement, Definedness
-from cream.algorithms.statistics import Absent, Interval, bootstrap_mean, wilson_interval
+from cream.algorithms.statistics import Absent, Interval, bootstrap_mean, share_of, wilson_interval
 from cream.errors import DataError
 from cream.types import SetConsistency, Tally
 
@@ -155,6 +155,27 @@ def apply_below_half(
             return LossConsistency(consistency, everything, count)
         case BelowHalf.DROP:
             return LossConsistency(consistency, ~below, count)
+
+
+def low_confidence(
+    gap: Float64[np.ndarray, " pair"], share: float, *, label_smoothing: float
+) -> Float64[np.ndarray, " pair"]:
+    """C by reward gap alone: 1 - `label_smoothing` for the smallest gaps, 1 for the others.
+
+    Args:
+        gap: Reward of chosen minus rejected.
+        share: Share of the pairs taken to be noisy, in [0, 1], rounded down; pairs tied with the
+            last of them are taken as well.
+        label_smoothing: Probability that the order of such a pair is wrong, in [0, 1/2].
+
+    Source:
+        SPA, arXiv:2406.04412.
+    """
+    count = share_of(share, len(gap))
+    if count == 0:
+        return np.ones(len(gap))
+    largest = np.partition(gap, count - 1)[count - 1]
+    return np.where(gap <= largest, 1 - label_smoothing, 1.0)
 
 
 @dataclass(frozen=True)

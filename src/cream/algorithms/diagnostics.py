@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64, Integer
 
 from cream.algorithms.groups import Groups
-from cream.algorithms.raters import WitnessVerdict
+from cream.algorithms.pair_consistency import WitnessVerdict
 from cream.algorithms.statistics import (
     Absent,
     Interval,

@@ -116,6 +116,19 @@ def top_order(
     return _agreement(first, second, counted, _same_ends)
 
 
+def by_position(reward: Reward, counted: Bool[np.ndarray, "prompt member"]) -> Reward:
+    """Ordinal ranks in place of values: of equal values the later in the list is better.
+
+    A group with an unscored completion has no ranks. Both are rules of the reference code, which
+    are recorded in ``tests/golden/cream_reference.json``.
+    """
+    order = np.argsort(reward.values, axis=1, kind="stable")  # NaN comes last
+    places = np.argsort(order, axis=1)
+    complete = (reward.scored | ~counted).all(axis=1, keepdims=True)
+    ranks: Float64[np.ndarray, "prompt member"] = np.where(reward.scored & complete, places, np.nan)
+    return Reward(ranks, np.zeros_like(ranks))
+
+
 def _agreement(
     first: Reward,
     second: Reward,

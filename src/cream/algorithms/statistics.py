@@ -7,8 +7,10 @@ returned in its place, never 0. SciPy is the reference in the tests, not a depen
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 from statistics import NormalDist
 
 import numpy as np
@@ -35,6 +37,16 @@ class Interval:
     high: float
     num_items: int
     level: float = 0.95
+
+
+def share_of(share: float, total: int, *, round_up: bool = False) -> int:
+    """How many of `total` a share is, rounded down (or up), of the decimal number as written.
+
+    ``int(0.29 * 100)`` is 28 and ``ceil(0.07 * 100)`` is 8, since no binary fraction is 0.29 or
+    0.07: the shortest decimal that stands for the float is taken, and counted with exactly.
+    """
+    exact = Fraction(repr(float(share))) * total
+    return math.ceil(exact) if round_up else math.floor(exact)
 
 
 def wilson_interval(successes: int, trials: int, *, level: float = 0.95) -> Interval | Absent:

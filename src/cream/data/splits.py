@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cream.algorithms.statistics import share_of
 from cream.data.dedup import question_key
 from cream.data.sources import Item
 from cream.errors import DataError
@@ -67,7 +68,7 @@ def split_seed(
     owner = dict.fromkeys(pool, POLICY)
     start = 0
     for name, share in shares.items():
-        end = start + int(share * len(pool))
+        end = start + share_of(share, len(pool))
         owner |= dict.fromkeys(pool[start:end], name)
         start = end
     parts = {

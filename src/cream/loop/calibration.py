@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cream.algorithms.raters import Calibration
+from cream.algorithms.pair_consistency import Calibration
 from cream.errors import RunError
 from cream.recipe.parts import Calibrated, MethodParts
 from cream.runs.store import Stage

@@ -21,7 +21,7 @@ from cream.algorithms.diagnostics import (
     margin_fixed_point,
     pair_accuracy,
 )
-from cream.algorithms.raters import WitnessVerdict
+from cream.algorithms.pair_consistency import WitnessVerdict
 from cream.algorithms.statistics import Absent, Interval
 from cream.recipe.parts import FROM_DATA, VERIFIER, Agreement, MethodParts
 from cream.stages.layout import Layout

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cream.algorithms.raters import Calibration
+from cream.algorithms.pair_consistency import Calibration
 from cream.errors import RunError
 from cream.loop.pair_summary import summarise_pairs
 from cream.recipe.parts import EXTRACTED, VERIFIER, MethodParts

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cream.algorithms.raters import Calibration
+from cream.algorithms.pair_consistency import Calibration
 from cream.errors import RunError
 from cream.loop.calibration import calibration_of
 from cream.loop.pairing import make_pairs, read_matrix

@@ -147,8 +147,8 @@ class TwoGaussian(Section):
     """C of a pair: how likely two Gaussian raters with the observed tau order it alike.
 
     The trained pair, best against worst, is the easiest order of its group, so this C is nearer to
-    0 or 1 than (tau + 1) / 2; see `cream.algorithms.raters.best_worst_agreement`. tau is shrunken
-    towards that of the set. Ours.
+    0 or 1 than (tau + 1) / 2; see `cream.algorithms.pair_consistency.best_worst_agreement`. tau is
+    shrunken towards that of the set. Ours.
     """
 
     source: Literal["two_gaussian"] = "two_gaussian"

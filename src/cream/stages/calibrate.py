@@ -3,8 +3,8 @@
 M1 answers seed prompts that no model was fine-tuned on. Every sampled completion that is not the
 seed completion is taken to be wrong, and the two are ordered as a pair of the method would be: by
 the reward. How often that is right where the witness agrees, and where it does not, is what
-`cream.algorithms.raters.calibrated_consistency` turns into the C of a pair. No verdict and no
-answer of an unlabelled prompt is read. Ours.
+`cream.algorithms.pair_consistency.calibrated_consistency` turns into the C of a pair. No verdict
+and no answer of an unlabelled prompt is read. Ours.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool
 
-from cream.algorithms.raters import Calibration, WitnessVerdict, witness_verdicts
+from cream.algorithms.pair_consistency import Calibration, WitnessVerdict, witness_verdicts
 from cream.errors import DataError
 from cream.recipe.pairing import PairingRule
 from cream.recipe.parts import AnyQuantity

@@ -7,7 +7,7 @@ the columns that it names and from no others.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool
 
 from cream.algorithms.groups import among_copies, group_rows, pad, pad_counts, pad_flags
 from cream.algorithms.pairing import (
@@ -16,7 +16,14 @@ from cream.algorithms.pairing import (
     keep_truncated,
     penalise_truncated,
 )
-from cream.algorithms.ranking import Agreement, kendall_tau, spearman, top_order, weighted_tau
+from cream.algorithms.ranking import (
+    Agreement,
+    by_position,
+    kendall_tau,
+    spearman,
+    top_order,
+    weighted_tau,
+)
 from cream.algorithms.rewards import (
     Reward,
     difference,
@@ -139,7 +146,7 @@ class Layout:
             case "kendall_by_position":
                 counted = self.usable
                 return kendall_tau(
-                    _by_position(first, counted), _by_position(second, counted), counted
+                    by_position(first, counted), by_position(second, counted), counted
                 )
 
     def _logp(self, spec: LogpQuantity) -> Reward:
@@ -163,16 +170,3 @@ class Layout:
                 noise_floor=self.matrix.noise[model],
             )
         return self._likelihoods[model]
-
-
-def _by_position(reward: Reward, counted: Bool[np.ndarray, "prompt member"]) -> Reward:
-    """Ordinal ranks in place of values: of equal values the later in the list is better.
-
-    A group with an unscored completion has no ranks. Both are rules of the reference code, which
-    are recorded in ``tests/golden/cream_reference.json``.
-    """
-    order = np.argsort(reward.values, axis=1, kind="stable")  # NaN comes last
-    places = np.argsort(order, axis=1)
-    complete = (reward.scored | ~counted).all(axis=1, keepdims=True)
-    ranks: Float64[np.ndarray, "prompt member"] = np.where(reward.scored & complete, places, np.nan)
-    return exact(ranks)

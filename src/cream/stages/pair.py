@@ -17,6 +17,7 @@ from cream.algorithms.consistency import (
     ConsistencySummary,
     apply_below_half,
     consistency_rates,
+    low_confidence,
     null_variance,
     sample_level,
     set_level,
@@ -24,6 +25,13 @@ from cream.algorithms.consistency import (
     summarise,
 )
 from cream.algorithms.groups import Groups
+from cream.algorithms.pair_consistency import (
+    Calibration,
+    WitnessVerdict,
+    best_worst_agreement,
+    calibrated_consistency,
+    witness_verdicts,
+)
 from cream.algorithms.pairing import (
     Candidates,
     Outcome,
@@ -36,13 +44,6 @@ from cream.algorithms.pairing import (
     top_bottom,
 )
 from cream.algorithms.ranking import Agreement, Definedness
-from cream.algorithms.raters import (
-    Calibration,
-    WitnessVerdict,
-    best_worst_agreement,
-    calibrated_consistency,
-    witness_verdicts,
-)
 from cream.algorithms.rewards import Reward
 from cream.recipe.pairing import (
     AllPairs,
@@ -57,7 +58,6 @@ from cream.recipe.parts import (
     Calibrated,
     LengthRegularised,
     Level,
-    LowConfidence,
     MethodParts,
     TwoGaussian,
 )
@@ -227,7 +227,8 @@ def _trust(
     """C of each proposed pair as it enters the loss, and `KEPT` or why the pair is dropped."""
     reason = np.full(len(pairs.prompt), KEPT, dtype=object)
     if parts.smoothing:
-        return _low_confidence(pairs.gap, parts.smoothing), reason
+        spec = parts.smoothing
+        return low_confidence(pairs.gap, spec.share, label_smoothing=spec.label_smoothing), reason
     spec = parts.agreement
     if spec is None or rates is None or not len(pairs.prompt):
         return np.ones(len(pairs.prompt)), reason
@@ -263,17 +264,6 @@ def _level(
     shrunken = shrunken_level(rates, null_variance(rates.members))[pairs.prompt]
     size = candidates.eligible.sum(axis=1)[pairs.prompt]
     return np.clip(best_worst_agreement(2 * shrunken - 1, size), 0.0, 1.0)  # sums of weights round
-
-
-def _low_confidence(
-    gap: Float64[np.ndarray, " pair"], spec: LowConfidence
-) -> Float64[np.ndarray, " pair"]:
-    """Smooth the pairs with the smallest gaps; those tied with the last of them as well."""
-    count = int(spec.share * len(gap))
-    if count == 0:
-        return np.ones(len(gap))
-    largest = np.partition(gap, count - 1)[count - 1]
-    return np.where(gap <= largest, 1 - spec.label_smoothing, 1.0)
 
 
 def _outcome_names(pairs: Pairs, reason: np.ndarray) -> np.ndarray:

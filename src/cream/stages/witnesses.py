@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from cream.algorithms.diagnostics import PairAccuracy, witness_accuracy
-from cream.algorithms.raters import WitnessVerdict, witness_verdicts
+from cream.algorithms.pair_consistency import WitnessVerdict, witness_verdicts
 from cream.recipe.parts import (
     EXTRACTED,
     JUDGE,

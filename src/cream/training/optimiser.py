@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from cream.algorithms.objective import Auxiliary
+from cream.algorithms.statistics import share_of
 from cream.models.lean import LeanDecoder
 from cream.recipe.training import OptimiserConfig
 from cream.training.lean import LeanModel
@@ -140,7 +141,7 @@ def learning_rate(
     transformers' schedule it starts at one part, not at zero, which would waste the first step.
     """
     peak = config.learning_rate if peak is None else peak
-    warmup = math.ceil(config.warmup_ratio * total_steps)
+    warmup = share_of(config.warmup_ratio, total_steps, round_up=True)
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, total_steps - warmup)

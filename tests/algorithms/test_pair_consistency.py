@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cream.algorithms.raters import (
+from cream.algorithms.pair_consistency import (
     Calibration,
     WitnessVerdict,
     best_worst_agreement,
