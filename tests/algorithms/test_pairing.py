@@ -11,10 +11,9 @@ from cream.algorithms.pairing import (
     drop_truncated,
     keep_truncated,
     majority_vote,
-    penalise_truncated,
     top_bottom,
 )
-from cream.algorithms.rewards import Reward, exact, vote_share
+from cream.algorithms.rewards import Reward, exact, penalise_truncated, vote_share
 from cream.errors import DataError
 
 
@@ -75,10 +74,10 @@ def test_truncated_completions_are_kept_dropped_or_penalised():
 
     assert members(best_worst(keep_truncated(groups, reward))) == [(0, 2)]
     assert members(best_worst(drop_truncated(groups, reward, truncated))) == [(1, 2)]
-    penalised = penalise_truncated(groups, reward, truncated, penalty=5.0)
-    assert members(best_worst(penalised)) == [(1, 0)]
+    penalised = penalise_truncated(reward, truncated, penalty=np.full((1, 3), 5.0))
+    assert members(best_worst(keep_truncated(groups, penalised))) == [(1, 0)]
     with pytest.raises(DataError, match="must be > 0"):
-        penalise_truncated(groups, reward, truncated, penalty=0.0)
+        penalise_truncated(reward, truncated, penalty=np.zeros((1, 3)))
 
 
 @pytest.mark.parametrize("cut_off", [[True, True, True], [True, True, False]])

@@ -13,7 +13,9 @@ from cream.errors import DataError
 from cream.recipe.methods.cream import CreamMethod
 from cream.recipe.methods.judged import OracleMethod
 from cream.recipe.methods.srlm import SrlmMethod
-from cream.recipe.parts import BestWorst
+from cream.recipe.pairing import Penalise
+from cream.recipe.parts import AnyQuantity, BestWorst, LogpQuantity, ScoreQuantity
+from cream.stages.layout import Layout
 from cream.stages.pair import PairingResult, pair
 from cream.types import ScoreMatrix
 
@@ -384,3 +386,50 @@ def test_the_interval_of_c_depends_on_the_generator_given_and_nothing_else():
     assert first is not None
     assert other is not None
     assert first.share_below_half == other.share_below_half
+
+
+# --- truncated completions that pay a penalty ---
+
+CUT_OFF = ("a", {"M2": [4, 3, 2, 1], "M1": [0, 3, 2, 1], "cut": [1, 0, 0, 0]})
+
+
+def penalised(penalty: float) -> BestWorst:
+    return BestWorst(truncated=Penalise(penalty=penalty))
+
+
+@pytest.mark.parametrize(
+    ("rule", "rate", "ends"),
+    [(KEEP, 0.5, ("a-0", "a-3")), (penalised(10.0), 1.0, ("a-1", "a-0"))],
+)
+def test_c_is_that_of_the_rewards_that_pick_the_pairs(rule: BestWorst, rate: float, ends):
+    """M2 puts the truncated completion first, M1 last: 3 of 6 pairs are ordered alike, C 1/2.
+
+    With 10 nats less in both, both put it last, and order all others alike: C 1. The pair is made
+    of the same values.
+    """
+    result = decide(matrix(CUT_OFF), CreamMethod(pairing=rule))
+
+    assert result.consistency is not None
+    assert isinstance(result.consistency.rate, Interval)
+    assert result.consistency.rate.estimate == rate
+    assert (result.pairs.chosen_ids[0], result.pairs.rejected_ids[0]) == ends
+
+
+def test_a_penalty_is_in_the_unit_of_the_reward_that_picks_the_pairs():
+    """6 nats of a completion of 4 tokens are 1.5 a token; 6 a token are 24. A score pays nothing
+    beside a log-probability, and its own penalty where it picks the pairs."""
+    table = matrix(("a", {"M1": [-4, -8], "judge": [3, 2], "cut": [1, 0]}))
+    summed = LogpQuantity(unit="likelihood", model="M1")
+    mean = LogpQuantity(unit="mean_likelihood", model="M1")
+    judge = ScoreQuantity(column="judge")
+
+    def values(picks: AnyQuantity, asked: AnyQuantity) -> list[float]:
+        return Layout(table, penalised(6.0), picks).quantity(asked).values[0].tolist()
+
+    assert values(summed, summed) == [-10, -8]
+    assert values(summed, mean) == [-2.5, -2]
+    assert values(mean, mean) == [-7, -2]
+    assert values(mean, summed) == [-28, -8]
+    assert values(summed, judge) == values(mean, judge) == [3, 2]
+    assert values(judge, judge) == [-3, 2]
+    assert values(judge, summed) == [-4, -8]

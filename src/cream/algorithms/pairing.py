@@ -96,20 +96,6 @@ def drop_truncated(
     return Candidates(groups, reward, truncated)
 
 
-def penalise_truncated(
-    groups: Groups, reward: Reward, truncated: Bool[np.ndarray, "prompt member"], *, penalty: float
-) -> Candidates:
-    """Subtract ``penalty`` (> 0, in the unit of the reward: nats) from truncated completions.
-
-    Raises:
-        DataError: the penalty is not positive.
-
-    """
-    if not penalty > 0:
-        raise DataError(f"the penalty of truncated completions must be > 0, not {penalty}.")
-    return keep_truncated(groups, replace(reward, values=reward.values - penalty * truncated))
-
-
 def best_worst(
     candidates: Candidates, *, min_gap: float = 0.0, tie_break: Reward | None = None
 ) -> Pairs:

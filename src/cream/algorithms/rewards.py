@@ -116,6 +116,24 @@ def subtract_length(
     return Reward(reward.values - alpha * num_tokens, reward.noise)
 
 
+def penalise_truncated(
+    reward: Reward,
+    truncated: Bool[np.ndarray, "prompt member"],
+    *,
+    penalty: Float64[np.ndarray, "prompt member"],
+) -> Reward:
+    """Subtract a penalty, in the unit of the reward, from completions cut off at the token limit.
+
+    Raises:
+        DataError: A penalty of a truncated completion is not positive.
+    """
+    if not (penalty[truncated] > 0).all():
+        raise DataError(
+            f"the penalty of truncated completions must be > 0, not {penalty[truncated].min()}."
+        )
+    return Reward(reward.values - np.where(truncated, penalty, 0.0), reward.noise)
+
+
 def length_alpha(
     reward: Reward,
     num_tokens: Int64[np.ndarray, "prompt member"],

@@ -19,6 +19,7 @@ from cream.data.snapshot import read_prompts, read_seed
 from cream.errors import RunError
 from cream.recipe import Recipe
 from cream.recipe.load import validate_recipe
+from cream.recipe.pairing import Penalise
 from cream.recipe.parts import VERIFIER, Agreement, MethodParts
 from cream.runs.files import read_table, read_yaml
 from cream.runs.plan import RECIPE, read_plan
@@ -159,7 +160,7 @@ def _place(root: Path, parts: MethodParts, t: int, prompt_id: str) -> _Place:
     table = pa.concat_tables(tables)
     rows = _rows_of(table, prompt_id)
     index = matrix.prompt_ids.tolist().index(prompt_id)
-    return _Place(t, prompt_id, rows, Layout(matrix, parts.pairing), index)
+    return _Place(t, prompt_id, rows, Layout(matrix, parts.pairing, parts.reward), index)
 
 
 def _prompt(root: Path, parts: MethodParts, t: int, prompt_id: str) -> Prompt:
@@ -251,6 +252,8 @@ def _reward_words(parts: MethodParts, place: _Place) -> list[str]:
     lines = [f"ranked by {parts.reward}: higher is better, rank 1 is best"]
     if noise:
         lines.append(f"values that differ by no more than {noise:.2g} (noise of scoring) are tied")
+    if isinstance(parts.pairing.truncated, Penalise):
+        lines.append(f"a truncated completion has paid {parts.pairing.truncated.penalty:g} of it")
     return [*lines, "no rank: a duplicate, truncated where these are dropped, or without a value"]
 
 

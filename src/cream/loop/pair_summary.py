@@ -200,7 +200,7 @@ def _sampled(layout: Layout) -> Layout:
         labels={name: column[kept] for name, column in matrix.labels.items()},
         origin=None if matrix.origin is None else matrix.origin[kept],
     )
-    return Layout(sampled, layout.rule)
+    return Layout(sampled, layout.rule, layout.reward)
 
 
 def _divergence(matrix: ScoreMatrix, t: int) -> dict[str, float | None]:

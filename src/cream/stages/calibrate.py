@@ -51,7 +51,7 @@ def calibrate(
         raise DataError(
             f"{source}: {int((gold & wrong).sum())} completions are both gold and wrong"
         )
-    layout = Layout(matrix, rule)
+    layout = Layout(matrix, rule, reward)
     counted = layout.usable & layout.groups.distinct
     right, other = (counted & flags[layout.groups.rows] for flags in (gold, wrong))
     prompt, chosen, rejected = np.nonzero(right[:, :, None] & other[:, None, :])

@@ -1,7 +1,8 @@
 """The score matrix as padded groups, and every quantity a recipe can name computed on it.
 
 A quantity is a number per completion with its noise (`cream.algorithms.rewards.Reward`), read from
-the columns that it names and from no others.
+the columns that it names and from no others. Where truncated completions pay a penalty, they pay it
+in every quantity that is ranked: pairs, tau, witnesses and calibration speak of the same order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from cream.algorithms.pairing import (
     Candidates,
     drop_truncated,
     keep_truncated,
-    penalise_truncated,
 )
 from cream.algorithms.ranking import (
     Agreement,
@@ -33,11 +33,12 @@ from cream.algorithms.rewards import (
     exact,
     length_alpha,
     likelihood,
+    penalise_truncated,
     per_token,
     subtract_length,
     vote_share,
 )
-from cream.recipe.pairing import PairingRule
+from cream.recipe.pairing import PairingRule, Penalise
 from cream.recipe.parts import Agreement as AgreementSpec
 from cream.recipe.parts import (
     AnyQuantity,
@@ -53,15 +54,17 @@ from cream.types import ScoreMatrix
 class Layout:
     """A score matrix, its groups, and which completions count."""
 
-    def __init__(self, matrix: ScoreMatrix, rule: PairingRule) -> None:
+    def __init__(self, matrix: ScoreMatrix, rule: PairingRule, reward: AnyQuantity) -> None:
         """Lay a matrix out.
 
         Args:
             matrix: Scores of the completions.
             rule: Says whether truncated completions count.
+            reward: Quantity that picks the pairs: a penalty of the rule is in its unit.
         """
         self.matrix = matrix
         self.rule = rule
+        self.reward = reward
         self.groups = group_rows(matrix.group_offsets, matrix.ids_hash)
         self.num_tokens = pad_counts(matrix.num_tokens, self.groups)
         self.truncated = pad_flags(matrix.truncated, self.groups)
@@ -85,11 +88,29 @@ class Layout:
         return among_copies(np.isin(self.matrix.origin, origins), self.groups)
 
     def quantity(self, spec: AnyQuantity) -> Reward:
-        """Compute a quantity.
+        """Compute a quantity as it is ranked, the penalty of truncated completions included.
+
+        The penalty is in the unit of the reward that picks the pairs. A log-probability quantity of
+        the other kind, per token or summed, pays as much per completion. What has no unit in common
+        with that reward (a score, a vote) pays nothing, unless it is that reward.
 
         Raises:
             KeyError: The matrix lacks a column that it names.
         """
+        computed = self._compute(spec)
+        if not isinstance(self.rule.truncated, Penalise):
+            return computed
+        penalty = np.full(self.num_tokens.shape, self.rule.truncated.penalty)
+        own, picking = _is_per_token(spec), _is_per_token(self.reward)
+        if spec != self.reward:
+            if own is None or picking is None:
+                return computed
+            tokens = np.maximum(self.num_tokens, 1)  # padding only
+            if own != picking:
+                penalty = penalty / tokens if own else penalty * tokens
+        return penalise_truncated(computed, self.truncated, penalty=penalty)
+
+    def _compute(self, spec: AnyQuantity) -> Reward:
         match spec:
             case LogpQuantity():
                 return self._logp(spec)
@@ -118,17 +139,12 @@ class Layout:
             self._alphas[spec] = length_alpha(self._logp(spec.base), self.num_tokens, counted)
         return self._alphas[spec]
 
-    def candidates(self, reward: Reward) -> Candidates:
+    def candidates(self) -> Candidates:
         """Completions that may be paired, with the reward that ranks them."""
-        match self.rule.truncated:
-            case "keep":
-                return keep_truncated(self.groups, reward)
-            case "drop":
-                return drop_truncated(self.groups, reward, self.truncated)
-            case penalise:
-                return penalise_truncated(
-                    self.groups, reward, self.truncated, penalty=penalise.penalty
-                )
+        reward = self.quantity(self.reward)
+        if self.rule.truncated == "drop":
+            return drop_truncated(self.groups, reward, self.truncated)
+        return keep_truncated(self.groups, reward)
 
     def correlation(self, spec: AgreementSpec) -> Agreement:
         """How far two rankings agree, per prompt, over the completions that may be paired."""
@@ -170,3 +186,17 @@ class Layout:
                 noise_floor=self.matrix.noise[model],
             )
         return self._likelihoods[model]
+
+
+def _is_per_token(spec: AnyQuantity) -> bool | None:
+    """Whether a quantity is in nats per token, or in nats; None if it is in neither."""
+    match spec:
+        case LogpQuantity(unit=unit):
+            return unit in ("mean_likelihood", "implicit_per_token")
+        case LengthRegularised(base=base):
+            return _is_per_token(base)
+        case Ensemble(members=members):
+            kinds = {_is_per_token(member) for member in members}
+            return kinds.pop() if len(kinds) == 1 else None
+        case ScoreQuantity() | Votes():
+            return None

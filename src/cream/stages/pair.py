@@ -144,8 +144,8 @@ def pair(
         ValueError: `parts` asks for a calibration and there is none.
         DataError: C enters the loss but is defined for no prompt.
     """
-    layout = Layout(matrix, parts.pairing)
-    candidates = layout.candidates(layout.quantity(parts.reward))
+    layout = Layout(matrix, parts.pairing, parts.reward)
+    candidates = layout.candidates()
     tie_break = layout.quantity(parts.tie_break) if parts.tie_break else None
     if parts.others:
         pairs = _past_against_future(layout, candidates, tie_break, parts.pairing.min_gap)

@@ -182,7 +182,11 @@ def _layout(
     columns = [*BASE_COLUMNS, *(LOGP_PREFIX + n for n in logps), *scores, *labels]
     paths = sorted((folder / "matrix").glob("part-*.parquet"))
     tables = [read_table(path, list(dict.fromkeys(columns))) for path in paths]
-    return reward, agreement, Layout(matrix_from_tables(tables, logps, scores, labels), rule)
+    return (
+        reward,
+        agreement,
+        Layout(matrix_from_tables(tables, logps, scores, labels), rule, reward),
+    )
 
 
 def _decided(folder: Path, agreement: Agreement | None) -> dict[str, dict[str, Any]]:
