@@ -162,6 +162,8 @@ def quickstart_case() -> Case:
             "data.prompts.per_iteration=12",
             "data.test.sources.0.count=12",
             "sft.epochs=1",
+            "sft.optimiser.batch_size=12",
+            "training.optimiser.batch_size=4",
             "sampling.num_completions=4",
             "evaluation.num_samples=1",
         ),
@@ -491,10 +493,12 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="NAME")
     parser.add_argument("--model", action="store_true", help="the cut of the quickstart instead")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE)
-    parser.add_argument("--lines", type=int, default=12, help="differences shown per run")
+    parser.add_argument(
+        "--lines", type=int, default=12, help="differences shown of each group of runs"
+    )
     options = parser.parse_args()
     prepare()
-    began, moved = time.monotonic(), 0
+    began, moved = time.monotonic(), {}
     with tempfile.TemporaryDirectory(prefix="cream-net-") as temporary:
         work = Path(temporary).resolve()
         if options.model:
@@ -506,10 +510,12 @@ def main() -> int:
             if options.what == "record":
                 write_record(path, make())
             else:
-                moved += tell(name, check(path, make, options.tolerance), options.lines)
-    outcome = "written" if options.what == "record" else f"{moved} runs moved"
+                moved[name] = check(path, make, options.tolerance)
+    tell(moved, options.lines)
+    runs = sum(map(bool, moved.values()))
+    outcome = "written" if options.what == "record" else f"{runs} of {len(moved)} runs moved"
     print(f"{options.what}: {outcome} ({time.monotonic() - began:.0f} s)")
-    return int(moved > 0)
+    return int(runs > 0)
 
 
 def prepare() -> None:
@@ -547,15 +553,22 @@ def _moved_fingerprints(before: Mapping[str, Any], now: Mapping[str, Any]) -> It
         )
 
 
-def tell(name: str, found: list[str], lines: int) -> bool:
-    """Print what moved in one run."""
-    if found:
-        print(f"{name}: {len(found)} differences", flush=True)
-        for line in found[:lines]:
+def tell(found: Mapping[str, list[str]], lines: int) -> None:
+    """Print what moved, once for all runs in which it did."""
+    runs_of: dict[str, list[str]] = {}
+    for name, moved in found.items():
+        for line in moved:
+            runs_of.setdefault(line, []).append(name)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for line, names in runs_of.items():
+        groups.setdefault(tuple(names), []).append(line)
+    for names, moved in groups.items():
+        others = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        print(f"{', '.join(names[:4])}{others}: {len(moved)} differences")
+        for line in moved[:lines]:
             print(f"  {line}")
-        if len(found) > lines:
-            print(f"  ... and {len(found) - lines} more (--lines {len(found)} shows all)")
-    return bool(found)
+        if len(moved) > lines:
+            print(f"  ... and {len(moved) - lines} more (--lines {len(moved)} shows all)")
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
