@@ -92,11 +92,27 @@ def test_demanding_shared_rows_of_a_model_that_cannot_is_an_error():
         choose_route(DeafToMasks(), layout="shared", longest_row=50)
 
 
-def test_rows_longer_than_a_sliding_window_are_not_shared():
+def test_sequences_longer_than_a_sliding_window_are_neither_shared_nor_fused():
     model = tiny_model()
     model.config.sliding_window = 16
     assert choose_route(model, layout="auto", longest_row=17).layout == "separate"
     assert choose_route(model, layout="auto", longest_row=16).layout == "shared"
+    assert choose_route(model, lean=True, longest_row=17).decoder is None
+
+
+def test_a_model_whose_small_error_adds_up_over_a_long_completion_is_run_by_its_own_logits():
+    """2e-4 nats a token are 0.004 over 20 tokens and 0.1 over 500."""
+    model = tiny_model()
+    forward = model.forward
+
+    def slightly_other(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output.logits = output.logits * (1 + 2e-4 / output.logits.abs().max())
+        return output
+
+    model.forward = slightly_other
+    short, long = (choose_route(model, longest_row=n).head for n in (20, 5000))
+    assert (short, long) == ("hidden", "logits")
 
 
 def test_a_model_that_changes_its_logits_after_the_head_keeps_its_own_logits():

@@ -43,3 +43,18 @@ def test_unknown_target_modules_are_an_error():
     config = LoraConfig(target_modules=("no_such_layer",))
     with pytest.raises(ModelError, match="Use all-linear"), adapters(tiny_model(), config, seed=0):
         pass
+
+
+@pytest.mark.parametrize("targets", [("lm_head",), ("q_proj", "lm_head"), ("embed_tokens",)])
+def test_adapters_of_a_tied_head_are_refused_by_name(targets):
+    config = LoraConfig(target_modules=targets)
+    with (
+        pytest.raises(ModelError, match=f"target_modules: '{targets[-1]}' is the head, tied"),
+        adapters(tiny_model(), config, seed=0),
+    ):
+        pass
+
+
+def test_adapters_of_ordinary_layers_are_not_refused():
+    with adapters(tiny_model(), LoraConfig(target_modules=("q_proj", "down_proj")), seed=0):
+        pass

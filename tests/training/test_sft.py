@@ -4,6 +4,7 @@ from training_items import make_examples
 
 from cream.algorithms.objectives import supervised
 from cream.errors import DataError, TrainingError
+from cream.models.positions import context_length
 from cream.recipe.training import ComputeConfig, LoraConfig, SftConfig, SftOptimiserConfig
 from cream.testing import tiny_model
 from cream.training.examples import completion_example
@@ -170,3 +171,16 @@ def test_checkpointed_training_equals_plain_training():
     fine_tune(checkpointed, examples, config(gradient_checkpointing=True), seed=0)
     for name, p in weights(plain).items():
         torch.testing.assert_close(p, weights(checkpointed)[name], rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_examples_longer_than_the_context_are_dropped_and_counted(architecture):
+    """Beyond it GPT-2 has no positions at all, and Llama ones that it was never trained on."""
+    model = tiny_model(architecture=architecture)
+    room = context_length(model.config)
+    assert room is not None
+    long = completion_example("long", (5,) * (room - 1), (6, 2))
+    fits = completion_example("fits", (5,) * (room - 2), (6, 2))
+    settings = config(epochs=1, max_length=10 * room)
+    summary = fine_tune(model, [long, fits], settings, seed=0)
+    assert summary.tally.parts == {"trained": 1, "skipped": 0, "too_long": 1, "empty": 0}

@@ -30,11 +30,13 @@ def adapters(model: Any, config: LoraConfig | None, *, seed: int) -> Iterator[No
         seed: Seed of the adapters' first matrix.
 
     Raises:
-        ModelError: The model has no layer of the names given.
+        ModelError: The model has no layer of the names given, or one of them is its head or an
+            embedding that is tied to it.
     """
     if config is None:
         yield
         return
+    refuse_head(model, config)
     trainable = {name: p.requires_grad for name, p in model.named_parameters()}
     wrapped = _wrap(model, config, seed)
     try:
@@ -47,6 +49,33 @@ def adapters(model: Any, config: LoraConfig | None, *, seed: int) -> Iterator[No
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(trainable[name])
+
+
+def refuse_head(model: Any, config: LoraConfig) -> None:
+    """Refuse adapters that would be lost: of the head, which training applies by its weight alone.
+
+    Tied to the head, the embedding is one with it: a merged adapter of one would change the other.
+
+    Raises:
+        ModelError: A target names such a layer.
+    """
+    if isinstance(config.target_modules, str):
+        return
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None:
+        return
+    tied = head.weight is embedding.weight
+    barred = (head, embedding) if tied else (head,)
+    for name, module in model.named_modules():
+        # peft takes a layer by its whole path or the end of it.
+        named = [t for t in config.target_modules if f".{name}".endswith(f".{t}")]
+        if named and module in barred:
+            what = "the head, tied to the embedding," if tied else "the head"
+            raise ModelError(
+                f"lora.target_modules: {named[0]!r} is {what} of this model, where an adapter "
+                "cannot be trained and merged. Name layers between embedding and head, or "
+                "all-linear."
+            )
 
 
 def _wrap(model: Any, config: LoraConfig, seed: int) -> Any:

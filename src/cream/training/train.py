@@ -18,6 +18,7 @@ from cream.algorithms.consistency import StageScale
 from cream.algorithms.objective import Auxiliary, Objective
 from cream.errors import DataError
 from cream.models.devices import pick_compute_dtype
+from cream.models.positions import context_length
 from cream.recipe.training import TrainingSettings
 from cream.runs.files import replacing_file
 from cream.runs.seeds import derive_seed
@@ -68,7 +69,8 @@ def train(
     """
     scale = scale or StageScale()
     require(examples, objective.needs, objective=objective.name)
-    kept, dropped = _usable(examples, objective, settings.max_length)
+    context = context_length(model.config) or settings.max_length
+    kept, dropped = _usable(examples, objective, min(settings.max_length, context))
     device = model.get_input_embeddings().weight.device
     dtype = pick_compute_dtype(device, settings.compute.precision).dtype
     route = _route(model, kept, objective, settings)
@@ -243,8 +245,9 @@ def _usable(
     if not kept:
         raise DataError(
             f"none of {len(examples)} training examples has tokens in every sequence and at most "
-            f"{max_length} of them with its prompt. Raise max_length, or look at where they come "
-            "from: the seed data, or the tally of the pairing stage."
+            f"{max_length} of them with its prompt (max_length, or the model's context). Raise "
+            "max_length, or look at where they come from: the seed data, or the tally of the "
+            "pairing stage."
         )
     return kept, {"too_long": len(examples) - len(short), "empty": len(short) - len(kept)}
 
