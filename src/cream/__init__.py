@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cream.errors import CreamError as CreamError
     from cream.loop.extensions import Method as Method
     from cream.loop.extensions import OwnScorer as OwnScorer
+    from cream.loop.extensions import OwnTransform as OwnTransform
     from cream.loop.extensions import OwnVerifier as OwnVerifier
     from cream.models.chat import ChatEncoder as ChatEncoder
     from cream.models.embedded import embedded_model as embedded_model
@@ -53,15 +54,18 @@ if TYPE_CHECKING:
     from cream.training.examples import completion_example as completion_example
     from cream.training.examples import pair_example as pair_example
     from cream.training.train import train as train
+    from cream.types import Completion as Completion
     from cream.types import Example as Example
     from cream.types import Message as Message
     from cream.types import Prompt as Prompt
+    from cream.types import RankedPair as RankedPair
     from cream.types import SamplingRequest as SamplingRequest
     from cream.types import ScoringRequest as ScoringRequest
     from cream.types import TokenSequence as TokenSequence
+    from cream.types import Transformed as Transformed
     from cream.types import Verdict as Verdict
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PLACES = {
     "Auxiliary": "cream.algorithms.objective",
@@ -79,6 +83,7 @@ _PLACES = {
     "Method": "cream.loop.extensions",
     "OwnSampler": "cream.protocols",
     "OwnScorer": "cream.loop.extensions",
+    "OwnTransform": "cream.loop.extensions",
     "OwnVerifier": "cream.loop.extensions",
     "ChatEncoder": "cream.models.chat",
     "embedded_model": "cream.models.embedded",
@@ -101,11 +106,14 @@ _PLACES = {
     "pair_example": "cream.training.examples",
     "train": "cream.training.train",
     "Example": "cream.types",
+    "TokenSequence": "cream.types",
+    "RankedPair": "cream.types",
+    "Transformed": "cream.types",
+    "Completion": "cream.types",
     "Message": "cream.types",
     "Prompt": "cream.types",
     "SamplingRequest": "cream.types",
     "ScoringRequest": "cream.types",
-    "TokenSequence": "cream.types",
     "Verdict": "cream.types",
 }
 _MODULES = {
@@ -121,6 +129,7 @@ _MODULES = {
 __all__ = [
     "Auxiliary",
     "ChatEncoder",
+    "Completion",
     "CreamError",
     "Example",
     "LogpScorer",
@@ -132,9 +141,11 @@ __all__ = [
     "ObjectiveInputs",
     "OwnSampler",
     "OwnScorer",
+    "OwnTransform",
     "OwnVerifier",
     "Progress",
     "Prompt",
+    "RankedPair",
     "Recipe",
     "RunResult",
     "Sampler",
@@ -147,6 +158,7 @@ __all__ = [
     "TokenSequence",
     "TorchSampler",
     "TorchScorer",
+    "Transformed",
     "Verdict",
     "Verifier",
     "__version__",

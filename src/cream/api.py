@@ -11,7 +11,14 @@ from pathlib import Path
 
 from cream.algorithms.objective import Objective
 from cream.cli.console import ConsoleProgress, messages
-from cream.loop.extensions import Extensions, Method, OwnSampler, OwnScorer, OwnVerifier
+from cream.loop.extensions import (
+    Extensions,
+    Method,
+    OwnSampler,
+    OwnScorer,
+    OwnTransform,
+    OwnVerifier,
+)
 from cream.loop.iterations import run_recipe
 from cream.preflight.opening import open_context
 from cream.protocols import Progress
@@ -33,6 +40,7 @@ def run(
     verifier: OwnVerifier | None = None,
     sampler: OwnSampler | None = None,
     scorers: Mapping[str, OwnScorer] | None = None,
+    transforms: Mapping[str, OwnTransform] | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run a recipe from wherever its run directory stands, and return the run.
@@ -47,6 +55,7 @@ def run(
         verifier: Checks the prompts whose source says ``verifier: custom``.
         sampler: Draws all completions, in place of the recipe's engine.
         scorers: Fill the score columns of these names, for a method that reads them.
+        transforms: Make training examples of the pairs, for a method whose parts name one.
         progress: Told what happens; `console_progress` prints it. By default nothing is shown.
 
     Raises:
@@ -60,7 +69,7 @@ def run(
     else:
         loaded = load_recipe(Path(recipe), overrides)
         folder = Path(base_dir) if base_dir is not None else Path(recipe).parent
-    own = Extensions(method, verifier, sampler, scorers or {}, objective)
+    own = Extensions(method, verifier, sampler, scorers or {}, objective, transforms or {})
     loaded = own.recorded(loaded)
     place = Run(Path(loaded.folder))
     with place.locked():

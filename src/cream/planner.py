@@ -176,6 +176,8 @@ class _Planner:
             completions=sets[0].completions * len(sets),
         )
         yield pairs
+        transformed = [*self._transform(folder, label, parts, pairs, matrix)]
+        yield from transformed
         group = self.recipe.sampling.num_completions * len(sets)
         yield StageSpec(
             name=f"{folder}/train",
@@ -186,11 +188,42 @@ class _Planner:
             model=f"M{t}",
             result=result,
             reference=loss_reference(self.recipe, t),
-            inputs=(pairs.name, matrix.name),
+            inputs=(pairs.name, matrix.name, *(spec.name for spec in transformed)),
             source=own.source,
             prompts=own.prompts,
             completions=2 * own.prompts * most_pairs(parts.pairing, group),
             epochs=self.recipe.training.epochs,
+        )
+
+    def _transform(
+        self, folder: str, label: str, parts: MethodParts, pairs: StageSpec, matrix: StageSpec
+    ) -> Iterator[StageSpec]:
+        """Examples of another shape than pairs, and their second scoring pass."""
+        if parts.transform is None:
+            return
+        reference = loss_reference(self.recipe, pairs.t)
+        made = pairs.model_copy(
+            update={
+                "name": f"{folder}/transform",
+                "kind": "transform",
+                "label": f"{label}: transform the pairs ({parts.transform})",
+                "reference": reference,
+                "column": parts.transform,
+                "inputs": (pairs.name, matrix.name),
+                "completions": 2 * pairs.prompts,
+            }
+        )
+        yield made
+        yield made.model_copy(
+            update={
+                "name": f"{folder}/score-examples",
+                "kind": "score_examples",
+                "label": f"{label}: score the examples under {reference}",
+                "model": reference,
+                "reference": None,
+                "column": None,
+                "inputs": (made.name,),
+            }
         )
 
     def _freeze(self) -> Iterator[StageSpec]:

@@ -5,17 +5,20 @@ Implementations are plain final classes; nothing inherits from anything here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from cream.types import (
+    Message,
     Prompt,
+    RankedPair,
     SampledGroup,
     SamplingRequest,
     ScoredGroup,
     ScoringRequest,
+    Transformed,
     Verdict,
 )
 
@@ -107,6 +110,32 @@ class Verifier(Protocol):
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict | None:
         """Return a verdict, or None if this prompt cannot be verified (no reference answer)."""
+        ...
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Messages and texts to the token ids that the policy reads and would have to sample."""
+
+    def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """A conversation up to where the assistant begins to speak."""
+        ...
+
+    def encode_completion(self, messages: Sequence[Message], text: str) -> tuple[int, ...]:
+        """An answer to it, end token included."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens, for people and verifiers."""
+        ...
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """Stands between pairs and training: the pairs of an iteration in, training examples out."""
+
+    def transform(self, pairs: Sequence[RankedPair], encoder: TextEncoder) -> Iterable[Transformed]:
+        """Answer every pair once, in any order, joined by ``pair_id``."""
         ...
 
 

@@ -30,11 +30,15 @@ StageKind = Literal[
     "text_score",
     "matrix",
     "pair",
+    "transform",
+    "score_examples",
     "train",
 ]
 """What a stage does. ``score``: log-probabilities under a model of the run. ``mark``: which
 completions a data set brought. ``text_score``: a judge, a reward model or a scorer of the user's
-reads completions. ``matrix``: columns joined. The three that freeze keep the data of the run."""
+reads completions. ``matrix``: columns joined. ``transform``: pairs to training examples of another
+shape, whose new sequences ``score_examples`` scores under the loss reference. The three that freeze
+keep the data of the run."""
 
 
 class StageSpec(Record):
@@ -65,10 +69,12 @@ class StageSpec(Record):
     origin: str | None = None
     """What makes the completions of a sample stage is to the iteration: policy, past or future."""
     column: str | None = None
-    """Score column that is filled; of ``score`` it is the model's, see `model`."""
+    """Score column that is filled; of ``score`` it is the model's, see `model`. Of a transform its
+    name."""
     inputs: tuple[str, ...] = ()
     """Stages that are read, by name. Of scores: the samples. Of a matrix: all samples, those of the
-    policy first, then their scores. Of a training: pairs and matrix."""
+    policy first, then their scores. Of a training: pairs and matrix, then
+    the transformed examples and their scores, if there are any."""
     source: str | None = None
     """Which prompts it works on, a key of the run's token counts; None where no model runs."""
     prompts: int = 0

@@ -250,6 +250,36 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedPair:
+    """A preference pair with everything the run knows of it: what a transform is given."""
+
+    pair_id: str
+    prompt: Prompt
+    prompt_token_ids: tuple[int, ...]
+    chosen: Completion
+    rejected: Completion
+    chosen_reward: float
+    rejected_reward: float
+    consistency: float
+    """The C that enters the loss."""
+    weight: float
+    chosen_reference: float
+    """Log-prob sum of the chosen completion under the loss reference, nats."""
+    rejected_reference: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transformed:
+    """What a transform makes of one pair: examples, or none and why."""
+
+    pair_id: str
+    examples: tuple[Example, ...]
+    """A sequence without ``reference_logps`` is scored under the loss reference afterwards."""
+    reason: str | None = None
+    """Why there is none, in a word that can be counted; None if there are examples."""
+
+
+@dataclass(frozen=True, slots=True)
 class SetConsistency:
     """The C of a whole set of pairs, with its interval."""
 

@@ -161,7 +161,7 @@ def _tokens(stage: StageSpec, counts: TokenCounts, length: float) -> float | Non
     match stage.kind:
         case "sample" | "evaluate":
             return stage.completions * length
-        case "score":
+        case "score" | "score_examples":
             return stage.prompts * counts.prompt + stage.completions * length
         case "fine_tune":
             completion = length if counts.completion is None else counts.completion
@@ -186,7 +186,7 @@ def _seconds(
     match stage.kind:
         case "sample" | "evaluate":
             return rates.start_seconds + tokens / rates.sampled_per_second, None
-        case "score":
+        case "score" | "score_examples":
             return rates.load_seconds + tokens / rates.scored_per_second, None
         case "fine_tune":
             steps = stage.epochs * math.ceil(stage.completions / recipe.sft.optimiser.batch_size)

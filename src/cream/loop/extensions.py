@@ -16,7 +16,7 @@ from cream.algorithms.objective import Objective
 from cream.algorithms.objectives import PAIR
 from cream.engines.texts import TextScorer
 from cream.errors import RecipeError
-from cream.protocols import OwnSampler, Verifier
+from cream.protocols import OwnSampler, Transform, Verifier
 from cream.recipe import Recipe
 from cream.recipe.methods.custom import CustomMethod
 from cream.recipe.parts import BUILT_IN_COLUMNS, MethodParts
@@ -49,6 +49,13 @@ class OwnScorer(TextScorer, Protocol):
     fingerprint: str
 
 
+@runtime_checkable
+class OwnTransform(Transform, Protocol):
+    """Makes training examples of the pairs; a method names it by ``transform=...`` in its parts."""
+
+    fingerprint: str
+
+
 @dataclass(frozen=True)
 class Extensions:
     """The objects of one run; empty for a recipe alone."""
@@ -60,6 +67,8 @@ class Extensions:
     """By the name of the column that each fills."""
     objective: Objective | None = None
     """Trains on the pairs in place of the method's."""
+    transforms: Mapping[str, OwnTransform] = field(default_factory=dict)
+    """By the name that a method gives each."""
 
     def __post_init__(self) -> None:
         for place, thing in self._named().items():
@@ -76,7 +85,7 @@ class Extensions:
                     f"digits and underscores other than {', '.join(BUILT_IN_COLUMNS)}"
                 )
 
-        if self.objective is not None:
+        if self.objective is not None and not self.transforms:
             _refuse_unknown_sequences(self.objective)
 
     @property
@@ -96,6 +105,19 @@ class Extensions:
         method = recipe.method if self.method is None else self.method
         return method.parts(t)
 
+    def refuse_missing_transform(self, parts: MethodParts) -> None:
+        """A transform that a method names must be there before anything runs.
+
+        Raises:
+            RecipeError: It is not among those given.
+        """
+        if parts.transform is not None and parts.transform not in self.transforms:
+            given = ", ".join(self.transforms) or "none"
+            raise RecipeError(
+                f"the method's parts name the transform {parts.transform!r}, and cream.run was "
+                f"given {given}; give it as transforms={{{parts.transform!r}: ...}}"
+            )
+
     def sampler_inputs(self) -> dict[str, str]:
         """What a stage that samples depends on, beside the model; empty without a sampler."""
         return {} if self.sampler is None else {"sampler": self.sampler.fingerprint}
@@ -108,7 +130,8 @@ class Extensions:
             "sampler": self.sampler,
         }
         given = {name: thing for name, thing in single.items() if thing is not None}
-        return given | {f"scorers.{name}": scorer for name, scorer in self.scorers.items()}
+        given |= {f"scorers.{name}": scorer for name, scorer in self.scorers.items()}
+        return given | {f"transforms.{name}": one for name, one in self.transforms.items()}
 
 
 def _refuse_unknown_sequences(objective: Objective) -> None:

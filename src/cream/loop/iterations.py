@@ -16,6 +16,7 @@ from cream.loop.pair_step import pair_step
 from cream.loop.score_columns import score_column_step
 from cream.loop.tracked import track
 from cream.loop.training_steps import fine_tune_step, remove_unneeded, train_step
+from cream.loop.transform_steps import score_examples_step, transform_step
 from cream.records import StageKind, StageSpec
 from cream.runs.store import StageRecord
 
@@ -32,6 +33,8 @@ STEPS: Mapping[StageKind, Callable[[Context, StageSpec], StageRecord]] = {
     "text_score": score_column_step,
     "matrix": matrix_step,
     "pair": pair_step,
+    "transform": transform_step,
+    "score_examples": score_examples_step,
     "train": train_step,
 }
 

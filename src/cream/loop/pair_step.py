@@ -13,7 +13,7 @@ from cream.loop.stage_runner import stopwatch
 from cream.records import StageSpec
 from cream.runs.store import StageRecord
 
-NO_PAIRS = {"objective", "prompts"}
+NO_PAIRS = {"objective", "prompts", "transform"}
 """Parts that decide no pair."""
 
 

@@ -15,6 +15,7 @@ from cream.errors import RecipeError
 from cream.loop.card import model_card
 from cream.loop.context import Context
 from cream.loop.stage_runner import stopwatch
+from cream.loop.transform_steps import transformed_examples
 from cream.plan import columns, score_columns, unneeded_models
 from cream.recipe.parts import MethodParts
 from cream.records import StageSpec
@@ -76,12 +77,13 @@ def train_step(context: Context, spec: StageSpec) -> StageRecord:
     """M_{t+1}, or the future model: M_t trained on the pairs of iteration t, or of its draft."""
     parts = context.plan.phase_parts(spec)
     own = context.extensions.objective
-    paired, matrix = map(context.run.finished, spec.inputs)
+    paired, matrix, *transformed = map(context.run.finished, spec.inputs)
     stage = context.stage(
         spec,
         {
             "model": context.model_fingerprint(str(spec.model)),
             "pairs": paired.fingerprint,
+            **{made.spec.kind: made.fingerprint for made in transformed},
             "reference": spec.reference,
             "objective": _objective_inputs(own) if own else parts.objective.model_dump(mode="json"),
             "settings": context.recipe.training.model_dump(mode="json", exclude=NO_RESULT),
@@ -95,7 +97,9 @@ def train_step(context: Context, spec: StageSpec) -> StageRecord:
         c = _set_consistency(parts, paired)
         return train(
             model,
-            _training_pairs(context, spec, paired, matrix, objective.needs),
+            transformed_examples(*transformed)
+            if transformed
+            else _training_pairs(context, spec, paired, matrix, objective.needs),
             objective,
             context.recipe.training,
             seed=derive_seed(context.recipe.seed, "train", spec.t, *draft),
@@ -149,7 +153,8 @@ def check_objective(context: Context) -> None:
     if objective is None:
         return
     for spec in context.plan.stages:
-        if spec.kind == "train":
+        transformed = context.plan.phase_parts(spec).transform if spec.t else None
+        if spec.kind == "train" and transformed is None:
             known = pair_columns(matrix_columns(context, spec))
             unknown = [name for name in objective.needs.columns if name not in known]
             if unknown:

@@ -101,6 +101,8 @@ def check_run(
     data = data or load_data(
         recipe.data, seed=recipe.seed, iterations=recipe.iterations, base_dir=base_dir
     )
+    for t in range(1, recipe.iterations + 1):
+        own.refuse_missing_transform(own.parts(recipe, t))
     plan = build_plan(recipe, data, partial(own.parts, recipe))
     shelf, encoder = open_models(recipe.model, run.root / "models", cache_dir)
     for text in (*data.notes, *encoder.notes):

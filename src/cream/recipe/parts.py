@@ -239,6 +239,9 @@ class MethodParts(Section):
     others: PastAndFuture | None = None
     """Other models whose completions join those of M_t; None: its own only."""
     pairing: PairingConfig
+    transform: str | None = None
+    """What stands between pairs and training, by the name it has in ``cream.run(...,
+    transforms=...)``: pairs in, training examples out. None: the pairs are the examples."""
     objective: ObjectiveConfig
 
     @model_validator(mode="after")

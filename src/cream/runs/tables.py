@@ -14,7 +14,15 @@ import numpy as np
 import pyarrow as pa
 
 from cream.errors import RunError
-from cream.types import Completion, FinishReason, Origin, PairTable, ScoreMatrix
+from cream.types import (
+    Completion,
+    Example,
+    FinishReason,
+    Origin,
+    PairTable,
+    ScoreMatrix,
+    TokenSequence,
+)
 
 COMPLETION_SCHEMA = pa.schema(
     [
@@ -221,3 +229,88 @@ def pairs_from_table(table: pa.Table) -> PairTable:
         consistency=table["consistency"].to_numpy(),
         weight=table["weight"].to_numpy(),
     )
+
+
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("prompt_token_ids", pa.list_(pa.int32())),
+        ("weight", pa.float64()),
+        ("columns", pa.map_(pa.string(), pa.float64())),
+        (
+            "sequences",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("role", pa.string()),
+                        ("token_ids", pa.list_(pa.int32())),
+                        ("reference_logps", pa.float64()),
+                        ("prompt_token_ids", pa.list_(pa.int32())),
+                        ("loss_mask", pa.list_(pa.bool_())),
+                        ("token_columns", pa.map_(pa.string(), pa.list_(pa.float64()))),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+
+
+def examples_to_table(examples: Iterable[Example]) -> pa.Table:
+    """One row per training example; what is absent is null."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "example_id": example.example_id,
+                "prompt_token_ids": list(example.prompt_token_ids),
+                "weight": example.weight,
+                "columns": list(example.columns.items()),
+                "sequences": [
+                    {
+                        "role": role,
+                        "token_ids": list(sequence.token_ids),
+                        "reference_logps": sequence.reference_logps,
+                        "prompt_token_ids": _list_or_none(sequence.prompt_token_ids),
+                        "loss_mask": _list_or_none(sequence.loss_mask),
+                        "token_columns": [
+                            (name, list(values)) for name, values in sequence.token_columns.items()
+                        ],
+                    }
+                    for role, sequence in example.sequences.items()
+                ],
+            }
+            for example in examples
+        ],
+        schema=EXAMPLE_SCHEMA,
+    )
+
+
+def examples_from_table(table: pa.Table) -> list[Example]:
+    """Inverse of `examples_to_table`."""
+    return [
+        Example(
+            row["example_id"],
+            tuple(row["prompt_token_ids"]),
+            {
+                sequence["role"]: TokenSequence(
+                    tuple(sequence["token_ids"]),
+                    sequence["reference_logps"],
+                    _tuple_or_none(sequence["prompt_token_ids"]),
+                    _tuple_or_none(sequence["loss_mask"]),
+                    {name: tuple(values) for name, values in sequence["token_columns"]},
+                )
+                for sequence in row["sequences"]
+            },
+            dict(row["columns"]),
+            row["weight"],
+        )
+        for row in table.to_pylist()
+    ]
+
+
+def _list_or_none(values: Sequence[Any] | None) -> list[Any] | None:
+    return None if values is None else list(values)
+
+
+def _tuple_or_none(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)

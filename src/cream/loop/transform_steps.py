@@ -1,0 +1,137 @@
+"""Steps between pairs and training: a transform's examples, and their second scoring pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from cream.errors import RunError
+from cream.loop.context import Context
+from cream.loop.stage_runner import batched, run_shards, stopwatch
+from cream.records import StageSpec
+from cream.runs.files import read_table
+from cream.runs.store import Stage, StageRecord
+from cream.runs.tables import (
+    LOGP_PREFIX,
+    completions_from_table,
+    examples_from_table,
+    examples_to_table,
+    pairs_from_table,
+)
+from cream.stages.transform import (
+    ReferenceRow,
+    ranked_pairs,
+    score_examples,
+    transform_pairs,
+    unscored,
+    with_references,
+)
+from cream.types import Example, RankedPair
+
+REFERENCE_SCHEMA = pa.schema(
+    [("example_id", pa.string()), ("role", pa.string()), ("reference_logps", pa.float64())]
+)
+
+
+def transform_step(context: Context, spec: StageSpec) -> StageRecord:
+    """The examples that the method's transform makes of the pairs."""
+    transform = context.extensions.transforms[str(spec.column)]
+    paired, matrix = map(context.run.finished, spec.inputs)
+    stage = context.stage(
+        spec,
+        {
+            "pairs": paired.fingerprint,
+            "reference": spec.reference,
+            "transform": transform.fingerprint,
+            "template": context.template_fingerprint,
+        },
+    )
+    done = stage.finished()
+    if done is not None:
+        return done
+    stage.begin()
+    context.progress.start(spec.label, 1, "step")
+    with stopwatch() as seconds:
+        pairs = _pairs(context, spec, paired, matrix)
+        examples, tally = transform_pairs(pairs, transform, context.encoder)
+        if not examples:
+            reasons = ", ".join(f"{name} {n}" for name, n in tally.parts.items() if n)
+            raise RunError(
+                f"{spec.label}: transform {spec.column} left nothing to train on ({reasons})"
+            )
+        parts = batched(examples, context.recipe.sampling.prompts_per_shard)
+        for index, part in enumerate(parts):
+            stage.write_part(index, examples_to_table(part), 0.0)
+    summary = {
+        "examples": len(examples),
+        "sequences": sum(len(example.sequences) for example in examples),
+        "unscored": len(unscored(examples)),
+        "tally": {"total": tally.total, "parts": dict(tally.parts)},
+    }
+    record = stage.finish(summary, seconds())
+    context.progress.advance(1)
+    context.progress.finish(f"{len(examples)} examples of {tally.total} pairs")
+    return record
+
+
+def _pairs(context: Context, spec: StageSpec, paired: Stage, matrix: Stage) -> list[RankedPair]:
+    table = pa.concat_tables(matrix.tables())
+    sampled = matrix.spec.inputs[0]
+    sums = table[LOGP_PREFIX + str(spec.reference)].to_pylist()
+    return ranked_pairs(
+        pairs_from_table(read_table(paired.folder / "pairs.parquet")),
+        completions_from_table(table),
+        dict(zip(table["completion_id"].to_pylist(), sums, strict=True)),
+        {prompt.prompt_id: prompt for prompt in context.plan.sets[sampled].prompts},
+        context.encode_set(sampled),
+    )
+
+
+def score_examples_step(context: Context, spec: StageSpec) -> StageRecord:
+    """Sums of the sequences that the transform left unscored, under the loss reference."""
+    (source,), model = spec.inputs, str(spec.model)
+    transformed, budget = context.run.finished(source), context.recipe.scoring.token_budget
+    stage = context.stage(
+        spec,
+        {
+            "examples": transformed.fingerprint,
+            "model": context.model_fingerprint(model),
+            "compute_dtype": str(context.shelf.compute_dtype),
+            "settings": {"token_budget": budget},
+        },
+    )
+
+    def work(shard: Sequence[Any]) -> pa.Table:
+        (path,) = shard
+        examples = examples_from_table(read_table(path))
+        rows: list[ReferenceRow] = []
+        if unscored(examples):
+            rows = score_examples(examples, context.engine.scorer(model))
+        return pa.Table.from_pylist([asdict(row) for row in rows], schema=REFERENCE_SCHEMA)
+
+    def summarise(stage: Stage) -> tuple[dict[str, Any], str]:
+        scored = sum(table.num_rows for table in stage.tables(["role"]))
+        return {"scored": scored}, f"{scored} sequences"
+
+    return run_shards(
+        stage,
+        context.progress,
+        label=spec.label,
+        unit="shards",
+        shards=[[path] for path in transformed.parts()],
+        work=work,
+        summarise=summarise,
+    )
+
+
+def transformed_examples(transformed: Stage, scored: Stage) -> list[Example]:
+    """The examples of a transform, each with all its sums under the loss reference."""
+    examples = (e for table in transformed.tables() for e in examples_from_table(table))
+    return list(with_references(examples, _rows(scored.tables())))
+
+
+def _rows(tables: Iterable[pa.Table]) -> list[ReferenceRow]:
+    return [ReferenceRow(**row) for table in tables for row in table.to_pylist()]
