@@ -423,7 +423,7 @@ def _line_differences(
     yield from (f"{where}: + {_short(line)}" for line in new)
 
 
-NUMBER = re.compile(r"-?\d+\.\d+")
+NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 
 
 def _same_line(before: str, now: str, tolerance: float) -> bool:
