@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cream.algorithms.objective import Objective
+from cream.cache import cache_dir
 from cream.cli.console import ConsoleProgress, messages
 from cream.loop.extensions import (
     Extensions,
@@ -25,7 +26,6 @@ from cream.protocols import Progress
 from cream.recipe import Recipe, load_recipe
 from cream.report.run_result import RunResult
 from cream.report.summary import summarise_run
-from cream.runs.cache import cache_dir
 from cream.runs.files import write_json
 from cream.runs.store import Run
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cream.kernels import library
-from cream.kernels.building import BuildError, build, find_compiler
+from cream.kernels.library import BuildError, build, find_compiler
 
 
 def fake_compiler(folder: Path, *, version: str = "1", body: str = "") -> list[str]:

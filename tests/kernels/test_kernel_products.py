@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from cream.kernels.layer_ops import add_transposed_product
 from cream.kernels.library import kernels
-from cream.kernels.products import add_transposed_product
 
 pytestmark = pytest.mark.skipif(kernels().library is None, reason=kernels().reason)
 

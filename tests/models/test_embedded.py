@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from cream.cache import cache_dir
 from cream.errors import ModelError
 from cream.models.chat import ChatEncoder
 from cream.models.embedded import (
@@ -31,7 +32,6 @@ from cream.models.loading import (
 )
 from cream.models.positions import context_length
 from cream.recipe.model import ModelConfig
-from cream.runs.cache import cache_dir
 from cream.types import Message
 
 

@@ -6,7 +6,7 @@ from test_forward import batched_loss, naive_loss
 from training_items import make_examples, make_pairs, pair_batch
 
 from cream.algorithms.objectives import supervised
-from cream.models.lean import lean_decoder
+from cream.models.fused_decoder import fused_decoder
 from cream.recipe.training import SftConfig
 from cream.testing import tiny_model
 from cream.training.forward import LEAN_ROW, Computed, choose_route
@@ -15,7 +15,7 @@ from cream.training.train import train
 
 
 def lean_model(model, dtype=torch.float32):
-    decoder = lean_decoder(model)
+    decoder = fused_decoder(model)
     assert decoder is not None
     return LeanModel(model, decoder, dtype)
 

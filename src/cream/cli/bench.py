@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
+from cream.cache import cache_dir
 from cream.cli.console import messages, output
 from cream.cli.options import Json, Quiet
-from cream.runs.cache import cache_dir
 
 RESULTS = Path("docs/results")
 QUICKSTART = Path("recipes/quickstart.yaml")

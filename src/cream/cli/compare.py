@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cream.cache import cache_dir
 from cream.cli.console import ConsoleProgress, messages, output, stopping_gently
 from cream.cli.options import Json, Overrides, Quiet, RecipePath
 from cream.errors import RecipeError
-from cream.runs.cache import cache_dir
 
 if TYPE_CHECKING:
     from cream.comparison.members import Plan

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cream.cache import cache_dir
 from cream.cli.console import ConsoleProgress, messages, output
 from cream.cli.options import Json, Overrides, Quiet
 from cream.errors import RecipeError
-from cream.runs.cache import cache_dir
 
 BATCH_SIZE = 8
 """Examples that the harness runs together."""

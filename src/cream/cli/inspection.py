@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cream.cache import cache_dir
 from cream.cli.console import ConsoleProgress, messages, output
 from cream.cli.options import Json, Overrides, Quiet, RecipePath, RunPath
-from cream.runs.cache import cache_dir
 
 if TYPE_CHECKING:
     from cream.inspect.plan import Length

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from cream.cache import cache_dir
 from cream.cli.console import output
 from cream.cli.options import Json
 from cream.errors import RecipeError
-from cream.runs.cache import cache_dir
 
 
 def init(

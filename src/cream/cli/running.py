@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cream.cache import cache_dir
 from cream.cli.console import ConsoleProgress, messages, output, stopping_gently
 from cream.cli.options import Json, Overrides, Quiet, RecipePath
 from cream.errors import RunError
-from cream.runs.cache import cache_dir
 
 if TYPE_CHECKING:
     from cream.loop.context import Context

@@ -92,7 +92,7 @@ class PackedAttention:
         if self._sink is not None:
             self._sink(layer, self.prompts.pad(key[0]), self.prompts.pad(value[0]))
         if fit(query):
-            return self._kernel.attend(query[0], key[0], value[0], scale)
+            return self._kernel.attend(layer, query, key, value, scale)
         keys, values = self.prompts.pad(key[0]), self.prompts.pad(value[0])
         prompt_queries = self.prompts.pad(query[0])
         # Right padding needs no mask: causality hides it from every real token.

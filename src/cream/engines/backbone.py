@@ -2,9 +2,10 @@
 
 The engines feed a packed stream of tokens without padding and supply the attention themselves, so
 the layers of any Hugging Face model that calls an exchangeable attention function run unchanged on
-exactly the tokens that matter; a Llama-shaped model runs in its fused form (`cream.models.lean`)
-instead. This module holds that seam and decides whether a model fits it; it knows nothing of
-sampling or scoring. What does not fit goes to `cream.engines.plain`.
+exactly the tokens that matter; a Llama-shaped model runs in its fused form
+(`cream.models.fused_decoder`) instead. This module holds that seam; it knows nothing of sampling or
+scoring. Whether a model fits it is tried in `cream.engines.trial`; what does not goes to
+`cream.engines.plain`.
 
 Seam: transformers' `AttentionInterface` (keyword arguments of the model's forward reach the
 attention function; an attention name without a mask function makes the model build no mask).
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from cream.errors import ModelError
-from cream.models.lean import Attention, lean_decoder
+from cream.models.fused_decoder import Attention, fused_decoder
 
 _ATTENTION_NAME = "cream_packed"
 _FORMULA_ARGUMENTS = ("softcap", "s_aux", "position_bias", "head_mask")
@@ -38,7 +39,7 @@ class Backbone:
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.num_layers: int = model.config.get_text_config().num_hidden_layers
         self.head: Any = model.get_output_embeddings()
-        self._lean = lean_decoder(model)
+        self._lean = fused_decoder(model)
         self.fused: bool = self._lean is not None
         """Whether the layers run in their fused form."""
         self._logits: Tensor | None = None

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from cream.engines.drawing import draw, seed_tensor, uniforms
-from cream.engines.normalising import log_normalisers
+from cream.engines.logsumexp import log_normalisers
+from cream.engines.token_sampling import draw, seed_tensor, uniforms
 from cream.engines.trial import agree, attempt, own_logits, trial_ids
 from cream.models.positions import company_reach
 from cream.protocols import SamplingParams

@@ -2,8 +2,8 @@
 
 `TorchSampler` streams requests in windows and sorts each by length; `_Decoder` holds the running
 completions of a window and keeps its slots filled. What a completion is depends on its prompt, its
-seed and the parameters only (`cream.engines.drawing`); neighbours enter through floating-point
-order.
+seed and the parameters only (`cream.engines.token_sampling`); neighbours enter through
+floating-point order.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from cream.engines.attention import PackedAttention
 from cream.engines.backbone import Backbone, require_inference_model
 from cream.engines.batching import check_length, windows
 from cream.engines.decoding import DecodeAttention, GroupCache
-from cream.engines.drawing import draw, seed_tensor, uniforms
 from cream.engines.plain import PlainSampler
+from cream.engines.token_sampling import draw, seed_tensor, uniforms
 from cream.engines.trial import fast_form
 from cream.models.positions import Reach, context_length
 from cream.protocols import SamplingParams

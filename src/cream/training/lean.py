@@ -1,11 +1,11 @@
 """Training a Llama-shaped model on packed tokens, with gradients added straight to the masters.
 
-`LeanModel` is what computes: fused weights in the compute dtype (`cream.models.lean`), no padding
-outside attention, the head on completion tokens only. The gradients of the fused weights are added
-to float32 buffers of which the master parameters' ``.grad`` are views; those of embedding and head,
-whose tables are large and whose tokens are few, are added there without ever existing in between.
-Same gradients as the model's own forward and backward (tested); which models fit is decided by
-`cream.models.lean.lean_decoder`.
+`LeanModel` is what computes: fused weights in the compute dtype (`cream.models.fused_decoder`), no
+padding outside attention, the head on completion tokens only. The gradients of the fused weights
+are added to float32 buffers of which the master parameters' ``.grad`` are views; those of embedding
+and head, whose tables are large and whose tokens are few, are added there without ever existing in
+between. Same gradients as the model's own forward and backward (tested); which models fit is
+decided by `cream.models.fused_decoder.fused_decoder`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from cream.algorithms.logps import logps_from_hidden
 from cream.kernels.attention import SegmentAttention
+from cream.kernels.layer_ops import add_transposed_product
 from cream.kernels.library import fit
-from cream.kernels.products import add_transposed_product
-from cream.models.lean import Layer, LeanDecoder
-from cream.models.rows import PADDING, PROMPT, RowAttention
+from cream.models.fused_decoder import FusedDecoder, Layer
+from cream.models.padded_attention import PADDING, PROMPT, PaddedAttention
 from cream.training.batches import TokenBatch
 
 
@@ -38,7 +38,7 @@ class LeanModel:
         dtype: Dtype of forward and backward.
     """
 
-    def __init__(self, model: Any, decoder: LeanDecoder, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, decoder: FusedDecoder, dtype: torch.dtype) -> None:
         head = model.get_output_embeddings().weight
         self._fused: list[Tensor] = []
         self._leaves: list[Tensor] = []
@@ -53,7 +53,7 @@ class LeanModel:
             replace(layer, **{name: self._leaf(weight) for name, weight in _weights(layer)})
             for layer in decoder.layers
         ]
-        self._decoder = LeanDecoder(
+        self._decoder = FusedDecoder(
             decoder.shape,
             layers,
             self._leaf(decoder.final_norm),
@@ -69,9 +69,9 @@ class LeanModel:
         """Log-probability of every target and hidden states at the places asked for."""
         real = batch.segments != PADDING
         attention = (
-            _StreamAttention(batch.segments)
+            _stream_attention(batch.segments)
             if fit(self._embedding)
-            else RowAttention(batch.segments, None, self._dtype)
+            else PaddedAttention(batch.segments, None, self._dtype)
         )
         embedded: Any = _Embedded.apply(
             self._embedding, batch.input_ids[real], self._embedding_gradient
@@ -149,24 +149,18 @@ class LeanModel:
             parameter.grad = gradient.as_strided(parameter.shape, parameter.stride(), offset)
 
 
-class _StreamAttention:
+def _stream_attention(rows: Int64[Tensor, "row width"]) -> SegmentAttention:
     """Attention of rows laid one after another, as a kernel."""
-
-    def __init__(self, rows: Int64[Tensor, "row width"]) -> None:
-        segments: list[tuple[int, int, int]] = []
-        start = 0
-        for row in rows.tolist():
-            prompt = len(segments)
-            for kind, places in groupby(row):
-                length = len(list(places))
-                if kind != PADDING:
-                    segments.append((start, length, -1 if kind == PROMPT else prompt))
-                    start += length
-        self._segments = SegmentAttention(segments)
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """See `cream.models.lean.Attention`."""
-        return self._segments.attend(query[0], key[0], value[0], scale)
+    segments: list[tuple[int, int, int]] = []
+    start = 0
+    for row in rows.tolist():
+        prompt = len(segments)
+        for kind, places in groupby(row):
+            length = len(list(places))
+            if kind != PADDING:
+                segments.append((start, length, -1 if kind == PROMPT else prompt))
+                start += length
+    return SegmentAttention(segments)
 
 
 def fits(model: nn.Module) -> bool:

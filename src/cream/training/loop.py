@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cream.algorithms.objective import Auxiliary
 from cream.errors import TrainingError
-from cream.models.lean import LeanDecoder
+from cream.models.fused_decoder import FusedDecoder
 from cream.recipe.training import ComputeConfig, OptimiserConfig
 from cream.runs.seeds import derive_seed
 from cream.training.forward import inference_behaviour
@@ -61,7 +61,7 @@ class Task:
     """Names data and options; a saved state of another fingerprint is refused."""
     auxiliary: Mapping[str, Auxiliary] = field(default_factory=dict)
     """Modules of the objective itself: trained and saved beside the model."""
-    decoder: LeanDecoder | None = None
+    decoder: FusedDecoder | None = None
     """The model's fused form, if `contribute` is to compute with a `LeanModel` of it."""
     prepare: Callable[[Any], None] | None = None
     """Called with the model as it computes before the first step, interrupted or not."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from cream.algorithms.objective import Auxiliary
 from cream.algorithms.statistics import share_of
-from cream.models.lean import LeanDecoder
+from cream.models.fused_decoder import FusedDecoder
 from cream.recipe.training import OptimiserConfig
 from cream.training.lean import LeanModel
 
@@ -41,7 +41,7 @@ class Weights:
         decoder: The model's fused form, if that is what computes.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype, decoder: LeanDecoder | None = None) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype, decoder: FusedDecoder | None = None) -> None:
         self.masters: dict[str, nn.Parameter] = {
             name: p for name, p in model.named_parameters() if p.requires_grad
         }

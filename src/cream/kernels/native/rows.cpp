@@ -1,5 +1,5 @@
 // The elementwise parts of a decoder layer and of its head, each in one pass over memory.
-// Formulas, roundings and layouts are those of cream.models.passes and cream.engines.normalising.
+// Formulas, roundings and layouts are those of cream.models.layer_ops and cream.engines.logsumexp.
 
 #include <omp.h>
 

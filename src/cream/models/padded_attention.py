@@ -19,7 +19,7 @@ PROMPT, PADDING = 0, -1
 """Segments of a row; its completions are segments 1, 2, ..."""
 
 
-class RowAttention:
+class PaddedAttention:
     """Attention among the tokens of each row of a packed stream.
 
     Args:

@@ -1,8 +1,8 @@
 """A Llama-shaped model run on a packed stream of tokens with fused projections and few passes.
 
-`LeanDecoder` computes what the layers of a Hugging Face model compute, from the same weights:
+`FusedDecoder` computes what the layers of a Hugging Face model compute, from the same weights:
 query, key and value in one product, gate and up in one, residuals added inside the products, the
-elementwise parts as in `cream.models.passes`, attention supplied by the caller. The weights stay
+elementwise parts as in `cream.models.layer_ops`, attention supplied by the caller. The weights stay
 the model's: its parameters become views into the fused ones, so nothing is stored twice.
 
 No list of architectures is kept. A model fits if its layers are built of the parts named below and
@@ -21,7 +21,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cream.models.passes import rms_norm, rotate, swiglu
+from cream.models.layer_ops import rms_norm, rotate, swiglu
+from cream.models.padded_attention import PaddedAttention
 from cream.models.positions import fast_reach
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -83,7 +84,7 @@ class Shape:
     head_eps: float
 
 
-class LeanDecoder:
+class FusedDecoder:
     """The decoder of a Llama-shaped model: token ids to hidden states.
 
     Args:
@@ -156,7 +157,7 @@ class LeanDecoder:
         return gathered.flatten(1)
 
 
-def lean_decoder(model: Any) -> LeanDecoder | None:
+def fused_decoder(model: Any) -> FusedDecoder | None:
     """Fuse a model's weights if it has the shape and the trial agrees, else None.
 
     The fused form stands for the model on sequences of up to `fast_reach` tokens.
@@ -197,7 +198,7 @@ def _children(module: nn.Module) -> set[str]:
 
 
 def _has_the_shape(base: Any) -> bool:
-    """Whether a model is made of the parts that `LeanDecoder` knows, all of ordinary kinds."""
+    """Whether a model is made of the parts that `FusedDecoder` knows, all of ordinary kinds."""
     if _children(base) != {"embed_tokens", "layers", "norm", "rotary_emb"}:
         return False
     return (
@@ -234,7 +235,7 @@ def _eps(norm: Any) -> float:
     return getattr(norm, "variance_epsilon", None) or norm.eps
 
 
-def _fuse(base: Any) -> LeanDecoder:
+def _fuse(base: Any) -> FusedDecoder:
     first = base.layers[0].self_attn
     normed = hasattr(first, "q_norm")
     shape = Shape(
@@ -246,7 +247,7 @@ def _fuse(base: Any) -> LeanDecoder:
         head_eps=_eps(first.q_norm) if normed else 0.0,
     )
     layers = [_fuse_layer(layer) for layer in base.layers]
-    return LeanDecoder(shape, layers, base.norm.weight, base.embed_tokens.weight, base.rotary_emb)
+    return FusedDecoder(shape, layers, base.norm.weight, base.embed_tokens.weight, base.rotary_emb)
 
 
 def _fuse_layer(layer: Any) -> Layer:
@@ -275,17 +276,7 @@ def _fused(parameters: list[nn.Parameter]) -> Tensor:
     return fused
 
 
-class _OneSequence:
-    """Causal attention of a stream that is a single sequence."""
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        out = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scale, enable_gqa=True
-        )
-        return out[0].transpose(0, 1)
-
-
-def _trial(base: Any, decoder: LeanDecoder) -> bool:
+def _trial(base: Any, decoder: FusedDecoder) -> bool:
     """Run a few tokens through the model and through its fused form."""
     device = decoder.embedding.device
     ids = torch.arange(1, 14, device=device) * 7919 % len(decoder.embedding)
@@ -293,5 +284,6 @@ def _trial(base: Any, decoder: LeanDecoder) -> bool:
     truth = base(input_ids=ids[None], position_ids=positions[None], use_cache=False)
     truth = truth.last_hidden_state[0].double()
     embedded = F.embedding(ids, decoder.embedding)
-    answer = decoder.hidden(embedded, positions, _OneSequence()).double()
+    alone = PaddedAttention(torch.zeros_like(ids)[None], None, embedded.dtype)
+    answer = decoder.hidden(embedded, positions, alone).double()
     return bool((answer - truth).norm() <= _TOLERANCE[decoder.embedding.dtype] * truth.norm())

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from cream.kernels import rows
+from cream.kernels import layer_ops as kernels
 from cream.kernels.library import fit
 
 
@@ -31,7 +31,7 @@ def rms_norm(
     """``weight * x / sqrt(mean(x^2) + eps)``; the quotient in float32, rounded to x's dtype."""
     if not torch.is_grad_enabled():  # an autograd function costs more than the arithmetic
         if fit(x, weight):
-            return rows.rms_norm(x, weight, eps)[0]
+            return kernels.rms_norm(x, weight, eps)[0]
         return _normalise(x, eps)[0].mul_(weight)
     return _RmsNorm.apply(x, weight, eps)  # type: ignore[return-value]
 
@@ -67,14 +67,14 @@ def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def _gated(gate_up: Tensor) -> Tensor:
     if fit(gate_up):
-        return rows.swiglu(gate_up)
+        return kernels.swiglu(gate_up)
     gate, up = gate_up.chunk(2, -1)
     return F.silu(gate).mul_(up)
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if fit(x, cos, sin):
-        return rows.rotate(x, cos, sin)
+        return kernels.rotate(x, cos, sin)
     cos, sin = cos[:, None], sin[:, None]
     half = x.shape[-1] // 2
     out = x * cos
@@ -88,7 +88,7 @@ class _RmsNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ctx.by_kernel = fit(x, weight)
         if ctx.by_kernel:
-            y, scale = rows.rms_norm(x, weight, eps)
+            y, scale = kernels.rms_norm(x, weight, eps)
             ctx.save_for_backward(x, scale, weight)
             return y
         normal, scale = _normalise(x, eps)
@@ -100,7 +100,7 @@ class _RmsNorm(torch.autograd.Function):
         # y = n w, n = x s: dx = s (g - n mean(g n)) with g = dy w.
         normal, scale, weight = ctx.saved_tensors
         if ctx.by_kernel:  # which makes n of x again
-            d_x, d_wide = rows.rms_norm_backward(upstream[0], normal, weight, scale)
+            d_x, d_wide = kernels.rms_norm_backward(upstream[0], normal, weight, scale)
             return d_x, d_wide.to(weight.dtype), None
         product = upstream[0] * normal
         d_weight = product.sum(0) if ctx.needs_input_grad[1] else None
@@ -119,7 +119,7 @@ class _SwiGlu(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
         if fit(gate_up, upstream[0]):
-            return rows.swiglu_backward(upstream[0], gate_up)
+            return kernels.swiglu_backward(upstream[0], gate_up)
         gate, up = gate_up.chunk(2, -1)
         gradient = torch.empty_like(gate_up)
         d_gate, d_up = gradient.chunk(2, -1)
@@ -139,7 +139,7 @@ class _Rotate(torch.autograd.Function):
         cos, sin = ctx.saved_tensors
         (y,) = upstream
         if fit(y, cos, sin):
-            return rows.rotate(y, cos, sin, back=True), None, None
+            return kernels.rotate(y, cos, sin, back=True), None, None
         cos, sin = cos[:, None], sin[:, None]
         half = y.shape[-1] // 2
         d_x = y * cos

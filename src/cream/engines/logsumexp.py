@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from cream.kernels import rows
+from cream.kernels import layer_ops as kernels
 from cream.kernels.library import fit
 
 _TILE_ENTRIES = {"cpu": 1 << 19}
@@ -23,7 +23,7 @@ def log_normalisers(
 ) -> Float32[Tensor, " row"]:
     """Natural logarithm of the sum of ``exp(logits / temperature)`` of every row."""
     if fit(logits):
-        return rows.log_normalisers(logits, temperature)
+        return kernels.log_normalisers(logits, temperature)
     entries = _TILE_ENTRIES.get(logits.device.type, _TILE_ENTRIES_ELSEWHERE)
     tiles = logits.split(max(1, entries // logits.shape[-1]))
     if temperature == 1:

@@ -1,6 +1,6 @@
-"""The elementwise parts of a decoder layer as kernels: each reads and writes memory once.
+"""The parts of a decoder layer around attention as kernels: each reads and writes memory once.
 
-Values and derivatives of the formulas in `cream.models.passes` and `cream.engines.normalising`,
+Values and derivatives of the formulas in `cream.models.layer_ops` and `cream.engines.logsumexp`,
 which call these where `cream.kernels.library.fit` allows. Nothing here is known to autograd.
 """
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import BFloat16, Float32
 from torch import Tensor
 
-from cream.kernels.library import call
+from cream.kernels.library import call, padded
 
 
 def rms_norm(
@@ -80,6 +80,21 @@ def log_normalisers(
     out = torch.empty(rows)
     call("cream_log_normalisers", logits, out, rows, vocab, 1 / temperature)
     return out
+
+
+def add_transposed_product(
+    a: BFloat16[Tensor, "token out"],
+    b: BFloat16[Tensor, "token in_"],
+    c: Float32[Tensor, "out in_"],
+) -> None:
+    """``c += a.T @ b`` without rounding the product to bfloat16: the gradient of a weight.
+
+    PyTorch would make it in bfloat16, at half the rate of other products, then widen and add it.
+    """
+    a, b = a.contiguous(), b.contiguous()
+    (tokens, out), inner = a.shape, b.shape[1]
+    memory = torch.empty(padded(tokens) * (padded(out) + padded(inner)) * 2, dtype=torch.uint8)
+    call("cream_add_transposed_product", a, b, c, memory, tokens, out, inner)
 
 
 def _sizes(x: Tensor) -> tuple[int, int]:

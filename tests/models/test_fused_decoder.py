@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from cream.models.lean import lean_decoder
-from cream.models.rows import PADDING, RowAttention
+from cream.models.fused_decoder import fused_decoder
+from cream.models.padded_attention import PADDING, PaddedAttention
 from cream.testing import tiny_model
 
 
@@ -34,7 +34,7 @@ def test_the_fused_form_gives_the_models_hidden_states(architecture):
             parameter.add_(0.05 * torch.randn(parameter.shape))
         expected = model.base_model(input_ids=IDS[None]).last_hidden_state[0]
 
-        decoder = lean_decoder(model)
+        decoder = fused_decoder(model)
         assert decoder is not None
         torch.testing.assert_close(hidden_states(decoder, IDS), expected, rtol=1e-5, atol=1e-5)
 
@@ -43,7 +43,7 @@ def test_the_fused_form_gives_the_models_hidden_states(architecture):
 def test_a_model_of_another_formula_is_not_fused(architecture):
     """Gemma has the parts of a Llama but scales embeddings, adds one to norm weights and gates by
     another function: only the trial can tell. GPT-2 has other parts."""
-    assert lean_decoder(tiny_model(architecture=architecture)) is None
+    assert fused_decoder(tiny_model(architecture=architecture)) is None
 
 
 def test_a_factor_hidden_in_a_layer_is_found_by_the_trial():
@@ -52,7 +52,7 @@ def test_a_factor_hidden_in_a_layer_is_found_by_the_trial():
     plain = layer.mlp.forward
     layer.mlp.forward = lambda x: 0.8 * plain(x)
 
-    assert lean_decoder(model) is None
+    assert fused_decoder(model) is None
 
 
 def test_fusing_leaves_the_models_own_results_and_memory_as_they_were():
@@ -60,7 +60,7 @@ def test_fusing_leaves_the_models_own_results_and_memory_as_they_were():
     stored = sum(p.untyped_storage().nbytes() for p in model.parameters())
     with torch.no_grad():
         before = model(input_ids=IDS[None]).logits
-        decoder = lean_decoder(model)
+        decoder = fused_decoder(model)
         assert torch.equal(model(input_ids=IDS[None]).logits, before)
 
     assert decoder is not None
@@ -91,7 +91,7 @@ def test_rows_attend_as_each_completion_does_alone():
     key = torch.randn(1, 2, tokens, 8, generator=g, dtype=torch.float64, requires_grad=True)
     value = torch.randn(1, 2, tokens, 8, generator=g, dtype=torch.float64, requires_grad=True)
 
-    out = RowAttention(segments, order, torch.float64).attend(0, query, key, value, 0.3)
+    out = PaddedAttention(segments, order, torch.float64).attend(0, query, key, value, 0.3)
 
     expected = torch.zeros_like(out)
     for r, (_, completions) in enumerate(shape):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from cream.kernels.library import kernels
 from cream.models import passes
-from cream.models.passes import rms_norm, rotate, swiglu
+from cream.models.layer_ops import rms_norm, rotate, swiglu
 
 
 def plain_rms_norm(x, weight, eps):

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
-from cream.engines.normalising import log_normalisers
+from cream.engines.logsumexp import log_normalisers
 from cream.protocols import SamplingParams
 
 PREFILTERS = (256, 4096)

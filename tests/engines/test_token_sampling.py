@@ -4,7 +4,7 @@ import torch
 from scipy import stats
 
 from cream.engines import drawing
-from cream.engines.drawing import draw, seed_tensor, uniforms
+from cream.engines.token_sampling import draw, seed_tensor, uniforms
 from cream.protocols import SamplingParams
 
 GOLDEN_SEED = 1234567
