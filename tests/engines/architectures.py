@@ -87,7 +87,7 @@ OF_KIND: dict[str, dict[str, Any]] = {
 }
 
 _NAMES = """
-    afmoe apertus arcee aria_text bamba bert biogpt bitnet bloom codegen cohere
+    afmoe apertus arcee aria_text bert biogpt bitnet bloom codegen cohere
     cohere2 cwm deepseek_v2 deepseek_v3 diffllama doge ernie4_5 ernie4_5_moe exaone exaone4
     falcon falcon_mamba flex_olmo gemma gemma2 gemma3_text glm glm4 glm4_moe gpt2 gpt_bigcode
     gpt_neo gpt_neox gpt_oss gptj granite granitemoe granitemoeshared helium hunyuan_v1_dense
