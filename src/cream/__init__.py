@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cream.algorithms.objective import ObjectiveInputs as ObjectiveInputs
     from cream.api import console_progress as console_progress
     from cream.api import run as run
+    from cream.cache import cache_dir as cache_dir
     from cream.engines.sampler import TorchSampler as TorchSampler
     from cream.engines.scorer import TorchScorer as TorchScorer
     from cream.engines.texts import Text as Text
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from cream.recipe.parts import MethodParts as MethodParts
     from cream.report.run_result import RunResult as RunResult
     from cream.report.run_result import open_run as open_run
-    from cream.runs.cache import cache_dir as cache_dir
     from cream.runs.tables import hash_ids as hash_ids
     from cream.training.examples import completion_example as completion_example
     from cream.training.examples import pair_example as pair_example
@@ -100,7 +100,7 @@ _PLACES = {
     "MethodParts": "cream.recipe.parts",
     "open_run": "cream.report.run_result",
     "RunResult": "cream.report.run_result",
-    "cache_dir": "cream.runs.cache",
+    "cache_dir": "cream.cache",
     "hash_ids": "cream.runs.tables",
     "completion_example": "cream.training.examples",
     "pair_example": "cream.training.examples",
