@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from cream.engines import drawing
+from cream.engines import token_sampling
 from cream.engines.token_sampling import draw, seed_tensor, uniforms
 from cream.protocols import SamplingParams
 
@@ -65,7 +65,7 @@ def test_prefilter_and_full_sort_agree_on_the_same_numbers(monkeypatch):
     source = torch.arange(400) % 8
     outcomes = []
     for prefilters in ((4,), (4, 1500), (1500,), ()):
-        monkeypatch.setattr(drawing, "PREFILTERS", prefilters)
+        monkeypatch.setattr(token_sampling, "PREFILTERS", prefilters)
         outcomes.append(draw(logits, source, numbers, params(1.0, 0.9)))
 
     for tokens, logps in outcomes[1:]:
@@ -78,7 +78,7 @@ def test_selection_among_group_maxima_finds_the_largest_of_all():
     logits[1] = logits[1].round()  # ties
     logits[2, :20] += 50.0  # several of the largest in the same group or neighbours
 
-    best, ids = drawing._largest(logits, 100)
+    best, ids = token_sampling._largest(logits, 100)
 
     expected = logits.topk(100).values
     assert torch.equal(best, expected)

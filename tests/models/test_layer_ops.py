@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from cream.kernels.library import kernels
-from cream.models import passes
+from cream.models import layer_ops
 from cream.models.layer_ops import rms_norm, rotate, swiglu
 
 
@@ -84,7 +84,7 @@ def narrow(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.fixture(params=["kernel", "PyTorch"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "PyTorch":
-        monkeypatch.setattr(passes, "fit", lambda *tensors: False)
+        monkeypatch.setattr(layer_ops, "fit", lambda *tensors: False)
     elif kernels().library is None:
         pytest.skip(kernels().reason)
 
