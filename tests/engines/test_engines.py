@@ -193,6 +193,19 @@ def test_one_model_is_held_at_a_time_an_engines_process_included(tmp_path):
     assert closed == ["running"]
 
 
+def test_a_sampler_is_made_once_while_its_model_is_held(tmp_path):
+    held = checkpoints(tmp_path)
+    engine = open_engine(EngineChoice(TorchEngine(), "r"), held)
+    first = engine.sampler("M0")
+
+    assert engine.sampler("M0") is first
+    assert engine.scorer("M0") is engine.scorer("M0")
+    held.release()
+    assert engine.sampler("M0") is not first
+    trained = held.for_training("M0")  # not held any more: nothing made of it may stay
+    assert held.for_inference("M0") is not trained
+
+
 def test_a_model_that_is_not_causal_is_refused_when_m0_is_loaded(tmp_path):
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -26,6 +26,8 @@ class _Held:
     key: Hashable
     thing: Any
     close: Callable[[Any], None] | None
+    made: dict[str, Any] = field(default_factory=dict)
+    """What was made of it, by name."""
 
 
 @dataclass
@@ -57,6 +59,18 @@ class Checkpoints:
     def for_inference(self, name: str) -> Any:
         """A model in the compute dtype, to sample from or score with."""
         return self._load(name, self.compute_dtype)
+
+    def made_of(self, name: str, what: str, make: Callable[[Any], Any]) -> Any:
+        """What is made of a model for inference, made once for as long as the model is held.
+
+        Fusing weights and trying what a model allows cost a few forward passes; a stage asks for
+        its sampler or scorer at every part.
+        """
+        model = self.for_inference(name)
+        assert self._held is not None
+        if what not in self._held.made:
+            self._held.made[what] = make(model)
+        return self._held.made[what]
 
     def for_training(self, name: str) -> Any:
         """A float32 copy to train in place; it is not held any more."""

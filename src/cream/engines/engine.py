@@ -14,6 +14,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import assert_never
 
 import torch
@@ -60,12 +61,12 @@ class OnTorch:
 
     def sampler(self, model: str) -> TorchSampler:
         """See `cream.protocols.Engine`."""
-        return TorchSampler(self.checkpoints.for_inference(model))
+        return self.checkpoints.made_of(model, "sampler", TorchSampler)
 
     def scorer(self, model: str) -> TorchScorer:
         """See `cream.protocols.Engine`."""
-        loaded = self.checkpoints.for_inference(model)
-        return TorchScorer(loaded, token_budget=self.token_budget)
+        make = partial(TorchScorer, token_budget=self.token_budget)
+        return self.checkpoints.made_of(model, "scorer", make)
 
 
 @dataclass(frozen=True, slots=True)
