@@ -9,7 +9,7 @@ from training_items import random_ids
 
 from cream.algorithms.objective import Needs, Objective
 from cream.errors import DataError
-from cream.models.lean import lean_decoder
+from cream.models.fused_decoder import fused_decoder
 from cream.recipe.training import ComputeConfig, SftConfig, SftOptimiserConfig
 from cream.testing import tiny_model
 from cream.training.examples import Layout
@@ -65,7 +65,7 @@ def alone(model, example, role):
 def through(model, form):
     if form != "fused":
         return model, Route(by_hidden if form == "hidden" else by_logits, "hidden", "shared")
-    decoder = lean_decoder(model)
+    decoder = fused_decoder(model)
     assert decoder is not None
     return LeanModel(model, decoder, torch.float32), Route(by_hidden, "hidden", "shared", decoder)
 
