@@ -152,7 +152,7 @@ def run_whole(tiny_inputs: Path) -> Callable[..., Path]:
                 cache_dir=tiny_inputs / "no-cache",
             )
             run_recipe(context)
-            write_json(place.root / "summary.json", summarise_run(place.root))
+            write_json(place.root / "summary.json", summarise_run(place.root).as_json())
         return place.root
 
     return run

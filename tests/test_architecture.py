@@ -21,9 +21,7 @@ SOURCES = sorted((ROOT / "src" / "cream").rglob("*.py"))
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 70
 
-READ_ELSEWHERE = {
-    ("Recipe", "run_dir"): "read by `Recipe.folder`, which gives the default too",
-}
+READ_ELSEWHERE: dict[tuple[str, str], str] = {}
 """Fields that nothing but the recipe itself reads by name, each with the reason."""
 
 

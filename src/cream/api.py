@@ -86,7 +86,7 @@ def run(
         finally:
             context.shelf.close()
             context.trackers.close()
-        write_json(place.root / "summary.json", summarise_run(place.root))
+        write_json(place.root / "summary.json", summarise_run(place.root).as_json())
     return RunResult(place.root)
 
 

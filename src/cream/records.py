@@ -1,20 +1,61 @@
-"""What a run tells of itself, as typed records: its stages now, and what each of them found.
+"""What a run tells of itself, as typed records: its stages, what each found, and its results.
 
 Everything here is plain data that is stored as JSON and read back unchanged. Who writes a record
-and who reads it import the same class, so a key exists once.
+and who reads it import the same class, so a key and its unit are stated once; the JSON Schemas of
+``--json`` come from here too (`cream.cli.documents`). Absence is null: a figure that could not be
+computed or was not asked for.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cream.errors import RunError
+from cream.types import Tally
+
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+"""A share of something, a rate, or a probability."""
+Counts = dict[str, Count]
+
+
+AnyRecord = TypeVar("AnyRecord", bound="Record")
 
 
 class Record(BaseModel):
-    """The base of every record: frozen, and closed to keys that it does not know."""
+    """Base of all records: frozen, closed to unknown keys, without NaN or infinity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def read(cls: type[AnyRecord], value: Any, source: object) -> AnyRecord:
+        """Inverse of `as_json`.
+
+        Args:
+            value: JSON values.
+            source: Where they come from, for the error.
+
+        Raises:
+            RunError: They are not such a record: another version of Cream wrote them.
+        """
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise RunError(
+                f"{source} holds no record that this version of Cream knows ({place}: "
+                f"{first['msg']}); the version that made the run, named in its manifest.json, "
+                "reads it"
+            ) from error
 
 
 StageKind = Literal[
@@ -84,3 +125,219 @@ class StageSpec(Record):
     max_completion_tokens: int | None = None
     """Limit of what is drawn."""
     epochs: int = 1
+
+
+class Share(Record):
+    """A share of items with its 95 % Wilson interval; all null where there is no item."""
+
+    share: Rate | None
+    low: Rate | None
+    high: Rate | None
+    n: Count
+    """Items."""
+
+
+class Consistency(Record):
+    """How far two rankings agreed, over the prompts of an iteration."""
+
+    rate: float
+    """Mean C, (tau + 1) / 2, with its 95 % bootstrap interval."""
+    low: float
+    high: float
+    n: Count
+    """Prompts where the rankings can be compared."""
+    tau_mean: float | None
+    """In [-1, 1]; null for TopOrder, which has no correlation."""
+    tau_std: float | None
+    """Over prompts; null for fewer than two."""
+    share_below_half: Rate | None
+    """Of prompts whose C is below 1/2."""
+    undefined: Counts
+    """Prompts without C, by reason."""
+
+
+class PairAccuracy(Record):
+    """How often a pair is in the right order, of those where the verifier can tell."""
+
+    n: Count
+    """Decidable pairs: exactly one completion is right."""
+    accuracy: Rate | None
+    """Share of them whose chosen is the right one, with its 95 % Wilson interval."""
+    low: Rate | None
+    high: Rate | None
+    counts: Counts
+    """All pairs: right, wrong, both_right, both_wrong, unverified."""
+
+
+class ReliabilityBin(Record):
+    """Decidable pairs whose C lies in one bin."""
+
+    predicted: Rate | None
+    """Mean C."""
+    observed: Rate | None
+    """Share of right pairs."""
+    n: Count
+
+
+class WitnessAccuracy(Record):
+    """How often pairs are right by what a witness says of them, with 95 % Wilson intervals.
+
+    The pairs are best against worst of every prompt, those that are decidable.
+    """
+
+    agree_accuracy: Rate | None
+    agree_n: Count
+    agree_low: Rate | None
+    agree_high: Rate | None
+    disagree_accuracy: Rate | None
+    disagree_n: Count
+    disagree_low: Rate | None
+    disagree_high: Rate | None
+    silent_n: Count
+    """Pairs for which the witness has no order."""
+
+
+class CalibrationCounts(Record):
+    """Pairs of known truth that a calibrated C rests on."""
+
+    agree_right: Count
+    agree_total: Count
+    disagree_right: Count
+    disagree_total: Count
+    source: str
+    """Which pairs they are."""
+
+
+class PairSummary(Record):
+    """What the pairs of an iteration are like; figures that read verdicts decide nothing."""
+
+    reward: str
+    """Quantity that ranks."""
+    compared: str | None
+    """The two quantities whose rankings were compared."""
+    compared_picks_pairs: bool | None
+    """Whether the first of them is the reward."""
+    consistency: Consistency | None
+    consistency_in_loss: Rate | None
+    """Mean C that pairs are trained with; null where the loss is no mixture of both orders."""
+    margin_fixed_point: float | None
+    """logit of it, where the loss stops pulling; null at C = 1 or where there is none."""
+    mean_gap: float
+    """Mean reward gap, chosen minus rejected, in the unit of the reward."""
+    mean_weight: float
+    length_alpha: float | None
+    """Reward per token taken off for length (DICE)."""
+    tally: Tally
+    """Prompts by outcome."""
+    pair_tally: Tally
+    """Candidate pairs by outcome."""
+    pair_accuracy: PairAccuracy
+    chosen_right: Share
+    """Pairs whose chosen completion is right, of all whose chosen one has a verdict."""
+    consistency_auroc: Rate | None
+    """AUROC of C for right pairs, of the decidable ones."""
+    reliability: list[ReliabilityBin] | None
+    loss_consistency_auroc: Rate | None
+    """The same of the C in the loss."""
+    witnesses: dict[str, WitnessAccuracy]
+    chosen_from: Counts | None
+    """Chosen completions by who made them; null if all are the policy's."""
+    rejected_from: Counts | None
+    kl_to_seed_per_token: float | None
+    """Mean log-ratio of M_t against M0 on what M_t sampled, nats per token (estimator k1)."""
+    kl_to_previous_per_token: float | None
+    """The same against M_{t-1}."""
+    noise: dict[str, float]
+    """Noise floor of scoring per model, nats per square root of a token."""
+    completions: Count
+    """Sampled by the policy."""
+    distinct: Count
+    truncated: Count
+    mean_completion_tokens: float | None
+    chosen_tokens: float
+    """Mean length of chosen completions, tokens."""
+    rejected_tokens: float
+    calibration: CalibrationCounts | None = None
+    """Null unless C is calibrated."""
+
+
+class EngineUsed(Record):
+    """Base of summaries of stages that sample."""
+
+    engine: str
+    engine_reason: str
+
+
+class SampleProfile(Record):
+    """Completions that a model sampled; those a data set brought along are not counted."""
+
+    completions: Count
+    tokens: Count
+    truncated: Count
+    distinct: Count
+    """Different ones per prompt."""
+    duplicate_rate: Rate | None
+    distinct_2: Rate | None
+    """Different pairs of neighbouring tokens over all such pairs."""
+    distinct_2_completions: Count
+    """How many completions, the first ones, `distinct_2` is of."""
+
+
+class SampleSummary(SampleProfile, EngineUsed):
+    """What a sample stage made."""
+
+
+class ScoreSummary(Record):
+    """What a scoring pass of a model found."""
+
+    noise: float
+    """Noise floor, nats per square root of a token."""
+
+
+class TextScoreSummary(Record):
+    """What a judge, a reward model or a scorer of one's own gave."""
+
+    tally: Tally
+    """Completions scored, and not, by reason."""
+    mean_score: float | None
+    distinct_scores: Count
+
+
+class MatrixSummary(Record):
+    """What a score matrix holds."""
+
+    columns: list[str]
+
+
+class TrainSummary(Record):
+    """What a training did."""
+
+    steps: Count
+    tally: Tally
+    """Examples or pairs: trained, and left out by reason."""
+    precision: str
+    layout: str | None
+    """How pairs were laid out in a step; null for fine-tuning."""
+    learning_rate_scale: float
+    skipped: str | None
+    """Why nothing was trained; null if it was."""
+    warnings: list[str]
+    last_step: dict[str, float | None]
+    """Metrics of the last step."""
+
+
+class EvaluateSummary(EngineUsed):
+    """What an evaluation counted; `Evaluation` is computed from its answers."""
+
+    greedy_right: Count
+    greedy_total: Count
+    answers: Count
+    """Greedy ones and samples."""
+
+
+class ConstantAnswer(Record):
+    """What always giving one answer scores on a task."""
+
+    answer: str | None
+    accuracy: Rate
+    n: Count

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from jsonschema import Draft202012Validator
 
+from cream.cli.documents import documents, json_schema
+
 Cream = Callable[..., Any]
 SCHEMAS = resources.files("cream") / "schemas"
 
@@ -34,6 +36,13 @@ def printed(cream: Cream, *arguments: object) -> Any:
 @pytest.fixture
 def tiny_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CREAM_CACHE", str(tmp_path / "cache"))
+
+
+def test_the_schemas_are_those_of_the_records():
+    """Run scripts/write_schemas.py after a change of a record."""
+    assert {p.name.removesuffix(".json") for p in SCHEMAS.iterdir()} == set(documents())
+    for command in documents():
+        assert schema(command) == json_schema(command)
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in SCHEMAS.iterdir()))

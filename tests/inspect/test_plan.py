@@ -7,14 +7,13 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from cream.engines.sampler import TorchSampler
 from cream.engines.scorer import TorchScorer
-from cream.inspect.plan import Length, assumed_length, make_plan
+from cream.inspect.plan import Length, Plan, assumed_length, make_plan
 from cream.inspect.rates import Rates, StepCost, measure_rates, step_cost
 from cream.protocols import Capability, Engine, SamplingParams
 from cream.recipe import Recipe
@@ -98,8 +97,8 @@ COUNTS = {
 RATES = Rates(
     sampled_per_second=10.0,
     scored_per_second=20.0,
-    fine_tuning=StepCost(0.5, 0.01),
-    training=StepCost(0.25, 0.1),
+    fine_tuning=StepCost(fixed=0.5, per_token=0.01),
+    training=StepCost(fixed=0.25, per_token=0.1),
     seed_model_tokens=50.0,
     load_seconds=1.0,
     start_seconds=1.0,
@@ -108,7 +107,7 @@ RATES = Rates(
 )
 
 
-def plan(recipe: Recipe, root: Path, rates: Rates | None) -> dict[str, Any]:
+def plan(recipe: Recipe, root: Path, rates: Rates | None) -> Plan:
     length = Length(3.0, "seed completions")
     return make_plan(recipe, root, STAGES, COUNTS, length, parameters=10, disk_bytes=5, rates=rates)
 
@@ -118,9 +117,9 @@ def test_tokens_and_seconds_by_hand(tiny_recipe: Callable[..., Recipe], tmp_path
     tokens in 8 * 2 steps. Scoring: 8 * 7 + 32 * 3. Training: 2 epochs of 8 pairs of 7 + 2 * 3
     tokens, 4 to a step. Loading takes 1 s each time."""
     told = plan(tiny_recipe(tmp_path / "run"), tmp_path / "run", RATES)
-    rows = {row["stage"]: row for row in told["stages"]}
+    rows = {row.stage: row for row in told.stages}
 
-    assert {name: row["tokens"] for name, row in rows.items()} == {
+    assert {name: row.tokens for name, row in rows.items()} == {
         "seed-model/evaluate": 1500,
         "sft/train": 1024,
         "iteration-1/sample": 96,
@@ -129,7 +128,7 @@ def test_tokens_and_seconds_by_hand(tiny_recipe: Callable[..., Recipe], tmp_path
         "iteration-1/pair": None,
         "iteration-1/train": 208,
     }
-    seconds = {name: row["seconds"] for name, row in rows.items() if row["seconds"] is not None}
+    seconds = {name: row.seconds for name, row in rows.items() if row.seconds is not None}
     assert seconds == pytest.approx(
         {
             "seed-model/evaluate": 1 + 150,
@@ -139,9 +138,9 @@ def test_tokens_and_seconds_by_hand(tiny_recipe: Callable[..., Recipe], tmp_path
             "iteration-1/train": 1 + 4 * 0.25 + 20.8,
         }
     )
-    assert told["remaining_seconds"] == pytest.approx(sum(seconds.values()))
-    assert "not calibrated" in rows["iteration-1/score/judge"]["reason"]
-    assert told["memory"] == {"training_bytes": 160, "measured_bytes": 1000}
+    assert told.remaining_seconds == pytest.approx(sum(seconds.values()))
+    assert "not calibrated" in rows["iteration-1/score/judge"].reason
+    assert told.memory.as_json() == {"training_bytes": 160, "measured_bytes": 1000}
     assert not (tmp_path / "run").exists()
 
 
@@ -150,10 +149,10 @@ def test_without_calibration_there_are_counts_and_no_seconds(
 ):
     told = plan(tiny_recipe(tmp_path / "run"), tmp_path / "run", None)
 
-    assert [row["seconds"] for row in told["stages"]] == [None] * 7
-    assert all(row["reason"] for row in told["stages"])
-    assert told["remaining_seconds"] is None
-    assert told["stages"][0]["tokens"] == 30 * 100  # M0 may run into the limit
+    assert [row.seconds for row in told.stages] == [None] * 7
+    assert all(row.reason for row in told.stages)
+    assert told.remaining_seconds is None
+    assert told.stages[0].tokens == 30 * 100  # M0 may run into the limit
 
 
 def test_what_is_done_costs_nothing_and_a_half_made_stage_half(
@@ -165,15 +164,15 @@ def test_what_is_done_costs_nothing_and_a_half_made_stage_half(
     (sample / "stage.json").rename(sample / "begun.json")
     (sample / "part-00001.parquet").unlink()
     shutil.rmtree(root / "iteration-1" / "train")
-    rows = {row["stage"]: row for row in plan(tiny_recipe(root), root, RATES)["stages"]}
+    rows = {row.stage: row for row in plan(tiny_recipe(root), root, RATES).stages}
 
     tuned = json.loads((root / "sft/train/stage.json").read_text(encoding="utf-8"))
-    assert rows["sft/train"]["state"] == "finished"
-    assert rows["sft/train"]["seconds"] == tuned["seconds"]
-    assert rows["sft/train"]["remaining_seconds"] == 0.0
-    assert rows["iteration-1/sample"]["state"] == "begun"
-    assert rows["iteration-1/sample"]["remaining_seconds"] == pytest.approx(10.6 / 2)
-    assert rows["iteration-1/train"]["state"] == "missing"
+    assert rows["sft/train"].state == "finished"
+    assert rows["sft/train"].seconds == tuned["seconds"]
+    assert rows["sft/train"].remaining_seconds == 0.0
+    assert rows["iteration-1/sample"].state == "begun"
+    assert rows["iteration-1/sample"].remaining_seconds == pytest.approx(10.6 / 2)
+    assert rows["iteration-1/train"].state == "missing"
 
 
 def test_lengths_come_from_what_was_sampled_last_else_from_the_seed(
@@ -193,8 +192,8 @@ def test_a_step_costs_a_fixed_part_and_a_part_per_token():
 
     assert (shared.fixed, shared.per_token) == pytest.approx((0.0, 0.01))
     assert (fixed.fixed, fixed.per_token) == pytest.approx((0.5, 0.005))
-    assert step_cost(1.0, 100.0, 2.0, 40.0) == StepCost(1.0, 0.0)
-    assert step_cost(1.0, 100.0, 1.0, 100.0) == StepCost(0.0, 0.01)
+    assert step_cost(1.0, 100.0, 2.0, 40.0) == StepCost(fixed=1.0, per_token=0.0)
+    assert step_cost(1.0, 100.0, 1.0, 100.0) == StepCost(fixed=0.0, per_token=0.01)
 
 
 class Tiny:

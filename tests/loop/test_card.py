@@ -13,22 +13,38 @@ import yaml
 from cream.loop.card import model_card
 from cream.recipe import Recipe
 from cream.recipe.load import validate_recipe
+from cream.report.summary import Accuracy, Difference, ModelResult, RunSummary
 
-SUMMARY = {
-    "models": [
-        {
-            "model": m,
-            "overall": {"accuracy": a, "low": a - 0.1, "high": a + 0.1, "n": 40},
-            "gain": g,
-        }
-        for m, a, g in (
-            ("M0", 0.1, None),
-            ("M1", 0.5, None),
-            ("M2", 0.55, {"difference": 0.05, "low": -0.05, "high": 0.15}),
-            ("M3", 0.6, {"difference": 0.1, "low": 0.01, "high": 0.2}),
-        )
-    ]
-}
+GAINS = {"M2": (0.05, -0.05, 0.15), "M3": (0.1, 0.01, 0.2)}
+
+
+def result(model: str, accuracy: float) -> ModelResult:
+    overall = Accuracy(
+        right=round(40 * accuracy),
+        n=40,
+        accuracy=accuracy,
+        low=accuracy - 0.1,
+        high=accuracy + 0.1,
+        partial_credit=accuracy,
+        mean_tokens=2.0,
+    )
+    gain = None
+    if model in GAINS:
+        difference, low, high = GAINS[model]
+        gain = Difference(difference=difference, low=low, high=high)
+    return ModelResult(model=model, overall=overall, tasks={}, gain=gain)
+
+
+SUMMARY = RunSummary(
+    name="x",
+    method="cream",
+    seed=0,
+    iterations_planned=2,
+    models=[result(m, a) for m, a in (("M0", 0.1), ("M1", 0.5), ("M2", 0.55), ("M3", 0.6))],
+    baseline={},
+    iterations=[],
+    seconds={},
+)
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -46,8 +62,8 @@ def test_the_card_tells_data_method_licence_results_recipe_and_use(
     assert "preference training of M2 on pairs it sampled" in card
     assert "Seed examples: file seed.jsonl" in card
     assert "Unlabelled prompts: file prompts.jsonl; 8 per" in card
-    assert "| M3 | 60.0 % [50.0 %, 70.0 %] | 40 | +10.0 [+1.0, +20.0] |" in card
-    assert "| M1 | 50.0 % [40.0 %, 60.0 %] | 40 |  |" in card
+    assert "| M3 | 60.0 % [50.0, 70.0] | +10.0 [+1.0, +20.0] |" in card
+    assert "| M1 | 50.0 % [40.0, 60.0] | – |" in card
     assert "| M2 |" not in card
     (text,) = re.findall(r"```yaml\n(.*?)```", card, flags=re.S)
     assert validate_recipe(yaml.safe_load(text), source="card") == recipe

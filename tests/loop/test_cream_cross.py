@@ -73,7 +73,7 @@ def test_the_pairs_are_srlms_without_those_that_the_witness_orders_the_other_way
     assert len(kept) < len(every)
     assert kept == [p["chosen_id"] for p in every if agrees(rows, p)]
     assert parts["witness_disagrees"] + parts["witness_silent"] == len(every) - len(kept)
-    assert srlm["tally"]["parts"]["paired"] == len(every)
+    assert srlm.tally.parts["paired"] == len(every)
 
 
 def test_two_gaussian_raters_keep_all_pairs_and_give_each_its_own_c(crossed: Path, tmp_path: Path):

@@ -19,7 +19,8 @@ from cream.types import ScoreMatrix
 
 
 def summary(folder: Path, scores: ScoreMatrix, method: MethodConfig) -> dict[str, Any]:
-    return make_pairs(folder, scores, method.parts(2), 2, seed=0, report_consistency=True)
+    parts = method.parts(2)
+    return make_pairs(folder, scores, parts, 2, seed=0, report_consistency=True).as_json()
 
 
 def three_right_one_wrong() -> ScoreMatrix:
@@ -147,7 +148,7 @@ def test_columns_on_disk_that_the_method_does_not_read_are_judged_too(
         "method={name: srlm, pairing: {truncated: keep}}",
         "scoring.report_consistency=false",
     ]
-    found = recompute_pairs(finished_run, 2, changes, tmp_path / "pairs")["witnesses"]
+    found = recompute_pairs(finished_run, 2, changes, tmp_path / "pairs").as_json()["witnesses"]
 
     assert set(found) == {
         *(f"mean_likelihood({model})" for model in ("M0", "M1", "M2")),

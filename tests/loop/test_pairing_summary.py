@@ -40,7 +40,8 @@ def matrix(*previous: list[float]) -> ScoreMatrix:
 
 
 def summary(folder: Path, scores: ScoreMatrix, method: MethodConfig) -> dict[str, Any]:
-    return make_pairs(folder, scores, method.parts(2), 2, seed=0, report_consistency=True)
+    parts = method.parts(2)
+    return make_pairs(folder, scores, parts, 2, seed=0, report_consistency=True).as_json()
 
 
 def test_c_and_tau_are_recorded_with_their_spread(tmp_path: Path):

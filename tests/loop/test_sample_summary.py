@@ -41,7 +41,7 @@ PARTS = [
 
 
 def test_figures_of_sampled_completions_by_hand():
-    assert sample_summary(PARTS) == {
+    assert sample_summary(PARTS).model_dump() == {
         "completions": 5,
         "tokens": 3 + 3 + 2 + 3 + 1,
         "truncated": 1,
@@ -54,7 +54,7 @@ def test_figures_of_sampled_completions_by_hand():
 
 @pytest.mark.parametrize(("limit", "share"), [(1, 2 / 2), (2, 2 / 4), (3, 3 / 5), (4, 3 / 7)])
 def test_distinct_2_reads_the_first_completions_over_parts_and_says_how_many(limit, share):
-    found = sample_summary(PARTS, max_distinct=limit)
+    found = sample_summary(PARTS, max_distinct=limit).model_dump()
 
     assert found["distinct_2"] == pytest.approx(share)
     assert found["distinct_2_completions"] == limit
@@ -66,11 +66,11 @@ def test_rates_of_nothing_are_null():
     no_bigram = [PARTS[1].slice(1, 1)]
 
     for parts in ([], only_data):
-        found = sample_summary(parts)
+        found = sample_summary(parts).model_dump()
         assert (found["completions"], found["distinct_2_completions"]) == (0, 0)
         assert (found["duplicate_rate"], found["distinct_2"]) == (None, None)
-    assert sample_summary(no_bigram)["distinct_2"] is None
-    assert sample_summary(no_bigram)["duplicate_rate"] == 0
+    assert sample_summary(no_bigram).model_dump()["distinct_2"] is None
+    assert sample_summary(no_bigram).model_dump()["duplicate_rate"] == 0
 
 
 def bigrams(row: dict[str, Any]) -> list[tuple[int, int]]:

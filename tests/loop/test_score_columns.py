@@ -259,7 +259,7 @@ def test_a_judge_of_pairs_fills_the_same_column_from_its_own_question(
 def test_pairs_again_under_another_judge_are_refused(judged: Path, tmp_path: Path):
     """The stored scores were made by the run's judge, with two votes."""
     same = recompute_pairs(judged, 1, ["method.pairing.min_gap=1.5"], tmp_path / "same")
-    assert same["tally"]["parts"]["paired"] > 0
+    assert same.tally.parts["paired"] > 0
     with pytest.raises(RunError, match=r"method.judge: the stored scores were made with other"):
         recompute_pairs(judged, 1, ["method.judge.votes=1"], tmp_path / "other")
     name = "method={name: reward_model, reward_model: {name: x}}"

@@ -32,7 +32,7 @@ def validator() -> Any:
 
 
 def test_the_file_in_docs_is_current():
-    """Run scripts/write_recipe_schema.py after a change of the recipe."""
+    """Run scripts/write_schemas.py after a change of the recipe."""
     written = json.loads((ROOT / "docs" / "recipe.schema.json").read_text(encoding="utf-8"))
 
     assert written == recipe_schema()

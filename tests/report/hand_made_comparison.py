@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from hand_made_run import STAGES, plan_of, spec_of
+from hand_made_run import PAIR_SUMMARY, STAGES, plan_of, spec_of
 
+from cream.records import PairAccuracy
 from cream.runs.files import write_json, write_yaml
 from cream.runs.sharing import POINTER
 from cream.runs.store import Run
 from cream.runs.tables import EVALUATION_SCHEMA
+from cream.types import Tally
 
 RIGHT = {
     ("base", 0): {"M0": "", "M1": "12", "M2": ""},
@@ -36,18 +38,22 @@ DECIDABLE = {("base", 0): (3, 4), ("base", 1): (1, 4), ("new", 0): (4, 4), ("new
 def pair_summary(method: str, seed: int) -> dict[str, Any]:
     rate = RATES[method, seed]
     right, n = DECIDABLE[method, seed]
-    return {
-        "compared": "mean_likelihood(M1), mean_likelihood(M0)",
-        "consistency": None if rate is None else {"rate": rate, "low": 0.0, "high": 1.0},
-        "consistency_in_loss": None,
-        "tally": {"total": 10, "parts": {"paired": 8, "tied": 2}},
-        "pair_accuracy": {"n": n, "accuracy": right / n if n else None},
-        "kl_to_seed_per_token": 0.25 + seed,
-        "kl_to_previous_per_token": None,
-        "mean_completion_tokens": 2.5,
-        "chosen_tokens": 3.0,
-        "rejected_tokens": 2.0,
-    }
+    measured = PAIR_SUMMARY.consistency
+    assert measured is not None
+    consistency = None if rate is None else measured.model_copy(update={"rate": rate})
+    accuracy = right / n if n else None
+    return PAIR_SUMMARY.model_copy(
+        update={
+            "consistency": consistency,
+            "consistency_in_loss": None,
+            "tally": Tally(10, {"paired": 8, "tied": 2}),
+            "pair_accuracy": PairAccuracy(n=n, accuracy=accuracy, low=None, high=None, counts={}),
+            "kl_to_seed_per_token": 0.25 + seed,
+            "mean_completion_tokens": 2.5,
+            "chosen_tokens": 3.0,
+            "rejected_tokens": 2.0,
+        }
+    ).as_json()
 
 
 def finish(

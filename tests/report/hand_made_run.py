@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from cream.recipe.methods.cream import CreamMethod
-from cream.records import StageSpec
+from cream.records import Consistency, PairAccuracy, PairSummary, Share, StageSpec
 from cream.runs.files import write_json, write_yaml
 from cream.runs.plan import StoredPlan
 from cream.runs.store import Run
 from cream.runs.tables import EVALUATION_SCHEMA
+from cream.types import Tally
 
 TASKS = {"p1": "sums", "p2": "sums", "p3": "[red]", "p4": "[red]"}
 """Test prompts with their tasks; one task is named like a colour of the terminal library."""
@@ -28,23 +29,45 @@ GREEDY = {
 SAMPLES = {"p1": [True, True], "p2": [True, False], "p3": [False, False], "p4": [False, True]}
 """Two samples per prompt, the same for every model."""
 
-PAIR_SUMMARY: dict[str, Any] = {
-    "reward": "implicit(M1)",
-    "compared": "mean_likelihood(M1), mean_likelihood(M0)",
-    "consistency": {
-        "rate": 0.625,
-        "low": 0.5,
-        "high": 0.75,
-        "n": 9,
-        "tau_mean": 0.25,
-        "tau_std": 0.5,
-        "share_below_half": 0.25,
-        "undefined": {"single": 1},
-    },
-    "consistency_in_loss": 0.625,
-    "tally": {"total": 10, "parts": {"paired": 7, "tied": 2, "single": 1, "unscored": 0}},
-    "pair_accuracy": {"n": 4, "accuracy": 0.75, "low": 0.3, "high": 0.95},
-}
+PAIR_SUMMARY = PairSummary(
+    reward="implicit(M1)",
+    compared="mean_likelihood(M1), mean_likelihood(M0)",
+    compared_picks_pairs=False,
+    consistency=Consistency(
+        rate=0.625,
+        low=0.5,
+        high=0.75,
+        n=9,
+        tau_mean=0.25,
+        tau_std=0.5,
+        share_below_half=0.25,
+        undefined={"single": 1},
+    ),
+    consistency_in_loss=0.625,
+    margin_fixed_point=None,
+    mean_gap=1.0,
+    mean_weight=1.0,
+    length_alpha=None,
+    tally=Tally(10, {"paired": 7, "tied": 2, "single": 1, "unscored": 0}),
+    pair_tally=Tally(7, {"kept": 7}),
+    pair_accuracy=PairAccuracy(n=4, accuracy=0.75, low=0.3, high=0.95, counts={}),
+    chosen_right=Share(share=0.5, low=0.2, high=0.8, n=6),
+    consistency_auroc=None,
+    reliability=None,
+    loss_consistency_auroc=None,
+    witnesses={},
+    chosen_from=None,
+    rejected_from=None,
+    kl_to_seed_per_token=None,
+    kl_to_previous_per_token=None,
+    noise={},
+    completions=40,
+    distinct=40,
+    truncated=0,
+    mean_completion_tokens=2.0,
+    chosen_tokens=2.0,
+    rejected_tokens=2.0,
+)
 
 RECIPE: dict[str, Any] = {
     "name": "hand-made",
@@ -155,7 +178,7 @@ def write_run(root: Path) -> Path:
         if folder == "iteration-1":
             finish(run, "iteration-1/sample", {}, 20.0)
             finish(run, "iteration-1/score/M1", {}, 0.5)
-            finish(run, "iteration-1/pair", PAIR_SUMMARY, 0.25)
+            finish(run, "iteration-1/pair", PAIR_SUMMARY.as_json(), 0.25)
         # Two parts, rows in another order for the last model: joins are by id.
         rows = evaluation_rows(folder)
         rows = rows[::-1] if folder == "iteration-1" else rows

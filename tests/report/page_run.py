@@ -18,6 +18,7 @@ from hand_made_run import STAGES, spec_of
 from cream.data.snapshot import prompts_to_table
 from cream.loop.pairing import make_pairs
 from cream.recipe.load import validate_recipe
+from cream.records import SampleSummary
 from cream.runs.files import write_json, write_yaml
 from cream.runs.plan import StoredPlan
 from cream.runs.store import Run
@@ -188,7 +189,18 @@ def _iteration(
         for start, part in ((0, prompts[:half]), (half, prompts[half:]))
     ]
     tokens = 3 * per_prompt * len(prompts)
-    finish(run, "iteration-1/sample", {"tokens": tokens, "distinct_2": 0.5})
+    sampled = SampleSummary(
+        engine="torch",
+        engine_reason="",
+        completions=per_prompt * len(prompts),
+        tokens=tokens,
+        truncated=0,
+        distinct=(per_prompt - 1) * len(prompts),
+        duplicate_rate=1 / per_prompt,
+        distinct_2=0.5,
+        distinct_2_completions=per_prompt * len(prompts),
+    )
+    finish(run, "iteration-1/sample", sampled.as_json())
     finish(run, "iteration-1/score/M1", {})
     finish(run, "iteration-1/matrix", {}, *tables)
     parts = validate_recipe(recipe, source="test").method.parts(1)
@@ -197,4 +209,4 @@ def _iteration(
     stage.begin()
     matrix = matrix_from_tables(tables, MODELS, ("verifier",))
     summary = make_pairs(stage.folder, matrix, parts, 1, seed=0, report_consistency=True)
-    stage.finish(summary, 0.1)
+    stage.finish(summary.as_json(), 0.1)

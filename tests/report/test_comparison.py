@@ -14,14 +14,19 @@ from hand_made_comparison import write_comparison
 from rich.console import Console
 
 from cream.errors import RunError
-from cream.report.comparison import comparison_runs, summarise_comparison
-from cream.report.comparison_page import comparison_sections
-from cream.report.comparison_tables import print_comparison
+from cream.report import comparison as comparing
+from cream.report.comparison import Comparison, comparison_runs
+from cream.report.page.methods import comparison_sections
+from cream.report.tables import print_comparison
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_comparison(tmp_path / "comparison")
+
+
+def summarise_comparison(root: Path) -> dict[str, Any]:
+    return comparing.summarise_comparison(root).as_json()
 
 
 def method(comparison: dict[str, Any], name: str) -> dict[str, Any]:
@@ -36,7 +41,7 @@ def model(comparison: dict[str, Any], of: str, name: str) -> dict[str, Any]:
 
 def printed(comparison: dict[str, Any], width: int = 100) -> list[str]:
     stream = io.StringIO()
-    print_comparison(Console(file=stream, width=width), comparison)
+    print_comparison(Console(file=stream, width=width), Comparison.read(comparison, "x"))
     return [" ".join(line.replace("│", " ").split()) for line in stream.getvalue().splitlines()]
 
 
@@ -173,9 +178,11 @@ def test_the_tables_fit_100_columns_with_every_cell_whole(root: Path):
     lines = printed(comparison)
 
     assert max(map(len, lines)) <= 100
-    assert any(line.startswith("all M1 50.0 [") for line in lines)
-    assert "new M2 100.0 [100.0, 100.0] +50.0 [+0.0, +100.0] +50.0 [+0.0, +100.0] 100.0" in lines
-    assert "base 1 0.625 16 of 20 50.0 % of 8 0.750 2.5" in lines
+    assert any(line.startswith("all M1 50.0 % [") for line in lines)
+    assert (
+        "new M2 100.0 % [100.0, 100.0] +50.0 [+0.0, +100.0] +50.0 [+0.0, +100.0] 100.0 %" in lines
+    )
+    assert "base 1 0.625 – 16 of 20 50.0 % of 8 50.0 % of 12 0.750 2.5" in lines
     assert "new 24 36 100 100 160 32" in lines
     assert "together 44 68 200 200 320 64" in lines
 
@@ -187,22 +194,22 @@ def test_a_long_name_of_a_method_gives_way_and_no_figure_does(root: Path):
     text = "".join(" ".join(lines).split())
 
     assert max(map(len, lines)) <= 100
-    assert any("100.0 [100.0, 100.0] +50.0 [+0.0, +100.0]" in line for line in lines)
+    assert any("100.0 % [100.0, 100.0] +50.0 [+0.0, +100.0]" in line for line in lines)
     assert "[red]" in text
 
 
 def test_the_page_shows_methods_with_their_differences_and_escapes_names(root: Path):
     comparison = summarise_comparison(root)
     comparison["methods"][1]["name"] = "cream{<b>: 1}"
-    sections = comparison_sections(comparison)
+    sections = comparison_sections(Comparison.read(comparison, "x"))
     markup = "".join(section.body for section in sections)
 
     assert [section.key for section in sections] == ["methods", "methods-pairs", "methods-cost"]
-    for shown in ("+50.0 [+0.0, +100.0]", "vs base, points", "100.0 % of 4", "cream{&lt;b&gt;: 1}"):
+    for shown in ("+50.0 [+0.0, +100.0]", "vs base", "100.0 % of 4", "cream{&lt;b&gt;: 1}"):
         assert shown in markup
     assert "<b>" not in markup
     comparison["methods"] = [{**m, "models": []} for m in comparison["methods"]]
-    assert comparison_sections(comparison) == []
+    assert comparison_sections(Comparison.read(comparison, "x")) == []
 
 
 def test_the_data_follow_the_schema(root: Path):

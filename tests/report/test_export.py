@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,8 +18,16 @@ from cream.data.files import Row
 from cream.data.formats import parse_row
 from cream.errors import RunError
 from cream.recipe.data import ColumnMapping
-from cream.report.export import ExportedPairs, export_pairs, flip, is_flipped
-from cream.report.export_files import write_export
+from cream.recipe.objectives import (
+    ConservativeDpo,
+    ConstantNll,
+    Cream,
+    Ipo,
+    ObjectiveConfig,
+    RobustDpo,
+    WeightedDpo,
+)
+from cream.report.export import ExportedPairs, export_pairs, flip, is_flipped, write_export
 
 
 def with_consistency(pairs: ExportedPairs, c: float) -> ExportedPairs:
@@ -63,15 +72,18 @@ def test_the_last_paired_iteration_is_exported_unless_one_is_named(finished_run:
 
 
 def test_what_is_written_can_be_given_back_as_seed_data(finished_run: Path, tmp_path: Path):
-    pairs = export_pairs(finished_run, 1)
+    found = export_pairs(finished_run, 1)
+    # What a random model writes may hold NUL, which no data file may.
+    clean = [row for row in found.table.to_pylist() if "\\u0000" not in json.dumps(row)]
+    pairs = replace(found, table=pa.Table.from_pylist(clean, schema=found.table.schema))
     write_export(pairs, finished_run, tmp_path / "x", file_format="jsonl", command="c", seed=0)
     lines = (tmp_path / "x/train.jsonl").read_text(encoding="utf-8").splitlines()
     read = [parse_row(Row(json.loads(line), "here"), ColumnMapping()) for line in lines]
 
-    assert [c.completion for c in read] == [
+    assert [c.conversation.completion for c in read] == [
         row["chosen"][0]["content"] for row in pairs.table.to_pylist()
     ]
-    assert [c.messages[-1].content for c in read] == [
+    assert [c.conversation.messages[-1].content for c in read] == [
         row["prompt"][-1]["content"] for row in pairs.table.to_pylist()
     ]
 
@@ -169,6 +181,39 @@ def test_pairs_with_weights_cannot_be_flipped(finished_run: Path):
 
     with pytest.raises(RunError, match="carry weights"):
         flip(replace(pairs, table=table), seed=0)
+
+
+def with_objective(pairs: ExportedPairs, objective: ObjectiveConfig) -> ExportedPairs:
+    return replace(pairs, objective=objective)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [WeightedDpo(), RobustDpo(label_smoothing=0.1), Ipo(), Cream(nll=ConstantNll(weight=1.0))],
+)
+def test_a_loss_that_is_no_mixture_of_both_orders_cannot_be_flipped(
+    objective: ObjectiveConfig, finished_run: Path
+):
+    pairs = with_objective(export_pairs(finished_run, 1), objective)
+
+    with pytest.raises(RunError, match="no mixture of DPO on both orders"):
+        flip(pairs, seed=0)
+
+
+def test_the_c_of_the_objective_is_exported_where_the_pairs_have_none(
+    finished_run: Path, tmp_path: Path
+):
+    """Label smoothing 0.3 is C = 0.7 for every pair, though the pair stage stores 1."""
+    root = tmp_path / "run"
+    shutil.copytree(finished_run, root)
+    plan = json.loads((root / "plan.json").read_text(encoding="utf-8"))
+    plan["parts"]["1"]["objective"] = ConservativeDpo(label_smoothing=0.3).model_dump(mode="json")
+    (root / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    pairs = export_pairs(root, 1)
+    turned = sum(flip(pairs, seed=seed).flipped or 0 for seed in range(50))
+
+    assert set(pairs.table["consistency"].to_pylist()) == {0.7}
+    assert turned / (50 * pairs.table.num_rows) == pytest.approx(0.3, abs=0.08)
 
 
 def test_a_run_without_finished_pairs_is_refused(finished_run: Path, tmp_path: Path):

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from cream.report.export import export_pairs, flip
-from cream.report.export_files import FileFormat, write_export
+from cream.report.export import FileFormat, export_pairs, flip, write_export
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

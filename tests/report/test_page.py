@@ -22,13 +22,14 @@ from scipy.stats import rankdata
 
 from cream.errors import RunError
 from cream.recipe.load import validate_recipe
+from cream.report.markup import table, text
 from cream.report.page import Section, write_full_page, write_page
 from cream.report.page.document import run_names
 from cream.report.page.headline import gain_in_words
-from cream.report.page.markup import table, text
 from cream.report.page.packing import pack
 from cream.report.page.ranked import ranks
 from cream.report.page.settings import REQUIRED, settings
+from cream.report.summary import Difference, RunSummary
 from cream.runs.files import write_yaml
 
 HOSTILE = (
@@ -111,7 +112,7 @@ def test_the_headline_has_each_accuracy_with_its_interval(page: str):
     """
     said = Elements(page).text
 
-    assert "50.0 %18.8 % to 81.2 %" in said
+    assert "50.0 % [18.8, 81.2]" in said
     assert "No difference between M2 and M1 is shown: +0.0 points" in said
     assert "6 test prompts), and the interval includes zero." in said
     assert "The best fixed answer per task would score 10.0 %." in said
@@ -129,7 +130,7 @@ def test_the_headline_has_each_accuracy_with_its_interval(page: str):
 def test_the_sentence_claims_a_difference_only_if_the_interval_excludes_zero(
     low: float, high: float, said: str
 ):
-    gain = {"difference": (low + high) / 2, "low": low, "high": high}
+    gain = Difference(difference=(low + high) / 2, low=low, high=high)
 
     assert gain_in_words(gain, "M3", 240).startswith(said)
 
@@ -243,7 +244,9 @@ def test_runs_side_by_side_share_the_headline_and_the_explorer(run: Path, tmp_pa
 def test_runs_are_named_by_what_tells_them_apart(
     runs: Sequence[tuple[str, str, int]], names: Sequence[str]
 ):
-    summaries = [{"name": n, "method": m, "seed": s} for n, m, s in runs]
+    nothing = {"models": [], "baseline": {}, "iterations": [], "seconds": {}}
+    told = {"iterations_planned": 1, **nothing}
+    summaries = [RunSummary(name=n, method=m, seed=s, **told) for n, m, s in runs]
     roots = [Path(f"r{i}") for i in range(len(runs))]
 
     assert run_names(summaries, roots) == names

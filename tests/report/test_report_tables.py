@@ -1,30 +1,30 @@
 """Tables show the summary's figures, and names from data as they are written."""
 
-import copy
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hand_made_run import PAIR_SUMMARY, spec_of, write_run
+from hand_made_run import spec_of, write_run
 from rich.console import Console
 
+from cream.records import PairAccuracy
 from cream.report.status import run_status
-from cream.report.summary import summarise_run
-from cream.report.tables import print_status, print_summary
+from cream.report.summary import RunSummary, summarise_run
+from cream.report.table import terminal
+from cream.report.tables import run_tables, status_table
 from cream.runs.files import write_json
 from cream.runs.plan import read_plan
 
 
 @pytest.fixture
-def summary(tmp_path: Path) -> dict[str, Any]:
+def summary(tmp_path: Path) -> RunSummary:
     return summarise_run(write_run(tmp_path / "run"))
 
 
-def shown(summary: dict[str, Any], *, colour: bool = False) -> str:
+def shown(summary: RunSummary, *, colour: bool = False) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=200, force_terminal=colour, color_system=None)
-    print_summary(console, summary)
+    console.print(run_tables(summary))
     return stream.getvalue()
 
 
@@ -34,11 +34,11 @@ def line(text: str, *words: str) -> str:
     return found[0]
 
 
-def test_accuracy_gain_and_samples_stand_in_a_models_row(summary: dict[str, Any]):
+def test_accuracy_gain_and_samples_stand_in_a_models_row(summary: RunSummary):
     text = shown(summary)
 
     row = line(text, "M2", "75.0 %", "+25.0")
-    assert "75.0 % [30.1 %, 95.4 %]" in row
+    assert "75.0 % [30.1, 95.4]" in row
     assert "50.0 %" in row  # mean@2
     assert "87.5 %" in row  # partial credit: three right, one at one half
     assert "hand-made: method cream, seed 3, 4 test prompts" in text
@@ -46,7 +46,7 @@ def test_accuracy_gain_and_samples_stand_in_a_models_row(summary: dict[str, Any]
     assert "constant" in line(text, "25.0 %", "constant")
 
 
-def test_a_task_or_answer_named_like_markup_is_shown_as_written(summary: dict[str, Any]):
+def test_a_task_or_answer_named_like_markup_is_shown_as_written(summary: RunSummary):
     text = shown(summary)
 
     assert "[red] (2)" in text
@@ -54,7 +54,7 @@ def test_a_task_or_answer_named_like_markup_is_shown_as_written(summary: dict[st
     assert "\x1b[31m" not in shown(summary, colour=True)
 
 
-def test_an_iteration_shows_c_tau_pairs_and_reasons(summary: dict[str, Any]):
+def test_an_iteration_shows_c_tau_pairs_and_reasons(summary: RunSummary):
     text = shown(summary)
     row = line(text, "1 (M1 -> M2)")
 
@@ -62,7 +62,8 @@ def test_an_iteration_shows_c_tau_pairs_and_reasons(summary: dict[str, Any]):
     assert "0.625 [0.500, 0.750]" in row
     assert "+0.25 ± 0.50" in row
     assert "7 of 10" in row
-    assert "75.0 % of 4" in row
+    assert "75.0 % [30.0, 95.0] of 4" in row
+    assert "50.0 % [20.0, 80.0] of 6" in row
     assert "iteration 1: prompts without a pair: tied 2, single 1" in text
 
 
@@ -75,43 +76,44 @@ def test_an_iteration_shows_c_tau_pairs_and_reasons(summary: dict[str, Any]):
 )
 def test_a_tau_that_does_not_exist_is_not_shown(summary, change, present: str, absent: str):
     """TopOrder has none; the spread needs two prompts."""
-    summary["iterations"][0]["consistency"] |= change
-    row = line(shown(summary), "1 (M1 -> M2)")
+    (iteration,) = summary.iterations
+    assert iteration.consistency is not None
+    changed = {"consistency": iteration.consistency.model_copy(update=change)}
+    rows = [iteration.model_copy(update=changed)]
+    row = line(shown(summary.model_copy(update={"iterations": rows})), "1 (M1 -> M2)")
 
     assert present in row
     assert absent not in row
 
 
-def test_what_was_not_measured_is_said_not_shown_as_0(summary: dict[str, Any]):
-    row = copy.deepcopy(PAIR_SUMMARY) | {
-        "iteration": 1,
-        "compared": None,
-        "consistency": None,
-        "consistency_in_loss": None,
-        "pair_accuracy": {"n": 0, "accuracy": None, "low": None, "high": None},
-    }
-    text = line(shown({**summary, "iterations": [row]}), "1 (M1 -> M2)")
+def test_what_was_not_measured_is_said_not_shown_as_0(summary: RunSummary):
+    nothing = PairAccuracy(n=0, accuracy=None, low=None, high=None, counts={})
+    changes = {"compared": None, "consistency": None, "pair_accuracy": nothing}
+    row = summary.iterations[0].model_copy(update={**changes, "consistency_in_loss": None})
+    text = line(shown(summary.model_copy(update={"iterations": [row]})), "1 (M1 -> M2)")
 
     assert "not measured" in text
     assert "none decidable" in text
 
 
-def test_time_is_summed_per_kind_of_stage(summary: dict[str, Any]):
+def test_time_is_summed_per_kind_of_stage(summary: RunSummary):
     assert "time: 38 s (evaluate 7, fine-tune 10, sample 20, score 0)" in shown(summary)
 
 
-def test_a_run_without_samples_has_no_columns_for_them(summary: dict[str, Any]):
-    for model in summary["models"]:
-        for key in ("k", "mean_at_k", "pass_at_k"):
-            del model["overall"][key]
+def test_a_run_without_samples_has_no_columns_for_them(summary: RunSummary):
+    none = {"k": None, "mean_at_k": None, "pass_at_k": None}
+    models = [
+        row.model_copy(update={"overall": row.overall.model_copy(update=none)})
+        for row in summary.models
+    ]
 
-    assert "mean@" not in shown(summary)
+    assert "mean@" not in shown(summary.model_copy(update={"models": models}))
 
 
-def test_nothing_finished_is_said(summary: dict[str, Any]):
-    assert shown({**summary, "models": [], "iterations": [], "seconds": {}}) == (
-        "nothing is finished yet\n"
-    )
+def test_nothing_finished_is_said(summary: RunSummary):
+    nothing = {"models": [], "iterations": [], "seconds": {}}
+
+    assert shown(summary.model_copy(update=nothing)) == "nothing is finished yet\n"
 
 
 def test_status_is_one_line_per_stage(tmp_path: Path):
@@ -122,7 +124,7 @@ def test_status_is_one_line_per_stage(tmp_path: Path):
     write_json(
         root / "plan.json", plan.model_copy(update={"stages": stages}).model_dump(mode="json")
     )
-    print_status(Console(file=stream, width=120), run_status(root))
+    Console(file=stream, width=120).print(terminal(status_table(run_status(root))))
     text = stream.getvalue()
 
     assert [word for word in line(text, "sft/train").split() if word != "│"] == [

@@ -11,7 +11,10 @@ from cream.runs.files import write_yaml
 
 
 def test_every_stage_of_the_recipe_has_a_state(tmp_path: Path):
-    stages = {entry.pop("stage"): entry for entry in run_status(write_run(tmp_path / "run"))}
+    stages = {
+        entry.stage: entry.model_dump(exclude={"stage"})
+        for entry in run_status(write_run(tmp_path / "run"))
+    }
 
     assert tuple(stages) == STAGES
     assert stages["sft/train"] == {"state": "finished", "seconds": 10.0, "parts": 0}

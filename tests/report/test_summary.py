@@ -1,6 +1,7 @@
 """Every figure of a summary equals the one computed by hand from a small run directory."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -8,6 +9,7 @@ from hand_made_run import EVALUATION_SCHEMA, PAIR_SUMMARY, evaluation_rows, fini
 from scipy.stats import binomtest
 
 from cream.errors import RunError
+from cream.records import ConstantAnswer
 from cream.report.summary import (
     model_folders,
     overall_baseline,
@@ -24,13 +26,17 @@ def root(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run")
 
 
+def summary_of(root: Path) -> dict[str, Any]:
+    return summarise_run(root).as_json()
+
+
 def wilson(right: int, n: int) -> tuple[float, float]:
     interval = binomtest(right, n).proportion_ci(method="wilson")
     return interval.low, interval.high
 
 
 def test_accuracy_overall_and_per_task_with_wilson_intervals(root: Path):
-    m0, m1, m2 = summarise_run(root)["models"]
+    m0, m1, m2 = summary_of(root)["models"]
 
     assert [m["model"] for m in (m0, m1, m2)] == ["M0", "M1", "M2"]
     for model, right in ((m0, 1), (m1, 2), (m2, 3)):
@@ -46,7 +52,7 @@ def test_accuracy_overall_and_per_task_with_wilson_intervals(root: Path):
 
 def test_greedy_answers_alone_give_partial_credit_and_length(root: Path):
     """M1: two right (credit 1) and two wrong (0.5); lengths 1, 2, 3 and 4. Samples play no part."""
-    overall = summarise_run(root)["models"][1]["overall"]
+    overall = summary_of(root)["models"][1]["overall"]
 
     assert overall["partial_credit"] == 0.75
     assert overall["mean_tokens"] == 2.5
@@ -54,26 +60,26 @@ def test_greedy_answers_alone_give_partial_credit_and_length(root: Path):
 
 def test_samples_give_mean_at_k_and_pass_at_k(root: Path):
     """Right of two: 2, 1, 0, 1. mean@2 = (1 + 1/2 + 0 + 1/2) / 4, pass@2 = 3 of 4 prompts."""
-    overall = summarise_run(root)["models"][0]["overall"]
+    overall = summary_of(root)["models"][0]["overall"]
 
     assert overall["k"] == 2
     assert overall["mean_at_k"] == 0.5
     assert overall["pass_at_k"] == 0.75
-    sums = summarise_run(root)["models"][0]["tasks"]["sums"]
+    sums = summary_of(root)["models"][0]["tasks"]["sums"]
     assert (sums["mean_at_k"], sums["pass_at_k"]) == (0.75, 1.0)
 
 
 def test_without_samples_there_is_no_mean_or_pass_at_k():
     rows = [row for row in evaluation_rows("sft") if row["index"] == -1]
-    overall = summarise_evaluation(pa.Table.from_pylist(rows, schema=EVALUATION_SCHEMA))["overall"]
+    overall = summarise_evaluation(pa.Table.from_pylist(rows, schema=EVALUATION_SCHEMA)).overall
 
-    assert "k" not in overall
-    assert "mean_at_k" not in overall
+    assert overall.k is None
+    assert overall.mean_at_k is None
 
 
 def test_the_gain_over_m1_is_paired_by_id(root: Path):
     """M2 gains p2 and loses nothing: +1/4. Its rows are stored in another order."""
-    m0, m1, m2 = summarise_run(root)["models"]
+    m0, m1, m2 = summary_of(root)["models"]
 
     assert m0["gain"] is None
     assert m1["gain"] is None
@@ -91,7 +97,7 @@ def test_the_gain_has_no_spread_where_every_prompt_gains_alike(tmp_path: Path):
         table = pa.Table.from_pylist(rows, schema=EVALUATION_SCHEMA)
         finish(run, f"{folder}/evaluate", {}, 0.0, table)
     write_yaml(run.root / "a" / "recipe.yaml", {"name": "x", "seed": 0, "iterations": 1} | METHOD)
-    models = summarise_run(run.root / "a")["models"]
+    models = summary_of(run.root / "a")["models"]
 
     assert [m["model"] for m in models] == ["M1", "M2"]
     assert models[1]["gain"] == {"difference": 1.0, "low": 1.0, "high": 1.0}
@@ -103,29 +109,27 @@ METHOD = {"method": {"name": "srlm"}}
 def test_without_m1_there_is_no_gain(tmp_path: Path):
     root = write_run(tmp_path / "run")
     (root / "sft" / "evaluate" / "stage.json").unlink()
-    models = summarise_run(root)["models"]
+    models = summary_of(root)["models"]
 
     assert [m["model"] for m in models] == ["M0", "M2"]
     assert models[1]["gain"] is None
 
 
 def test_what_the_pair_stage_recorded_is_passed_on(root: Path):
-    summary = summarise_run(root)
+    summary = summary_of(root)
 
-    assert summary["iterations"] == [{"iteration": 1, **PAIR_SUMMARY}]
+    assert summary["iterations"] == [{"iteration": 1, **PAIR_SUMMARY.as_json()}]
     assert (summary["name"], summary["method"], summary["seed"]) == ("hand-made", "cream", 3)
     assert summary["iterations_planned"] == 2
 
 
 def test_the_constant_baseline_is_weighted_by_the_prompts_of_each_task(root: Path):
-    baseline = summarise_run(root)["baseline"]
+    summary = summarise_run(root)
+    answers = {"a": (1.0, 1), "b": (0.0, 3)}
+    other = {key: ConstantAnswer(answer="", accuracy=x, n=n) for key, (x, n) in answers.items()}
 
-    assert baseline["sums"]["accuracy"] == 0.5
-    assert overall_baseline(baseline) == (0.25, 4)
-    assert overall_baseline({"a": {"accuracy": 1.0, "n": 1}, "b": {"accuracy": 0.0, "n": 3}}) == (
-        0.25,
-        4,
-    )
+    assert summary.baseline["sums"].accuracy == 0.5
+    assert overall_baseline(summary.baseline) == overall_baseline(other) == 0.25
     assert overall_baseline({}) is None
 
 
@@ -156,7 +160,7 @@ def test_seconds_are_told_per_stage_in_running_order(root: Path):
 
 def test_a_run_that_has_only_begun_has_an_empty_summary(tmp_path: Path):
     write_yaml(tmp_path / "recipe.yaml", {"name": "x", "seed": 0, "iterations": 1} | METHOD)
-    summary = summarise_run(tmp_path)
+    summary = summary_of(tmp_path)
 
     assert summary["models"] == summary["iterations"] == []
     assert summary["baseline"] == summary["seconds"] == {}

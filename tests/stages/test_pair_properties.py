@@ -179,7 +179,7 @@ def test_the_summary_of_any_matrix_holds_numbers_or_null(name):
     matrix = random_matrix(np.random.default_rng(3), 200, 6)
     result = decide(matrix, name)
     assert result is not None
-    summary = summarise_pairs(METHODS[name].parts(2), 2, result, report=True)
+    summary = summarise_pairs(METHODS[name].parts(2), 2, result, report=True).as_json()
 
     def leaves(value):
         if isinstance(value, dict):

@@ -352,9 +352,10 @@ def constant_nll(weight: float) -> Objective:
     return _nll(f"{weight!r} nll", lambda pairs: torch.full_like(pairs.consistency, weight))
 
 
-def trusted_nll(weight: float) -> Objective:
-    """A term beside a preference: `chosen_nll`, weighted by ``weight * max(0, 2C - 1)``."""
-    return _nll(f"{weight!r} (2C - 1) nll", lambda pairs: weight * trust(pairs.consistency))
+def trusted_nll(weight: float, trained: Callable[[PerExample], PerExample]) -> Objective:
+    """The same, weighted by ``weight * max(0, 2C - 1)`` with the C that a pair is trained with."""
+    name = f"{weight!r} (2C - 1) nll"
+    return _nll(name, lambda pairs: weight * trust(trained(pairs.consistency)))
 
 
 def _nll(fingerprint: str, weight: PairLoss) -> Objective:

@@ -68,7 +68,8 @@ def wilson_interval(successes: int, trials: int, *, level: float = 0.95) -> Inte
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = (z2 * (share * (1 - share) / trials + z2 / (4 * trials**2))) ** 0.5 / (1 + z2 / trials)
     # At 0 and 1 the bound equals the share exactly; rounding must not push it past.
-    return Interval(share, min(centre - half, share), max(centre + half, share), trials, level)
+    low, high = max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
+    return Interval(share, low, high, trials, level)
 
 
 def bootstrap_mean(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cream.cache import cache_dir
-from cream.cli.console import messages, output
+from cream.cli.console import messages, output, print_json
 from cream.cli.options import Json, Quiet
 
 RESULTS = Path("docs/results")
@@ -100,6 +99,8 @@ def bench(
             with replacing_file(kept / f"{what.value}.svg") as figure:
                 figure.write_text(draw_figure(benchmark.document), encoding="utf-8")
         if as_json:
-            typer.echo(json.dumps(found, indent=2))
+            from cream.cli.documents import BenchDocument
+
+            print_json(BenchDocument.read(found, what.value))
         else:
             print_document(output(), benchmark.document)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cream.cache import cache_dir
-from cream.cli.console import ConsoleProgress, messages, output, stopping_gently
+from cream.cli.console import ConsoleProgress, messages, output, print_json, stopping_gently
 from cream.cli.options import Json, Overrides, Quiet, RecipePath
 from cream.errors import RecipeError
 
@@ -82,18 +81,18 @@ def _run(plan: Plan, base_dir: Path, *, quiet: bool) -> None:
 def _show(plan: Plan, *, as_json: bool) -> None:
     """Write what came out, for each member too, and print it."""
     from cream.report.comparison import comparison_runs, summarise_comparison
-    from cream.report.comparison_page import write_comparison_page
-    from cream.report.comparison_tables import print_comparison
+    from cream.report.page.methods import write_comparison_page
     from cream.report.summary import summarise_run
+    from cream.report.tables import print_comparison
     from cream.runs.files import write_json
 
     for run in comparison_runs(plan.root):
-        write_json(run / "summary.json", summarise_run(run))
+        write_json(run / "summary.json", summarise_run(run).as_json())
     comparison = summarise_comparison(plan.root)
-    write_json(plan.root / DATA, comparison)
+    write_json(plan.root / DATA, comparison.as_json())
     page = write_comparison_page(plan.root, plan.root / PAGE)
     if as_json:
-        typer.echo(json.dumps(comparison, indent=2))
+        print_json(comparison)
         return
     console = output()
     print_comparison(console, comparison)

@@ -8,6 +8,7 @@ else, stops at once.
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 import sys
@@ -15,15 +16,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from cream.inspect.terminal import duration
+from cream.report.terminal import duration
 
-FILE_WIDTH = 160
+if TYPE_CHECKING:
+    from cream.records import Record
+
+FILE_WIDTH = 200
 """Columns for tables in a file or pipe, which has no width of its own; they are as narrow as
 their content allows."""
 
@@ -31,6 +35,12 @@ their content allows."""
 def output() -> Console:
     """For results."""
     return Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
+
+
+def print_json(record: Record | Sequence[Record]) -> None:
+    """A command's ``--json``: ASCII, so that texts of models cannot steer a terminal."""
+    value = [one.as_json() for one in record] if isinstance(record, Sequence) else record.as_json()
+    print(json.dumps(value, indent=2))
 
 
 def messages(*, quiet: bool = False) -> Console:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cream.cache import cache_dir
-from cream.cli.console import ConsoleProgress, messages, output
+from cream.cli.console import ConsoleProgress, messages, output, print_json
 from cream.cli.options import Json, Overrides, Quiet
 from cream.errors import RecipeError
 
@@ -89,7 +88,9 @@ def measure_outside(
     finally:
         progress.close()
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        from cream.cli.documents import OutsideEvaluation
+
+        print_json(OutsideEvaluation.read(result, model))
     else:
         _print(output(), result)
 
@@ -181,8 +182,8 @@ def evaluate(
         )
 
     from cream.programs.evaluation import evaluate_model
-    from cream.report.summary import summarise_evaluation
-    from cream.report.tables import print_evaluation
+    from cream.report.summary import ModelResult, summarise_evaluation
+    from cream.report.tables import evaluation_tables
 
     progress = ConsoleProgress(messages(quiet=quiet))
     try:
@@ -199,8 +200,12 @@ def evaluate(
         )
     finally:
         progress.close()
-    summary = {"model": model, "seed": seed, **summarise_evaluation(table), "baseline": baseline}
+    found = summarise_evaluation(table)
     if as_json:
-        typer.echo(json.dumps(summary, indent=2))
-    else:
-        print_evaluation(output(), summary)
+        from cream.cli.documents import EvaluatedModel
+
+        print_json(EvaluatedModel(model=model, seed=seed, baseline=baseline, **dict(found)))
+        return
+    result = ModelResult(model="model", gain=None, **dict(found))
+    for block in evaluation_tables(f"{model}, seed {seed}", [result], baseline):
+        output().print(block)

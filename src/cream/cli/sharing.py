@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cream.cli.console import output
+from cream.cli.console import output, print_json
 from cream.cli.options import Json, RunPath
 from cream.errors import RunError
 
@@ -40,16 +39,15 @@ def report(
     else:
         result = write_page(runs, out or runs[0] / PAGE)
     if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "path": str(result.path),
-                    "bytes": result.bytes,
-                    "prompts": result.prompts,
-                    "shown": result.shown,
-                    "records": "whole" if result.shown == result.prompts else "sampled",
-                },
-                indent=2,
+        from cream.cli.documents import WrittenPage
+
+        print_json(
+            WrittenPage(
+                path=str(result.path),
+                bytes=result.bytes,
+                prompts=result.prompts,
+                shown=result.shown,
+                records="whole" if result.shown == result.prompts else "sampled",
             )
         )
         return
@@ -101,8 +99,7 @@ def flipped(
 def _export(
     run: Path, out: Path, t: int | None, file_format: str, *, seed: int | None, as_json: bool
 ) -> None:
-    from cream.report.export import export_pairs, flip
-    from cream.report.export_files import write_export
+    from cream.report.export import export_pairs, flip, write_export
 
     if file_format not in ("jsonl", "parquet"):
         raise RunError(f"--format {file_format} is not known; it is jsonl or parquet")
@@ -116,10 +113,10 @@ def _export(
         pairs, run, out, file_format=file_format, command=shlex.join(command), seed=seed or 0
     )
     if as_json:
-        typer.echo(json.dumps(written, indent=2))
+        print_json(written)
     else:
-        turned = "" if seed is None else f", {written['flipped']} of them turned"
-        typer.echo(f"wrote {written['pairs']} pairs{turned}: {written['file']}")
+        turned = "" if seed is None else f", {written.flipped} of them turned"
+        typer.echo(f"wrote {written.pairs} pairs{turned}: {written.file}")
 
 
 def push(
@@ -143,17 +140,20 @@ def push(
     url = None if dry_run else send(upload, private=private)
     sizes = upload.sizes()
     if as_json:
-        value = {
-            "run": str(run),
-            "model": model,
-            "to": to,
-            "private": private,
-            "files": [{"name": name, "bytes": size} for name, size in sizes.items()],
-            "bytes": sum(sizes.values()),
-            "card": upload.card,
-            "url": url,
-        }
-        typer.echo(json.dumps(value, indent=2))
+        from cream.cli.documents import Pushed, UploadFile
+
+        print_json(
+            Pushed(
+                run=str(run),
+                model=model,
+                to=to,
+                private=private,
+                files=[UploadFile(name=name, bytes=size) for name, size in sizes.items()],
+                bytes=sum(sizes.values()),
+                card=upload.card,
+                url=url,
+            )
+        )
         return
     console = output()
     for name, size in sizes.items():

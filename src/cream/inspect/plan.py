@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from rich.console import Console
+from rich.text import Text
 
 from cream.inspect.rates import Rates, StepCost
 from cream.recipe import Recipe
-from cream.records import StageSpec
+from cream.records import Count, Record, StageKind, StageSpec
+from cream.report.table import Table, terminal
+from cream.report.terminal import duration, printable, size
 from cream.runs.files import free_bytes, read_json
 from cream.runs.plan import TokenCounts
 from cream.runs.store import BEGUN, DONE
@@ -30,6 +36,65 @@ class Length:
 
     tokens: float
     source: str
+
+
+class PlanRow(Record):
+    """A stage of a plan."""
+
+    stage: str
+    label: str
+    kind: StageKind
+    state: Literal["finished", "begun", "missing"]
+    model: str | None
+    prompts: Count
+    completions: Count
+    at_most: bool
+    """The completions are the most there can be."""
+    tokens: Count | None
+    """Drawn, scored or trained on; null if none of the run's models is used."""
+    seconds: float | None
+    """Taken if finished, else estimated; null with a reason."""
+    remaining_seconds: float | None
+    reason: str | None
+
+
+class AssumedLength(Record):
+    """How long completions are taken to be, and why."""
+
+    mean: Annotated[float, Field(gt=0)]
+    source: str
+
+
+class PlannedMemory(Record):
+    """Bytes that training needs for weights, gradients and moments, and that calibration held."""
+
+    training_bytes: Count
+    measured_bytes: Count | None
+
+
+class PlannedDisk(Record):
+    """Bytes that the run will write beside what is there, and that are free."""
+
+    needed_bytes: Count
+    free_bytes: Count
+
+
+class Plan(Record):
+    """What a recipe would do, and what it costs here."""
+
+    name: str
+    method: str
+    seed: Count
+    model: str
+    run_dir: str
+    stages: list[PlanRow]
+    finished: Count
+    remaining_seconds: float | None
+    """Sum of what could be estimated; null without calibration."""
+    completion_tokens: AssumedLength
+    calibration: Rates | None
+    memory: PlannedMemory
+    disk: PlannedDisk
 
 
 def assumed_length(
@@ -62,8 +127,8 @@ def make_plan(
     parameters: int,
     disk_bytes: int,
     rates: Rates | None,
-) -> dict[str, Any]:
-    """The plan as JSON values (schema ``plan.json``).
+) -> Plan:
+    """Everything `cream plan` tells.
 
     Args:
         recipe: What is to be run.
@@ -76,24 +141,24 @@ def make_plan(
         rates: Of this machine; None for counts only.
     """
     rows = [_row(recipe, root, stage, counts[str(stage.source)], length, rates) for stage in stages]
-    left = [row["remaining_seconds"] for row in rows]
-    return {
-        "name": recipe.name,
-        "method": recipe.method.name,
-        "seed": recipe.seed,
-        "model": recipe.model.name,
-        "run_dir": str(root),
-        "stages": rows,
-        "finished": sum(row["state"] == "finished" for row in rows),
-        "remaining_seconds": None if rates is None else sum(s for s in left if s is not None),
-        "completion_tokens": {"mean": length.tokens, "source": length.source},
-        "calibration": None if rates is None else asdict(rates),
-        "memory": {
-            "training_bytes": BYTES_PER_TRAINED_WEIGHT * parameters,
-            "measured_bytes": None if rates is None else rates.peak_bytes,
-        },
-        "disk": {"needed_bytes": disk_bytes, "free_bytes": free_bytes(root)},
-    }
+    left = [row.remaining_seconds for row in rows]
+    return Plan(
+        name=recipe.name,
+        method=recipe.method.name,
+        seed=recipe.seed,
+        model=recipe.model.name,
+        run_dir=str(root),
+        stages=rows,
+        finished=sum(row.state == "finished" for row in rows),
+        remaining_seconds=None if rates is None else sum(s for s in left if s is not None),
+        completion_tokens=AssumedLength(mean=length.tokens, source=length.source),
+        calibration=rates,
+        memory=PlannedMemory(
+            training_bytes=BYTES_PER_TRAINED_WEIGHT * parameters,
+            measured_bytes=None if rates is None else rates.peak_bytes,
+        ),
+        disk=PlannedDisk(needed_bytes=disk_bytes, free_bytes=free_bytes(root)),
+    )
 
 
 def _row(
@@ -103,25 +168,25 @@ def _row(
     counts: TokenCounts,
     length: Length,
     rates: Rates | None,
-) -> dict[str, Any]:
+) -> PlanRow:
     tokens = _tokens(stage, counts, _length_of(stage, length, rates))
     seconds, reason = _seconds(recipe, stage, tokens, rates)
     record = _record(root, stage)
     done = 1.0 if record is not None else _kept_share(recipe, root, stage)
-    return {
-        "stage": stage.name,
-        "label": stage.label,
-        "kind": stage.kind,
-        "state": _state(root, stage),
-        "model": stage.model,
-        "prompts": stage.prompts,
-        "completions": stage.completions,
-        "at_most": stage.kind == "train",
-        "tokens": None if tokens is None else round(tokens),
-        "seconds": record["seconds"] if record is not None else seconds,
-        "remaining_seconds": 0.0 if record is not None else _times(seconds, 1 - done),
-        "reason": None if record is not None else reason,
-    }
+    return PlanRow(
+        stage=stage.name,
+        label=stage.label,
+        kind=stage.kind,
+        state=_state(root, stage),
+        model=stage.model,
+        prompts=stage.prompts,
+        completions=stage.completions,
+        at_most=stage.kind == "train",
+        tokens=None if tokens is None else round(tokens),
+        seconds=record["seconds"] if record is not None else seconds,
+        remaining_seconds=0.0 if record is not None else _times(seconds, 1 - done),
+        reason=None if record is not None else reason,
+    )
 
 
 def _times(seconds: float | None, share: float) -> float | None:
@@ -133,7 +198,7 @@ def _record(root: Path, stage: StageSpec) -> dict[str, Any] | None:
     return read_json(done) if done.exists() else None
 
 
-def _state(root: Path, stage: StageSpec) -> str:
+def _state(root: Path, stage: StageSpec) -> Literal["finished", "begun", "missing"]:
     folder = root / stage.name
     if (folder / DONE).exists():
         return "finished"
@@ -201,3 +266,56 @@ def _seconds(
 
 def _training(cost: StepCost, steps: int, tokens: float) -> float:
     return steps * cost.fixed + tokens * cost.per_token
+
+
+STATES = {"finished": "done", "begun": "begun", "missing": ""}
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Print a plan."""
+    console.print(terminal(plan_table(plan)))
+    for line in _plan_lines(plan):
+        console.print(Text(line), soft_wrap=True)
+
+
+def plan_table(plan: Plan) -> Table:
+    """A row per stage."""
+    rows = [
+        (
+            f"{number:>2} {row.label}",
+            f"{row.prompts:,}",
+            f"{'≤ ' if row.at_most else ''}{row.completions:,}",
+            "" if row.tokens is None else f"{row.tokens:,}",
+            _time(row),
+            STATES[row.state],
+        )
+        for number, row in enumerate(plan.stages, start=1)
+    ]
+    title = f"{plan.name}: method {plan.method}, seed {plan.seed}, {plan.model}"
+    return Table(title, ("stage", "prompts", "completions", "tokens", "time", ""), tuple(rows))
+
+
+def _time(row: PlanRow) -> str:
+    if row.seconds is None:
+        return "" if row.kind != "text_score" else "?"
+    words = duration(row.seconds)
+    return words if row.state == "finished" else f"~{words}"
+
+
+def _plan_lines(plan: Plan) -> list[str]:
+    total, memory, disk = len(plan.stages), plan.memory, plan.disk
+    lines = [f"done: {plan.finished} of {total} stages in {printable(plan.run_dir)}"]
+    if plan.remaining_seconds is not None:
+        unknown = [row.label for row in plan.stages if row.kind == "text_score"]
+        more = f", and what takes a judge or reward model ({len(unknown)} stages)"
+        lines.append(f"left: about {duration(plan.remaining_seconds)}{more if unknown else ''}")
+    length = plan.completion_tokens
+    lines.append(f"completions are taken to have {length.mean:.1f} tokens ({length.source})")
+    held = memory.measured_bytes
+    measured = "" if held is None else f"; the calibration held {size(held)}"
+    lines.append(
+        f"memory: {size(memory.training_bytes)} for weights, gradients and moments in training,"
+        f" plus activations{measured}"
+    )
+    lines.append(f"disk: {size(disk.needed_bytes)} needed, {size(disk.free_bytes)} free")
+    return lines

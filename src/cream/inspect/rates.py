@@ -12,16 +12,18 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import cycle, islice
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from cream.algorithms.objectives import supervised
 from cream.protocols import Capability, Engine, LogpScorer, Sampler, SamplingParams
 from cream.recipe import Recipe
 from cream.recipe.objectives import ObjectiveConfig
+from cream.records import Record
 from cream.training.examples import completion_example, pair_example
 from cream.training.loop import OnStep
 from cream.training.train import train
@@ -35,16 +37,14 @@ ANSWER_PROMPTS, ANSWER_TOKENS = 8, 64
 """How many prompts M0 answers, and up to which length, to see how long its answers are."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepCost:
+class StepCost(Record):
     """Seconds of an optimiser step: ``fixed + per_token * tokens``."""
 
-    fixed: float
-    per_token: float
+    fixed: Annotated[float, Field(ge=0)]
+    per_token: Annotated[float, Field(ge=0)]
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(Record):
     """What was measured."""
 
     sampled_per_second: float
@@ -280,6 +280,6 @@ def step_cost(whole: float, whole_tokens: float, single: float, single_tokens: f
         single_tokens: Tokens of one item.
     """
     if whole_tokens <= single_tokens:
-        return StepCost(0.0, whole / whole_tokens)
+        return StepCost(fixed=0.0, per_token=whole / whole_tokens)
     per_token = max(whole - single, 0.0) / (whole_tokens - single_tokens)
-    return StepCost(max(whole - per_token * whole_tokens, 0.0), per_token)
+    return StepCost(fixed=max(whole - per_token * whole_tokens, 0.0), per_token=per_token)

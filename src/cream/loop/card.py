@@ -6,7 +6,6 @@ it was measured, there are no results yet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -14,6 +13,9 @@ import yaml
 from cream.models.licences import licence_of
 from cream.recipe import Recipe
 from cream.recipe.data import FileSource, HubSource, ReasoningGymSource, Role
+from cream.report.summary import RunSummary
+from cream.report.table import markdown
+from cream.report.tables import accuracy_table
 from cream.runs.manifest import describe_environment
 
 PAPER = "https://arxiv.org/abs/2410.12735"
@@ -24,7 +26,7 @@ def model_card(
     recipe: Recipe,
     seed_model: str,
     *,
-    results: Mapping[str, Any] | None = None,
+    results: RunSummary | None = None,
     repository: str | None = None,
 ) -> str:
     """Markdown that says what this model is, from what it was made, how, and how good it is.
@@ -33,7 +35,7 @@ def model_card(
         name: M1, M2, ..., a future model, or a witness of the recipe.
         recipe: The run's recipe.
         seed_model: Where M0 came from.
-        results: Summary of the run (``summary.json``), or None before there is one.
+        results: Summary of the run, or None before there is one.
         repository: ``owner/name`` that it is published under, or None.
     """
     sections = [_front_matter(recipe, seed_model), f"# {recipe.name} {name}\n"]
@@ -101,32 +103,11 @@ def _sources(role: Role | None) -> str:
     return "; ".join(names)
 
 
-def _results(name: str, results: Mapping[str, Any]) -> str:
-    rows = [row for row in results["models"] if row["model"] in ("M0", "M1", name)]
+def _results(name: str, results: RunSummary) -> str:
+    rows = [("", row) for row in results.models if row.model in ("M0", "M1", name)]
     if not rows:
         return "## Results\n\nNot measured: the run has no finished evaluation.\n"
-    lines = [_result_line(row) for row in rows]
-    return f"""## Results
-
-| model | greedy accuracy, 95 % interval | n | vs M1, points |
-|---|---|---|---|
-{chr(10).join(lines)}
-
-Accuracy is the share of test prompts whose greedy answer the verifier takes as correct (Wilson
-interval); the difference to M1 is paired by prompt (bootstrap interval).
-"""
-
-
-def _result_line(row: Mapping[str, Any]) -> str:
-    overall, gain = row["overall"], row["gain"]
-    low, high = 100 * overall["low"], 100 * overall["high"]
-    difference = (
-        f"{100 * gain['difference']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
-        if gain
-        else ""
-    )
-    accuracy = f"{100 * overall['accuracy']:.1f} % [{low:.1f} %, {high:.1f} %]"
-    return f"| {row['model']} | {accuracy} | {overall['n']} | {difference} |"
+    return f"## Results\n\n{markdown(accuracy_table('', rows))}"
 
 
 def _loading(repository: str | None) -> str:

@@ -17,7 +17,14 @@ from cream.loop.context import Context, sampling_params
 from cream.loop.sample_summary import SAMPLE_COLUMNS, sample_summary
 from cream.loop.score_columns import score_column
 from cream.loop.stage_runner import PartProgress, batched, run_shards
-from cream.records import StageSpec
+from cream.records import (
+    EngineUsed,
+    EvaluateSummary,
+    MatrixSummary,
+    SampleSummary,
+    ScoreSummary,
+    StageSpec,
+)
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage, StageRecord, fingerprint
@@ -103,9 +110,11 @@ def _with_data(
 
 
 def _summarise_samples(stage: Stage, engine: Mapping[str, str]) -> tuple[dict[str, Any], str]:
-    summary = {**sample_summary(stage.tables(SAMPLE_COLUMNS)), **engine}
-    counts = (f"{summary[key]} {key}" for key in ("completions", "distinct", "truncated"))
-    return summary, ", ".join(counts)
+    found = sample_summary(stage.tables(SAMPLE_COLUMNS))
+    used = EngineUsed.read(engine, stage.folder)
+    summary = SampleSummary(**dict(found), **dict(used))
+    words = f"{found.completions} completions, {found.distinct} distinct, "
+    return summary.as_json(), f"{words}{found.truncated} truncated"
 
 
 def score_step(context: Context, spec: StageSpec) -> StageRecord:
@@ -146,7 +155,7 @@ def score_step(context: Context, spec: StageSpec) -> StageRecord:
 
     def summarise(stage: Stage) -> tuple[dict[str, Any], str]:
         noise = read_metadata(next(stage.tables()))["noise"]
-        return {"noise": noise}, f"noise floor {noise:.2g} nats per sqrt(token)"
+        return ScoreSummary(noise=noise).as_json(), f"noise floor {noise:.2g} nats per sqrt(token)"
 
     return run_shards(
         stage,
@@ -215,7 +224,10 @@ def matrix_step(context: Context, spec: StageSpec) -> StageRecord:
         unit="shards",
         shards=[[index] for index in range(len(first.sampled.parts()))],
         work=work,
-        summarise=lambda stage: ({"columns": list(first.columns)}, ", ".join(first.columns)),
+        summarise=lambda stage: (
+            MatrixSummary(columns=list(first.columns)).as_json(),
+            ", ".join(first.columns),
+        ),
     )
 
 
@@ -284,8 +296,11 @@ def _summarise_evaluation(stage: Stage, engine: Mapping[str, str]) -> tuple[dict
     rows = zip(table["index"].to_pylist(), table["correct"].to_pylist(), strict=True)
     greedy = [correct for index, correct in rows if index == -1]
     right, total = sum(greedy), len(greedy)
-    summary = {"greedy_right": right, "greedy_total": total, "answers": table.num_rows, **engine}
-    return summary, f"greedy accuracy {100 * right / total:.1f} % of {total}"
+    used = EngineUsed.read(engine, stage.folder)
+    summary = EvaluateSummary(
+        greedy_right=right, greedy_total=total, answers=table.num_rows, **dict(used)
+    )
+    return summary.as_json(), f"greedy accuracy {100 * right / total:.1f} % of {total}"
 
 
 def _groups(completions: Sequence[Completion]) -> list[list[Completion]]:

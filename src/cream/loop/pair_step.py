@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 from cream.loop.calibration import calibration_of
 from cream.loop.context import Context
 from cream.loop.pairing import make_pairs, outcome_in_words, read_matrix
 from cream.loop.stage_runner import stopwatch
-from cream.records import StageSpec
+from cream.records import PairSummary, StageSpec
 from cream.runs.store import StageRecord
 
 NO_PAIRS = {"objective", "prompts", "transform"}
 """Parts that decide no pair."""
 
 
-def _live(summary: Mapping[str, Any]) -> dict[str, float]:
-    measured = summary["consistency"]
-    return {"consistency/rate": measured["rate"]} if measured else {}
+def _live(summary: PairSummary) -> dict[str, float]:
+    return {"consistency/rate": summary.consistency.rate} if summary.consistency else {}
 
 
 def pair_step(context: Context, spec: StageSpec) -> StageRecord:
@@ -59,7 +56,7 @@ def pair_step(context: Context, spec: StageSpec) -> StageRecord:
             report_consistency=report,
             calibration=calibration,
         )
-    record = stage.finish(summary, seconds())
+    record = stage.finish(summary.as_json(), seconds())
     context.progress.advance(1, _live(summary))
     context.progress.finish(outcome_in_words(summary))
     return record

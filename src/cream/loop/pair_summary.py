@@ -7,23 +7,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from cream.algorithms import diagnostics
 from cream.algorithms.diagnostics import (
-    PairAccuracy,
     completion_profile,
     consistency_validity,
     kl_from_seed,
     margin_fixed_point,
     pair_accuracy,
 )
-from cream.algorithms.pair_consistency import WitnessVerdict
-from cream.algorithms.statistics import Absent, Interval
+from cream.algorithms.pair_consistency import Calibration, WitnessVerdict
+from cream.algorithms.statistics import Absent, Interval, wilson_interval
 from cream.recipe.parts import FROM_DATA, VERIFIER, Agreement, MethodParts
+from cream.records import (
+    CalibrationCounts,
+    Consistency,
+    PairAccuracy,
+    PairSummary,
+    ReliabilityBin,
+    Share,
+    WitnessAccuracy,
+)
 from cream.stages.layout import Layout
 from cream.stages.pair import PairingResult
 from cream.stages.witnesses import witness_quantities, witness_table
@@ -32,41 +40,78 @@ from cream.types import Origin, ScoreMatrix
 Labels = Float64[np.ndarray, " pair"]
 
 
-def summarise_pairs(parts: MethodParts, t: int, result: PairingResult, *, report: bool) -> Any:
-    """Every figure of an iteration's pairs as JSON values; keys are in ``docs/glossary.md``."""
+def summarise_pairs(
+    parts: MethodParts,
+    t: int,
+    result: PairingResult,
+    *,
+    report: bool,
+    calibration: Calibration | None = None,
+) -> PairSummary:
+    """Every figure of an iteration's pairs.
+
+    Args:
+        parts: What decided.
+        t: Iteration.
+        result: What was decided.
+        report: Whether C was to be measured although the method uses none.
+        calibration: What a calibrated C rests on.
+    """
     matrix = result.layout.matrix
     compared = parts.agreement or (parts.reported if report else None)
-    uses_c = parts.agreement is not None or parts.smoothing is not None
-    in_loss = float(result.pairs.consistency.mean()) if uses_c else None
-    fixed_point = None if in_loss is None else float(margin_fixed_point(np.array([in_loss]))[0])
+    trained = trained_with(parts, result.pairs.consistency)
     gap = result.pairs.chosen_reward - result.pairs.rejected_reward
     chosen, rejected = _verdicts(result)
     sampled = _sampled(result.layout)
-    return {
-        "reward": str(parts.reward),
-        "compared": f"{compared.first}, {compared.second}" if compared else None,
-        "compared_picks_pairs": compared.first == parts.reward if compared else None,
-        "consistency": _consistency(result, compared),
-        "consistency_in_loss": in_loss,
-        "margin_fixed_point": _finite(fixed_point),
-        "mean_gap": float(gap.mean()),
-        "mean_weight": float(result.pairs.weight.mean()),
-        "length_alpha": result.length_alpha,
-        "tally": {"total": result.tally.total, "parts": dict(result.tally.parts)},
-        "pair_tally": {"total": result.pair_tally.total, "parts": dict(result.pair_tally.parts)},
-        "pair_accuracy": _accuracy(pair_accuracy(chosen, rejected)),
-        "consistency_auroc": _auroc(_rate_of_pairs(result), chosen, rejected),
-        "reliability": _reliability(_rate_of_pairs(result), chosen, rejected),
-        "loss_consistency_auroc": _auroc(
-            result.pairs.consistency if uses_c else None, chosen, rejected
-        ),
-        "witnesses": _witnesses(parts, compared, result),
-        "chosen_from": _origins(matrix, result.pairs.chosen_ids),
-        "rejected_from": _origins(matrix, result.pairs.rejected_ids),
-        **_divergence(sampled.matrix, t),
-        "noise": dict(matrix.noise),
-        **_profile(sampled, result),
-    }
+    policy = sampled.matrix
+    layout, members = result.layout, result.members
+    profile = completion_profile(sampled.groups, sampled.num_tokens, sampled.truncated)
+    return PairSummary(
+        reward=str(parts.reward),
+        compared=f"{compared.first}, {compared.second}" if compared else None,
+        compared_picks_pairs=compared.first == parts.reward if compared else None,
+        consistency=_consistency(result, compared),
+        consistency_in_loss=None if trained is None else float(trained.mean()),
+        margin_fixed_point=_fixed_point(parts, trained),
+        mean_gap=float(gap.mean()),
+        mean_weight=float(result.pairs.weight.mean()),
+        length_alpha=result.length_alpha,
+        tally=result.tally,
+        pair_tally=result.pair_tally,
+        pair_accuracy=_accuracy(pair_accuracy(chosen, rejected)),
+        chosen_right=_chosen_right(chosen),
+        consistency_auroc=_auroc(_rate_of_pairs(result), chosen, rejected),
+        reliability=_reliability(_rate_of_pairs(result), chosen, rejected),
+        loss_consistency_auroc=_auroc(trained, chosen, rejected),
+        witnesses=_witnesses(parts, compared, result),
+        chosen_from=_origins(matrix, result.pairs.chosen_ids),
+        rejected_from=_origins(matrix, result.pairs.rejected_ids),
+        kl_to_seed_per_token=_divergence(policy, t, "M0"),
+        kl_to_previous_per_token=_divergence(policy, t, f"M{t - 1}"),
+        noise=dict(matrix.noise),
+        completions=profile.num_completions,
+        distinct=int(sampled.groups.distinct.sum()),
+        truncated=int(policy.truncated.sum()),
+        mean_completion_tokens=_present(profile.mean_tokens),
+        chosen_tokens=_mean_tokens(layout.num_tokens, members.prompt, members.chosen),
+        rejected_tokens=_mean_tokens(layout.num_tokens, members.prompt, members.rejected),
+        calibration=None if calibration is None else CalibrationCounts(**asdict(calibration)),
+    )
+
+
+def trained_with(parts: MethodParts, stored: Labels) -> Labels | None:
+    """C that each pair is trained with; None if every order is trusted fully."""
+    trained = parts.objective.trained_consistency(stored)
+    if trained is None or (trained is stored and not (parts.agreement or parts.smoothing)):
+        return None
+    return np.broadcast_to(np.asarray(trained, dtype=np.float64), stored.shape)
+
+
+def _fixed_point(parts: MethodParts, trained: Labels | None) -> float | None:
+    """Logit of the mean C; None where the loss has no such point, or at C = 1."""
+    if trained is None or not parts.objective.is_mixture:
+        return None
+    return _finite(float(margin_fixed_point(np.array([trained.mean()]))[0]))
 
 
 def _finite(value: float | None) -> float | None:
@@ -77,23 +122,23 @@ def _present(value: float | Absent) -> float | None:
     return None if isinstance(value, Absent) else float(value)
 
 
-def _consistency(result: PairingResult, compared: Agreement | None) -> dict[str, Any] | None:
+def _consistency(result: PairingResult, compared: Agreement | None) -> Consistency | None:
     summary = result.consistency
     if summary is None or compared is None or not isinstance(summary.rate, Interval):
         return None
     below = summary.share_below_half
     # TopOrder is a rate; there is no correlation behind it.
     correlation = compared.statistic != "top_order"
-    return {
-        "rate": summary.rate.estimate,
-        "low": summary.rate.low,
-        "high": summary.rate.high,
-        "n": summary.rate.num_items,
-        "tau_mean": _present(summary.tau_mean) if correlation else None,
-        "tau_std": _present(summary.tau_std) if correlation else None,
-        "share_below_half": below.estimate if isinstance(below, Interval) else None,
-        "undefined": {k: n for k, n in summary.prompts.parts.items() if k != "defined"},
-    }
+    return Consistency(
+        rate=summary.rate.estimate,
+        low=summary.rate.low,
+        high=summary.rate.high,
+        n=summary.rate.num_items,
+        tau_mean=_present(summary.tau_mean) if correlation else None,
+        tau_std=_present(summary.tau_std) if correlation else None,
+        share_below_half=below.estimate if isinstance(below, Interval) else None,
+        undefined={k: n for k, n in summary.prompts.parts.items() if k != "defined"},
+    )
 
 
 def _verdicts(result: PairingResult) -> tuple[Labels, Labels]:
@@ -106,16 +151,26 @@ def _verdicts(result: PairingResult) -> tuple[Labels, Labels]:
     return labels[rows[m.prompt, m.chosen]], labels[rows[m.prompt, m.rejected]]
 
 
-def _accuracy(accuracy: PairAccuracy) -> dict[str, Any]:
-    share = accuracy.share
-    decided = isinstance(share, Interval)
-    return {
-        "n": share.num_items if decided else 0,
-        "accuracy": share.estimate if decided else None,
-        "low": share.low if decided else None,
-        "high": share.high if decided else None,
-        "counts": dict(accuracy.pairs.parts),
-    }
+def _accuracy(accuracy: diagnostics.PairAccuracy) -> PairAccuracy:
+    share = _share(accuracy.share)
+    return PairAccuracy(
+        n=share.n,
+        accuracy=share.share,
+        low=share.low,
+        high=share.high,
+        counts=dict(accuracy.pairs.parts),
+    )
+
+
+def _chosen_right(chosen: Labels) -> Share:
+    verified = chosen[~np.isnan(chosen)]
+    return _share(wilson_interval(int(verified.sum()), len(verified)))
+
+
+def _share(found: Interval | Absent) -> Share:
+    if isinstance(found, Absent):
+        return Share(share=None, low=None, high=None, n=0)
+    return Share(share=found.estimate, low=found.low, high=found.high, n=found.num_items)
 
 
 def _rate_of_pairs(result: PairingResult) -> Labels | None:
@@ -133,24 +188,24 @@ def _auroc(predicted: Labels | None, chosen: Labels, rejected: Labels) -> float 
 
 def _reliability(
     predicted: Labels | None, chosen: Labels, rejected: Labels
-) -> list[dict[str, Any]] | None:
+) -> list[ReliabilityBin] | None:
     if predicted is None:
         return None
     known = ~np.isnan(predicted)
     validity = consistency_validity(predicted[known], chosen[known], rejected[known], num_bins=5)
     return [
-        {
-            "predicted": _present(row.mean_predicted),
-            "observed": row.observed.estimate if isinstance(row.observed, Interval) else None,
-            "n": row.num_items,
-        }
+        ReliabilityBin(
+            predicted=_present(row.mean_predicted),
+            observed=row.observed.estimate if isinstance(row.observed, Interval) else None,
+            n=row.num_items,
+        )
         for row in validity.reliability
     ]
 
 
 def _witnesses(
     parts: MethodParts, compared: Agreement | None, result: PairingResult
-) -> dict[str, Any]:
+) -> dict[str, WitnessAccuracy]:
     """Per witness, how often best against worst is right where it agrees and where it does not."""
     matrix = result.layout.matrix
     asked = witness_quantities(matrix, parts.reward, [compared.second] if compared else [])
@@ -158,16 +213,21 @@ def _witnesses(
     return {str(witness): _witness(by_verdict) for witness, by_verdict in table.items()}
 
 
-def _witness(by_verdict: Mapping[WitnessVerdict, PairAccuracy]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, verdict in (
-        ("agree", WitnessVerdict.AGREES),
-        ("disagree", WitnessVerdict.DISAGREES),
-    ):
-        accuracy = _accuracy(by_verdict[verdict])
-        found |= {f"{name}_{key}": accuracy[key] for key in ("accuracy", "n", "low", "high")}
+def _witness(by_verdict: Mapping[WitnessVerdict, diagnostics.PairAccuracy]) -> WitnessAccuracy:
+    agree = _share(by_verdict[WitnessVerdict.AGREES].share)
+    disagree = _share(by_verdict[WitnessVerdict.DISAGREES].share)
     silent = (by_verdict[WitnessVerdict.TIED], by_verdict[WitnessVerdict.UNSCORED])
-    return {**found, "silent_n": sum(_accuracy(accuracy)["n"] for accuracy in silent)}
+    return WitnessAccuracy(
+        agree_accuracy=agree.share,
+        agree_n=agree.n,
+        agree_low=agree.low,
+        agree_high=agree.high,
+        disagree_accuracy=disagree.share,
+        disagree_n=disagree.n,
+        disagree_low=disagree.low,
+        disagree_high=disagree.high,
+        silent_n=sum(_share(accuracy.share).n for accuracy in silent),
+    )
 
 
 def _origins(matrix: ScoreMatrix, completion_ids: np.ndarray) -> dict[str, int] | None:
@@ -203,33 +263,12 @@ def _sampled(layout: Layout) -> Layout:
     return Layout(sampled, layout.rule, layout.reward)
 
 
-def _divergence(matrix: ScoreMatrix, t: int) -> dict[str, float | None]:
-    """Mean log-ratio per token of M_t against M0 and, if scored, against M_{t-1} (estimator k1)."""
-    found: dict[str, float | None] = {}
-    for key, model in (
-        ("kl_to_seed_per_token", "M0"),
-        ("kl_to_previous_per_token", f"M{t - 1}"),
-    ):
-        estimate = (
-            kl_from_seed(matrix.logps[f"M{t}"], matrix.logps[model], matrix.num_tokens)
-            if model in matrix.logps
-            else Absent.NO_ITEMS
-        )
-        found[key] = None if isinstance(estimate, Absent) else estimate.per_token
-    return found
-
-
-def _profile(sampled: Layout, result: PairingResult) -> dict[str, Any]:
-    layout, members = result.layout, result.members
-    profile = completion_profile(sampled.groups, sampled.num_tokens, sampled.truncated)
-    return {
-        "completions": profile.num_completions,
-        "distinct": int(sampled.groups.distinct.sum()),
-        "truncated": int(sampled.matrix.truncated.sum()),
-        "mean_completion_tokens": _present(profile.mean_tokens),
-        "chosen_tokens": _mean_tokens(layout.num_tokens, members.prompt, members.chosen),
-        "rejected_tokens": _mean_tokens(layout.num_tokens, members.prompt, members.rejected),
-    }
+def _divergence(matrix: ScoreMatrix, t: int, model: str) -> float | None:
+    """Mean log-ratio per token of M_t against a model, None if it was not scored (estimator k1)."""
+    if model not in matrix.logps:
+        return None
+    estimate = kl_from_seed(matrix.logps[f"M{t}"], matrix.logps[model], matrix.num_tokens)
+    return None if isinstance(estimate, Absent) else estimate.per_token
 
 
 def _mean_tokens(

@@ -5,10 +5,8 @@ Shared by the pair step of a run and by `cream pair --from`, which needs no mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict
+from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +16,7 @@ from cream.algorithms.pair_consistency import Calibration
 from cream.errors import RunError
 from cream.loop.pair_summary import summarise_pairs
 from cream.recipe.parts import EXTRACTED, VERIFIER, MethodParts
+from cream.records import PairSummary
 from cream.runs.files import write_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage
@@ -84,7 +83,7 @@ def make_pairs(
     seed: int,
     report_consistency: bool,
     calibration: Calibration | None = None,
-) -> dict[str, Any]:
+) -> PairSummary:
     """Decide, write ``pairs.parquet`` and ``prompts.parquet`` to `folder`, return the summary.
 
     Raises:
@@ -110,19 +109,19 @@ def make_pairs(
         )
     write_table(folder / "pairs.parquet", pairs_to_table(result.pairs))
     write_table(folder / "prompts.parquet", _prompt_columns(result.prompts))
-    summary = summarise_pairs(parts, t, result, report=report_consistency)
-    return summary if calibration is None else {**summary, "calibration": asdict(calibration)}
+    return summarise_pairs(parts, t, result, report=report_consistency, calibration=calibration)
 
 
-def outcome_in_words(summary: Mapping[str, Any]) -> str:
+def outcome_in_words(summary: PairSummary) -> str:
     """One line about the pairs of an iteration."""
-    words = f"{summary['tally']['parts']['paired']} pairs of {summary['tally']['total']} prompts"
-    consistency = summary["consistency"]
-    if consistency:
-        words += f", C {consistency['rate']:.3f}"
-    accuracy = summary["pair_accuracy"]
-    if accuracy["n"]:
-        words += f", {100 * accuracy['accuracy']:.0f} % of {accuracy['n']} decidable pairs right"
+    words = f"{summary.tally.parts['paired']} pairs of {summary.tally.total} prompts"
+    if summary.consistency:
+        words += f", C {summary.consistency.rate:.3f}"
+    decidable, chosen = summary.pair_accuracy, summary.chosen_right
+    if decidable.accuracy is not None:
+        words += f", {100 * decidable.accuracy:.0f} % of {decidable.n} decidable pairs right"
+    if chosen.share is not None:
+        words += f", chosen right in {100 * chosen.share:.0f} % of {chosen.n}"
     return words
 
 

@@ -6,13 +6,13 @@ Only completions that a model sampled are counted; those that a data set brought
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from cream.algorithms.diagnostics import distinct_ngrams
 from cream.algorithms.statistics import Absent
+from cream.records import SampleProfile
 from cream.types import FinishReason, Origin
 
 SAMPLE_COLUMNS = ["prompt_id", "ids_hash", "token_ids", "finish_reason", "origin"]
@@ -23,8 +23,8 @@ DISTINCT_COMPLETIONS = 20_000
 
 def sample_summary(
     tables: Iterable[pa.Table], *, max_distinct: int = DISTINCT_COMPLETIONS
-) -> dict[str, Any]:
-    """Figures of a sample stage, as JSON values (see the glossary).
+) -> SampleProfile:
+    """Figures of a sample stage (see the glossary).
 
     Args:
         tables: The stage's parts with `SAMPLE_COLUMNS`, a prompt's completions in one part.
@@ -47,12 +47,12 @@ def sample_summary(
     tokens = np.concatenate(lengths)
     counted = tokens[:max_distinct]
     share = distinct_ngrams(np.concatenate(ids), np.concatenate([[0], counted.cumsum()]), n=2)
-    return {
-        "completions": len(tokens),
-        "tokens": int(tokens.sum()),
-        "truncated": truncated,
-        "distinct": distinct,
-        "duplicate_rate": 1 - distinct / len(tokens) if len(tokens) else None,
-        "distinct_2": None if isinstance(share, Absent) else float(share),
-        "distinct_2_completions": len(counted),
-    }
+    return SampleProfile(
+        completions=len(tokens),
+        tokens=int(tokens.sum()),
+        truncated=truncated,
+        distinct=distinct,
+        duplicate_rate=1 - distinct / len(tokens) if len(tokens) else None,
+        distinct_2=None if isinstance(share, Absent) else float(share),
+        distinct_2_completions=len(counted),
+    )

@@ -25,7 +25,7 @@ from cream.models.chat import ChatEncoder
 from cream.protocols import Engine, SamplingParams
 from cream.recipe.parts import JUDGE, REWARD_MODEL
 from cream.recipe.scorers import JudgeConfig, JudgeModel, PairwiseJudgeConfig, RewardModelConfig
-from cream.records import StageSpec
+from cream.records import StageSpec, TextScoreSummary
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage, StageRecord, fingerprint
@@ -219,11 +219,7 @@ def _summarise(stage: Stage, column: str) -> tuple[dict[str, Any], str]:
     tally = tally_scores(table[reason].to_pylist())
     values = [value for value in table[column].to_pylist() if value is not None]
     mean = sum(values) / len(values) if values else None
-    summary = {
-        "tally": {"total": tally.total, "parts": dict(tally.parts)},
-        "mean_score": mean,
-        "distinct_scores": len(set(values)),
-    }
+    summary = TextScoreSummary(tally=tally, mean_score=mean, distinct_scores=len(set(values)))
     words = [f"{name} {count}" for name, count in tally.parts.items()]
     average = "" if mean is None else f", mean {mean:.2f}"
-    return summary, f"{', '.join(words)} of {tally.total}{average}"
+    return summary.as_json(), f"{', '.join(words)} of {tally.total}{average}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cream.loop.context import Context
-from cream.records import StageSpec
+from cream.records import EvaluateSummary, PairSummary, StageSpec
 from cream.runs.store import StageRecord
 
 ITERATIONS = "iterations"
@@ -23,6 +23,7 @@ OF_PAIRS = (
     "consistency_in_loss",
     "tally/parts/paired",
     "pair_accuracy/accuracy",
+    "chosen_right/share",
     "mean_gap",
     "mean_weight",
     "kl_to_seed_per_token",
@@ -38,13 +39,15 @@ def track(context: Context, spec: StageSpec, record: StageRecord) -> None:
     Of the pairs of an iteration x is t; of the greedy accuracy of M_m it is m.
     """
     if spec.kind == "pair" and not spec.draft:
-        found = {key: _leaf(record.summary, key) for key in OF_PAIRS}
+        summary = PairSummary.read(record.summary, spec.name).as_json()
+        found = {key: _leaf(summary, key) for key in OF_PAIRS}
         told = {key: value for key, value in found.items() if value is not None}
         context.trackers.point(ITERATIONS, spec.t, told)
     if spec.kind == "evaluate":
-        right, total = record.summary["greedy_right"], record.summary["greedy_total"]
+        answers = EvaluateSummary.read(record.summary, spec.name)
         m = context.plan.measured().index(str(spec.model))
-        context.trackers.point(MODELS, m, {"accuracy": right / total})
+        accuracy = answers.greedy_right / answers.greedy_total
+        context.trackers.point(MODELS, m, {"accuracy": accuracy})
 
 
 def _leaf(summary: Mapping[str, Any], key: str) -> float | None:

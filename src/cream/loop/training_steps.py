@@ -18,7 +18,7 @@ from cream.loop.stage_runner import stopwatch
 from cream.loop.transform_steps import transformed_examples
 from cream.plan import columns, score_columns, unneeded_models
 from cream.recipe.parts import MethodParts
-from cream.records import StageSpec
+from cream.records import PairSummary, StageSpec, TrainSummary
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import GIVEN, Stage, StageRecord, fingerprint
@@ -168,13 +168,14 @@ def _set_consistency(parts: MethodParts, paired: Stage) -> SetConsistency | None
     """The C of the whole set, for objectives that act on it."""
     agreement = parts.agreement
     record = paired.finished()
-    measured = record.summary["consistency"] if record else None
+    found = PairSummary.read(record.summary, paired.folder) if record else None
+    measured = found.consistency if found else None
     if agreement is None or measured is None:
         return None
     return SetConsistency(
-        rate=measured["rate"],
-        low=measured["low"],
-        high=measured["high"],
+        rate=measured.rate,
+        low=measured.low,
+        high=measured.high,
         level=agreement.level_name,
     )
 
@@ -216,16 +217,16 @@ def _train(context: Context, stage: Stage, train: Train) -> StageRecord:
 
 def _figures(summary: TrainingSummary) -> dict[str, Any]:
     last = summary.metrics[-1] if summary.metrics else {}
-    return {
-        "steps": summary.steps,
-        "tally": {"total": summary.tally.total, "parts": dict(summary.tally.parts)},
-        "precision": summary.precision,
-        "layout": summary.layout,
-        "learning_rate_scale": summary.learning_rate_scale,
-        "skipped": summary.skipped,
-        "warnings": list(summary.warnings),
-        "last_step": dict(last),
-    }
+    return TrainSummary(
+        steps=summary.steps,
+        tally=summary.tally,
+        precision=summary.precision,
+        layout=summary.layout,
+        learning_rate_scale=summary.learning_rate_scale,
+        skipped=summary.skipped,
+        warnings=list(summary.warnings),
+        last_step=dict(last),
+    ).as_json()
 
 
 def remove_unneeded(context: Context, t: int) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cream.errors import RunError
 from cream.loop.card import model_card
 from cream.models.publishing import Upload, prepare_upload
 from cream.recipe.load import validate_recipe
+from cream.report.summary import RunSummary
 from cream.runs.files import read_yaml
 from cream.runs.store import RECIPE
 
 
-def model_upload(root: Path, model: str, repository: str, results: Mapping[str, Any]) -> Upload:
+def model_upload(root: Path, model: str, repository: str, results: RunSummary) -> Upload:
     """Prepare a model of a run for the hub; nothing is sent.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cream.algorithms.pair_consistency import Calibration
 from cream.errors import RunError
@@ -14,6 +13,7 @@ from cream.plan import CALIBRATION_MATRIX, is_calibrated
 from cream.recipe import Recipe
 from cream.recipe.load import apply_overrides, validate_recipe
 from cream.recipe.parts import MethodParts
+from cream.records import PairSummary
 from cream.runs.files import read_yaml
 from cream.runs.plan import RECIPE, StoredPlan, read_plan
 from cream.runs.store import Run, fingerprint
@@ -22,9 +22,16 @@ MAY_CHANGE = ("method", "scoring.report_consistency")
 """Settings that decide pairs; others would be ignored here and are refused."""
 
 
+class RecomputedPairs(PairSummary):
+    """What pairs made again are like, and where they are."""
+
+    folder: str | None = None
+    """Null for the pairs of the run itself."""
+
+
 def recompute_pairs(
     source: Path, t: int, overrides: Sequence[str], out: Path | None
-) -> dict[str, Any]:
+) -> RecomputedPairs:
     """Make the pairs of iteration t again; writes ``pairs.parquet`` and ``prompts.parquet``.
 
     Args:
@@ -34,7 +41,7 @@ def recompute_pairs(
         out: Where to; by default ``<run>/iteration-<t>/pair-<fingerprint>``.
 
     Returns:
-        The summary of the pairs, with their folder as ``folder``.
+        The summary of the pairs, with their folder.
 
     Raises:
         RunError: No such run, its score matrix is unfinished or lacks a column of the method, or
@@ -79,7 +86,7 @@ def recompute_pairs(
         report_consistency=report,
         calibration=_calibration(run, plan, first),
     )
-    return {"folder": str(folder), **summary}
+    return RecomputedPairs(**summary.model_dump(), folder=str(folder))
 
 
 def _calibration(run: Run, plan: StoredPlan, parts: MethodParts) -> Calibration | None:

@@ -8,7 +8,7 @@ imports its own when it is asked for its loss.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cream.types import SetConsistency
 
 Beta = Annotated[float, Field(gt=0)]
+Consistency = TypeVar("Consistency")
+"""C of a pair: a number or an array of them."""
 
 
 class ConstantNll(Section):
@@ -31,7 +33,7 @@ class ConstantNll(Section):
     weight: float = Field(gt=0)
     """Weight of the per-token mean, > 0. IRPO (arXiv 2404.19733) uses 1."""
 
-    def build(self) -> Objective:
+    def build(self, beside: PreferenceSection) -> Objective:
         """The term as an objective, to be added to another."""
         from cream.algorithms.objectives import constant_nll
 
@@ -45,11 +47,15 @@ class ConsistencyNll(Section):
     weight: float = Field(gt=0)
     """Weight at C = 1, > 0. Pairs with C <= 1/2 get none."""
 
-    def build(self) -> Objective:
-        """The term as an objective, to be added to another."""
+    def build(self, beside: PreferenceSection) -> Objective:
+        """The term as an objective, to be added to another, with the C that that one trains."""
         from cream.algorithms.objectives import trusted_nll
 
-        return trusted_nll(self.weight)
+        def trained(stored: Any) -> Any:
+            c = beside.trained_consistency(stored)
+            return stored if c is None else 0 * stored + c
+
+        return trusted_nll(self.weight, trained)
 
 
 Nll = Annotated[ConstantNll | ConsistencyNll, Field(discriminator="kind")]
@@ -66,6 +72,21 @@ class PreferenceSection(Section):
     """Likelihood of the chosen completion beside the preference, or none (the papers' choice)."""
     reads_start: ClassVar[bool] = False
     """Whether the loss compares with the policy at the start of the stage, token by token."""
+
+    def trained_consistency(self, stored: Consistency) -> Consistency | float | None:
+        """C that a pair with that stored C is trained with; None: every order is trusted fully."""
+        if isinstance(self, ConservativeDpo | RobustDpo):
+            return 1 - self.label_smoothing
+        return stored if isinstance(self, Cream | WeightedDpo) else None
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether a pair's loss is C l(x) + (1 - C) l(-x), l the DPO loss of the margin x, alone.
+
+        Then, and only then, the margin has the fixed point logit C, and plain DPO on pairs turned
+        with probability 1 - C has the same expected loss.
+        """
+        return isinstance(self, Dpo | ConservativeDpo | Cream) and self.nll is None
 
     def pair_loss(self, pairs: PairInputs) -> PerExample:
         """One value per pair, without the terms beside it."""
@@ -84,7 +105,7 @@ class PreferenceSection(Section):
         )
         for term in (self.nll,):
             if term is not None:
-                objective += term.build()
+                objective += term.build(self)
         return objective
 
     def stage_scale(self, consistency: SetConsistency | None) -> StageScale:

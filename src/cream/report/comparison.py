@@ -1,27 +1,34 @@
-"""A comparison's folder to plain data: methods side by side over seeds, from stored records only.
+"""A comparison's folder to one record: methods side by side over seeds, from stored records only.
 
 Figures of one model are means over seeds of the figure of each seed. Intervals are 95 %, and draw
 both seeds and test prompts again (`cream.algorithms.two_level`); differences are paired by seed and
 prompt. Members that have not come so far are left out, and each figure names the seeds it rests on.
-The page, the tables and the JSON of `cream compare` show what `summarise_comparison` returns; its
-schema is ``cream/schemas/compare.json``.
+The page, the tables and the JSON of `cream compare` show what `summarise_comparison` returns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cream.algorithms.statistics import Interval, wilson_interval
 from cream.algorithms.two_level import two_level_interval
 from cream.errors import RunError
-from cream.report.comparison_cost import comparison_cost
+from cream.records import Count, Rate, Record, Share
+from cream.report.costs import Cost, comparison_cost
 from cream.report.status import run_status
-from cream.report.summary import greedy_answers, model_folders, read_evaluation, summarise_run
+from cream.report.summary import (
+    Difference,
+    IterationSummary,
+    RunSummary,
+    greedy_answers,
+    model_folders,
+    read_evaluation,
+    summarise_run,
+)
 from cream.runs.files import read_yaml
 from cream.runs.sharing import COMPARISON
 from cream.runs.store import DONE, RECIPE
@@ -30,19 +37,112 @@ Values = Mapping[int, Mapping[str, float]]
 """Seed -> prompt id -> value."""
 
 
+class Member(Record):
+    """A run of a comparison."""
+
+    method: str
+    seed: Count
+    run: str
+    """Run directory, relative to the comparison."""
+    finished: bool
+
+
+class SeedsDifference(Difference):
+    """Paired by seed and prompt, with the bootstrap interval over both."""
+
+    seeds: list[Count]
+
+
+class ComparedModel(Record):
+    """Accuracy of one model of one method over seeds."""
+
+    model: str
+    seeds: list[Count]
+    n: Count
+    """Greedy answers, those of all seeds."""
+    accuracy: Rate
+    low: Rate
+    high: Rate
+    by_seed: dict[str, Rate]
+    gain: SeedsDifference | None
+    """To M1 of the same method."""
+    difference: SeedsDifference | None
+    """To the same model of the baseline; null for the baseline itself."""
+    k: Count | None
+    mean_at_k: Rate | None
+    pass_at_k: Rate | None
+    mean_tokens: float
+
+
+class OverSeeds(Record):
+    """A figure of each seed, and their mean."""
+
+    mean: float | None
+    by_seed: dict[str, float | None]
+
+
+class DecidablePairs(Record):
+    """Right ones of the decidable pairs of all seeds, with their Wilson interval."""
+
+    n: Count
+    accuracy: Rate | None
+    low: Rate | None
+    high: Rate | None
+
+
+class ComparedIteration(Record):
+    """The pairs of one iteration of one method over seeds."""
+
+    iteration: int
+    seeds: list[Count]
+    compared: str | None
+    consistency: OverSeeds
+    consistency_in_loss: OverSeeds
+    pair_accuracy: DecidablePairs
+    chosen_right: Share
+    """Of the pairs of all seeds whose chosen completion has a verdict."""
+    paired: Count
+    """Prompts with a pair, all seeds."""
+    prompts: Count
+    kl_to_seed_per_token: OverSeeds
+    kl_to_previous_per_token: OverSeeds
+    mean_completion_tokens: OverSeeds
+
+
+class ComparedMethod(Record):
+    """One method of a comparison."""
+
+    name: str
+    models: list[ComparedModel]
+    iterations: list[ComparedIteration]
+    cost: Cost
+
+
+class Comparison(Record):
+    """Methods side by side over seeds; also comparison.json in the folder of a comparison."""
+
+    name: str
+    baseline: str
+    """Method that the others are compared with."""
+    seeds: list[Count]
+    members: list[Member]
+    methods: list[ComparedMethod]
+    cost: Cost
+
+
 @dataclass(frozen=True, slots=True)
 class MemberRecords:
     """What is read of one member."""
 
     seed: int
-    summary: Mapping[str, Any]
+    summary: RunSummary
     """As `summarise_run` gives it."""
     right: Mapping[str, Mapping[str, float]]
     """Model -> prompt id -> 1 if the greedy answer is right, else 0."""
 
 
-def summarise_comparison(root: Path) -> dict[str, Any]:
-    """Everything worth telling about a comparison, as JSON values.
+def summarise_comparison(root: Path) -> Comparison:
+    """Everything worth telling about a comparison.
 
     Raises:
         RunError: `root` holds no comparison, or two members of one seed have other test prompts.
@@ -64,31 +164,31 @@ def summarise_comparison(root: Path) -> dict[str, Any]:
     }
     control = records[plan["baseline"]]
     costs, total = comparison_cost(begun)
-    return {
-        "name": plan["name"],
-        "baseline": plan["baseline"],
-        "seeds": plan["seeds"],
-        "members": [
-            {
-                "method": name,
-                "seed": seed,
-                "run": str(run.relative_to(root)),
-                "finished": (run / RECIPE).exists() and _finished(run),
-            }
+    return Comparison(
+        name=plan["name"],
+        baseline=plan["baseline"],
+        seeds=plan["seeds"],
+        members=[
+            Member(
+                method=name,
+                seed=seed,
+                run=str(run.relative_to(root)),
+                finished=(run / RECIPE).exists() and _finished(run),
+            )
             for name, runs in places.items()
             for seed, run in runs.items()
         ],
-        "methods": [
-            {
-                "name": name,
-                "models": _models(members, None if name == plan["baseline"] else control),
-                "iterations": _iterations(members),
-                "cost": costs[name],
-            }
+        methods=[
+            ComparedMethod(
+                name=name,
+                models=_models(members, None if name == plan["baseline"] else control),
+                iterations=_iterations(members),
+                cost=costs[name],
+            )
             for name, members in records.items()
         ],
-        "cost": total,
-    }
+        cost=total,
+    )
 
 
 def comparison_runs(root: Path) -> list[Path]:
@@ -103,7 +203,7 @@ def comparison_runs(root: Path) -> list[Path]:
 
 
 def _finished(run: Path) -> bool:
-    return all(stage["state"] == "finished" for stage in run_status(run))
+    return all(stage.state == "finished" for stage in run_status(run))
 
 
 def _read_member(seed: int, run: Path) -> MemberRecords:
@@ -118,39 +218,38 @@ def _read_member(seed: int, run: Path) -> MemberRecords:
 
 def _models(
     members: Sequence[MemberRecords], control: Sequence[MemberRecords] | None
-) -> list[dict[str, Any]]:
+) -> list[ComparedModel]:
     names = dict.fromkeys(name for member in members for name in member.right)
     return [_model(name, members, control) for name in names]
 
 
 def _model(
     name: str, members: Sequence[MemberRecords], control: Sequence[MemberRecords] | None
-) -> dict[str, Any]:
+) -> ComparedModel:
     """Results of one model of one method over seeds."""
     measured = {member.seed: member.right[name] for member in members if name in member.right}
     first = {member.seed: member.right["M1"] for member in members if "M1" in member.right}
     others = {c.seed: c.right[name] for c in control or () if name in c.right}
     accuracy = _interval(measured)
-    rows = [row for m in members for row in m.summary["models"] if row["model"] == name]
-    overall = [row["overall"] for row in rows]
-    return {
-        "model": name,
-        "seeds": list(measured),
-        "n": accuracy.num_items,
-        "accuracy": accuracy.estimate,
-        "low": accuracy.low,
-        "high": accuracy.high,
-        "by_seed": {str(seed): _mean(right.values()) for seed, right in measured.items()},
-        "gain": None if name in ("M0", "M1") else _difference(measured, first),
-        "difference": _difference(measured, others) if control is not None else None,
-        "k": overall[0].get("k"),
-        "mean_at_k": _mean(row.get("mean_at_k") for row in overall),
-        "pass_at_k": _mean(row.get("pass_at_k") for row in overall),
-        "mean_tokens": _mean(row["mean_tokens"] for row in overall),
-    }
+    rows = [row.overall for m in members for row in m.summary.models if row.model == name]
+    return ComparedModel(
+        model=name,
+        seeds=list(measured),
+        n=accuracy.num_items,
+        accuracy=accuracy.estimate,
+        low=accuracy.low,
+        high=accuracy.high,
+        by_seed={str(seed): sum(right.values()) / len(right) for seed, right in measured.items()},
+        gain=None if name in ("M0", "M1") else _difference(measured, first),
+        difference=_difference(measured, others) if control is not None else None,
+        k=rows[0].k,
+        mean_at_k=_mean(row.mean_at_k for row in rows),
+        pass_at_k=_mean(row.pass_at_k for row in rows),
+        mean_tokens=sum(row.mean_tokens for row in rows) / len(rows),
+    )
 
 
-def _difference(treatment: Values, control: Values) -> dict[str, Any] | None:
+def _difference(treatment: Values, control: Values) -> SeedsDifference | None:
     """Paired difference on the seeds that both have; None if there is none."""
     seeds = [seed for seed in treatment if seed in control]
     for seed in seeds:
@@ -167,12 +266,9 @@ def _difference(treatment: Values, control: Values) -> dict[str, Any] | None:
             for seed in seeds
         }
     )
-    return {
-        "difference": interval.estimate,
-        "low": interval.low,
-        "high": interval.high,
-        "seeds": seeds,
-    }
+    return SeedsDifference(
+        difference=interval.estimate, low=interval.low, high=interval.high, seeds=seeds
+    )
 
 
 def _interval(values: Values) -> Interval:
@@ -188,49 +284,49 @@ def _interval(values: Values) -> Interval:
     return interval
 
 
-def _iterations(members: Sequence[MemberRecords]) -> list[dict[str, Any]]:
-    found: dict[int, dict[int, Mapping[str, Any]]] = {}
+def _iterations(members: Sequence[MemberRecords]) -> list[ComparedIteration]:
+    found: dict[int, dict[int, IterationSummary]] = {}
     for member in members:
-        for row in member.summary["iterations"]:
-            found.setdefault(row["iteration"], {})[member.seed] = row
-    return [{"iteration": t, **_iteration(found[t])} for t in sorted(found)]
+        for row in member.summary.iterations:
+            found.setdefault(row.iteration, {})[member.seed] = row
+    return [_iteration(t, found[t]) for t in sorted(found)]
 
 
-def _iteration(rows: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """The pairs of one iteration of one method over seeds."""
-
-    def over_seeds(read: Callable[[Mapping[str, Any]], float | None]) -> dict[str, Any]:
+def _iteration(t: int, rows: Mapping[int, IterationSummary]) -> ComparedIteration:
+    def over_seeds(read: Callable[[IterationSummary], float | None]) -> OverSeeds:
         by_seed = {str(seed): read(row) for seed, row in rows.items()}
-        return {"mean": _mean(by_seed.values()), "by_seed": by_seed}
+        return OverSeeds(mean=_mean(by_seed.values()), by_seed=by_seed)
 
-    return {
-        "seeds": list(rows),
-        "compared": next(iter(rows.values()))["compared"],
-        "consistency": over_seeds(lambda row: row["consistency"] and row["consistency"]["rate"]),
-        "consistency_in_loss": over_seeds(lambda row: row["consistency_in_loss"]),
-        "pair_accuracy": _pair_accuracy([row["pair_accuracy"] for row in rows.values()]),
-        "paired": sum(row["tally"]["parts"].get("paired", 0) for row in rows.values()),
-        "prompts": sum(row["tally"]["total"] for row in rows.values()),
-        "kl_to_seed_per_token": over_seeds(lambda row: row["kl_to_seed_per_token"]),
-        "kl_to_previous_per_token": over_seeds(lambda row: row["kl_to_previous_per_token"]),
-        "mean_completion_tokens": over_seeds(lambda row: row["mean_completion_tokens"]),
-    }
-
-
-def _pair_accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Share of decidable pairs that are right, those of all seeds together."""
-    decidable = sum(row["n"] for row in rows)
-    right = sum(round(row["accuracy"] * row["n"]) for row in rows if row["n"])
-    share = wilson_interval(right, decidable)
-    known = isinstance(share, Interval)
-    return {
-        "n": decidable,
-        "accuracy": share.estimate if known else None,
-        "low": share.low if known else None,
-        "high": share.high if known else None,
-    }
+    every = list(rows.values())
+    decidable = _together((row.pair_accuracy.accuracy, row.pair_accuracy.n) for row in every)
+    return ComparedIteration(
+        iteration=t,
+        seeds=list(rows),
+        compared=every[0].compared,
+        consistency=over_seeds(lambda row: row.consistency.rate if row.consistency else None),
+        consistency_in_loss=over_seeds(lambda row: row.consistency_in_loss),
+        pair_accuracy=DecidablePairs(
+            n=decidable.n, accuracy=decidable.share, low=decidable.low, high=decidable.high
+        ),
+        chosen_right=_together((row.chosen_right.share, row.chosen_right.n) for row in every),
+        paired=sum(row.tally.parts.get("paired", 0) for row in every),
+        prompts=sum(row.tally.total for row in every),
+        kl_to_seed_per_token=over_seeds(lambda row: row.kl_to_seed_per_token),
+        kl_to_previous_per_token=over_seeds(lambda row: row.kl_to_previous_per_token),
+        mean_completion_tokens=over_seeds(lambda row: row.mean_completion_tokens),
+    )
 
 
-def _mean(values: Any) -> float | None:
-    present = [float(value) for value in values if value is not None]
+def _together(shares: Iterable[tuple[float | None, int]]) -> Share:
+    """The items of several shares as one."""
+    found = [(share, n) for share, n in shares if share is not None]
+    right, total = sum(round(share * n) for share, n in found), sum(n for _, n in found)
+    interval = wilson_interval(right, total)
+    if not isinstance(interval, Interval):
+        return Share(share=None, low=None, high=None, n=0)
+    return Share(share=interval.estimate, low=interval.low, high=interval.high, n=total)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None

@@ -13,22 +13,76 @@ One draw per pair has variance, which the loss of CREAM itself does not.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
 
 from cream.data.snapshot import prompts_from_table, seed_from_table
 from cream.errors import RunError
-from cream.runs.files import read_table
+from cream.recipe.objectives import ObjectiveConfig
+from cream.records import Count, PairSummary, Rate, Record
+from cream.report.table import percent, share
+from cream.runs.files import read_table, read_yaml, replacing_folder
+from cream.runs.manifest import describe_environment
+from cream.runs.plan import read_plan
 from cream.runs.seeds import derive_seed
-from cream.runs.store import DONE, GIVEN, Run
+from cream.runs.store import DONE, GIVEN, RECIPE, Run
 from cream.runs.tables import BASE_COLUMNS, LOGP_PREFIX, pairs_from_table
-from cream.types import FinishReason, Prompt
+from cream.types import FinishReason, Prompt, Tally
+
+FileFormat = Literal["jsonl", "parquet"]
+
+COLUMNS = """| column | meaning |
+|---|---|
+| `prompt`, `chosen`, `rejected` | lists of messages; the last two hold one assistant turn |
+| `pair_id`, `prompt_id`, `task` | ids of the run, and the task of the prompt |
+| `consistency` | C that the pair was trained with, in [0, 1]; 1 trusts the order fully |
+| `weight` | factor on the loss of this pair |
+| `margin` | reward gap, chosen minus rejected, in the unit of the reward |
+| `chosen_reward`, `rejected_reward` | the quantity that picked the pair |
+| `chosen_tokens`, `rejected_tokens` | length in tokens of the policy, end token included |
+| `chosen_truncated`, `rejected_truncated` | cut off at the token limit |
+| `chosen_logps_M*`, `rejected_logps_M*` | sum of token log-probabilities under that model, nats |
+| other `chosen_*`, `rejected_*` | scores of the run, such as `verifier`; null where absent |
+"""
+
+PLAIN = """Order and C are apart here: a plain DPO trainer reads the three message columns and
+trusts every pair fully (SRLM); a trainer that knows label smoothing takes 1 - `consistency`."""
+
+FLIPPED = """Each pair was turned with probability 1 - C (`flipped`), so that a plain DPO trainer,
+which knows no C, minimises the run's loss in expectation. For a turned row all `chosen_*` and
+`rejected_*` have changed sides and `margin` its sign."""
+
+
+class WrittenExport(Record):
+    """What was written."""
+
+    kind: Literal["trl", "flipped"]
+    run: str
+    """Run directory as given."""
+    iteration: Annotated[int, Field(ge=1)]
+    file: str
+    """The data file."""
+    card: str
+    """The dataset card."""
+    pairs: Annotated[int, Field(ge=1)]
+    tally: Tally
+    """Prompts of the iteration by outcome."""
+    mean_consistency: Rate
+    """Of the C that the pairs are trained with."""
+    flipped: Count | None
+    """Pairs that were turned; null for trl."""
+    seed: Count | None
+    """Of the flips; null for trl."""
+
 
 _TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _NO_SCORE = {*BASE_COLUMNS, "token_ids", "text", "seed", "origin", "sampling_logp"}
@@ -43,8 +97,9 @@ class ExportedPairs:
     """See the module; every score column of the matrix twice, as ``chosen_*`` and ``rejected_*``.
     ``margin`` is the reward gap, chosen minus rejected, in the unit of the reward."""
     iteration: int
-    summary: Mapping[str, Any]
-    """Of the pair stage."""
+    summary: PairSummary
+    objective: ObjectiveConfig
+    """That the run trained on them."""
     flipped: int | None
     """Pairs whose order was turned, or None if none was drawn."""
 
@@ -62,6 +117,7 @@ def export_pairs(root: Path, iteration: int | None) -> ExportedPairs:
     """
     run, t = Run(root), iteration or last_paired(root)
     _refuse_given_objective(run, t)
+    objective = read_plan(root).parts[t].objective
     paired = run.finished(f"iteration-{t}/pair")
     pairs = pairs_from_table(read_table(paired.folder / "pairs.parquet"))
     if not len(pairs):
@@ -73,7 +129,7 @@ def export_pairs(root: Path, iteration: int | None) -> ExportedPairs:
         _row(prompts[prompt_id], completions[chosen], completions[rejected])
         | {
             "pair_id": f"{chosen}>{rejected}",
-            "consistency": consistency,
+            "consistency": _trained(objective, consistency),
             "weight": weight,
             "margin": chosen_reward - rejected_reward,
             "chosen_reward": chosen_reward,
@@ -92,7 +148,8 @@ def export_pairs(root: Path, iteration: int | None) -> ExportedPairs:
     ]
     record = paired.finished()
     assert record is not None  # `finished` of the run has just read it
-    return ExportedPairs(_table(rows), t, record.summary, None)
+    summary = PairSummary.read(record.summary, paired.folder)
+    return ExportedPairs(_table(rows), t, summary, objective, None)
 
 
 def _refuse_given_objective(run: Run, t: int) -> None:
@@ -109,15 +166,28 @@ def _refuse_given_objective(run: Run, t: int) -> None:
         )
 
 
+def _trained(objective: ObjectiveConfig, stored: float) -> float:
+    """C of the pair in the loss, wherever the objective has it from; 1 trusts the order fully."""
+    trained = objective.trained_consistency(stored)
+    return 1.0 if trained is None else trained
+
+
 def flip(pairs: ExportedPairs, *, seed: int) -> ExportedPairs:
     """Turn the order of each pair with probability 1 - C, drawn from the seed and the pair's id.
 
     Everything that has two sides changes sides, ``margin`` its sign; ``flipped`` tells which rows.
 
     Raises:
-        RunError: The method weighs its pairs; a plain trainer would ignore the weights, and the
-            mean over flips would be another loss.
+        RunError: The run's loss of a pair is not C l(x) + (1 - C) l(-x), or the method weighs its
+            pairs: the mean over flips would be another loss.
     """
+    if not pairs.objective.is_mixture:
+        term = " with a likelihood term" if pairs.objective.nll else ""
+        raise RunError(
+            f"iteration {pairs.iteration} trained by {pairs.objective.name}{term}, whose loss of a "
+            "pair is no mixture of DPO on both orders, so flips would not stand for it; use "
+            "`cream export trl`, which keeps C and weight as columns"
+        )
     rows = pairs.table.to_pylist()
     if any(row["weight"] != 1.0 for row in rows):
         raise RunError(
@@ -130,7 +200,7 @@ def flip(pairs: ExportedPairs, *, seed: int) -> ExportedPairs:
         (_turned(row) if turn else row) | {"flipped": turn}
         for row, turn in zip(rows, turned, strict=True)
     ]
-    return ExportedPairs(_table(flipped), pairs.iteration, pairs.summary, sum(turned))
+    return replace(pairs, table=_table(flipped), flipped=sum(turned))
 
 
 def is_flipped(consistency: float, pair_id: str, *, seed: int) -> bool:
@@ -219,3 +289,109 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         place = table.column_names.index(name)
         table = table.set_column(place, pa.field(name, _TURNS), table[name].cast(_TURNS))
     return table
+
+
+def write_export(
+    pairs: ExportedPairs, root: Path, out: Path, *, file_format: FileFormat, command: str, seed: int
+) -> WrittenExport:
+    """Write ``train.<format>`` and ``README.md`` into a new folder, whole or not at all.
+
+    Args:
+        pairs: What to write.
+        root: Run directory that they come from.
+        out: Folder that does not exist yet.
+        file_format: Of the data file.
+        command: What was given on the command line, for the card.
+        seed: Of the flips; not used if nothing was flipped.
+
+    Raises:
+        RunError: `out` exists.
+    """
+    if out.exists():
+        raise RunError(f"{out} exists already; remove it or choose another folder (--out)")
+    name = f"train.{file_format}"
+    with replacing_folder(out) as temporary:
+        if file_format == "parquet":
+            pq.write_table(pairs.table, temporary / name, compression="zstd")
+        else:
+            with (temporary / name).open("w", encoding="utf-8") as stream:
+                for row in pairs.table.to_pylist():
+                    stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        card = dataset_card(pairs, read_yaml(root / RECIPE), name, command, seed)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+    return WrittenExport(
+        kind="trl" if pairs.flipped is None else "flipped",
+        run=str(root),
+        iteration=pairs.iteration,
+        file=str(out / name),
+        card=str(out / "README.md"),
+        pairs=pairs.table.num_rows,
+        tally=pairs.summary.tally,
+        mean_consistency=_mean(pairs.table["consistency"].to_pylist()),
+        flipped=pairs.flipped,
+        seed=None if pairs.flipped is None else seed,
+    )
+
+
+def dataset_card(
+    pairs: ExportedPairs, recipe: dict[str, Any], name: str, command: str, seed: int
+) -> str:
+    """Markdown that says what the rows are, how they were made, and with which command."""
+    t, count = pairs.iteration, pairs.table.num_rows
+    lines = [
+        f"- {count} pairs of iteration {t}, from {pairs.summary.tally.total} prompts; the "
+        f"completions are of M{t}, nobody labelled them",
+        f"- Method: {recipe['method']['name']}; M0: {recipe['model']['name']}; run seed "
+        f"{recipe['seed']}; Cream {describe_environment()['cream']}",
+        f"- Objective of the run: {pairs.objective.name}"
+        + ("" if pairs.objective.is_mixture else ", whose loss plain DPO on these rows is not"),
+        f"- Mean C of the pairs: {_mean(pairs.table['consistency'].to_pylist()):.3f}",
+        *_measured(pairs.summary),
+    ]
+    if pairs.flipped is not None:
+        share = 100 * pairs.flipped / count
+        lines.append(f"- Turned: {pairs.flipped} of {count} ({share:.1f} %), seed {seed}")
+    kind = "cream-pairs" if pairs.flipped is None else "cream-pairs, flipped"
+    return f"""---
+tags: [preference, dpo, trl, cream]
+configs:
+- config_name: default
+  data_files: {name}
+---
+
+# {recipe["name"]}, iteration {t} ({kind})
+
+Preference pairs in TRL's conversational format, made by Cream without preference labels.
+
+{chr(10).join(lines)}
+
+{PLAIN if pairs.flipped is None else FLIPPED}
+
+Made with:
+
+```sh
+{command}
+```
+
+{COLUMNS}"""
+
+
+def _measured(summary: PairSummary) -> list[str]:
+    lines, rate, accuracy = [], summary.consistency, summary.pair_accuracy
+    if rate:
+        lines.append(
+            f"- Consistency rate of the iteration: {rate.rate:.3f} [{rate.low:.3f}, "
+            f"{rate.high:.3f}], {rate.n} prompts (95 % interval)"
+        )
+    if accuracy.n:
+        lines.append(
+            f"- Right pairs: {percent(accuracy.accuracy)} of the {accuracy.n} that have "
+            "exactly one correct completion by the verifier (read by method `oracle` only)"
+        )
+    if summary.chosen_right.n:
+        lines.append(f"- Chosen completion right: {share(summary.chosen_right)} verified pairs")
+    return lines
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from cream.errors import RunError
-from cream.report.summary import summarise_run
+from cream.report.summary import RunSummary, summarise_run
 from cream.runs.files import read_table
 from cream.runs.store import Run
 
@@ -25,8 +24,8 @@ class RunResult:
     """The run directory."""
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """Results of every model and iteration so far, the keys as in ``summary.json``.
+    def summary(self) -> RunSummary:
+        """Results of every model and iteration so far; also ``summary.json``.
 
         Raises:
             RunError: `root` holds no run.
@@ -40,8 +39,8 @@ class RunResult:
 
     def accuracy(self, model: str) -> float | None:
         """Share of test prompts whose greedy answer is correct; None if `model` has no results."""
-        found = [m for m in self.summary["models"] if m["model"] == model]
-        return found[0]["overall"]["right"] / found[0]["overall"]["n"] if found else None
+        found = [row.overall for row in self.summary.models if row.model == model]
+        return found[0].right / found[0].n if found else None
 
     def matrix(self, t: int) -> pa.Table:
         """Score matrix of iteration t: a row per completion, a column per score.

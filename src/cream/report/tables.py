@@ -1,179 +1,303 @@
-"""A run's summary as plain tables for the terminal."""
+"""The tables of a run and of a comparison, each built once for terminal, page and card."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from cream.report.summary import overall_baseline
+from cream.records import Consistency, ConstantAnswer, Share
+from cream.report.comparison import ComparedMethod, ComparedModel, Comparison
+from cream.report.costs import KINDS, Cost
+from cream.report.status import StageStatus
+from cream.report.summary import (
+    Accuracy,
+    IterationSummary,
+    ModelResult,
+    RunSummary,
+    overall_baseline,
+)
+from cream.report.table import (
+    ABSENT,
+    Table,
+    counts,
+    figure,
+    percent,
+    points,
+    share,
+    terminal,
+    within,
+)
+
+COMMON = "all"
+"""Stands for every method where they share a model, as M0 and M1."""
 
 
-def summary_tables(summary: Mapping[str, Any]) -> RenderableType:
-    """Accuracy per model, consistency and pairs per iteration, time per stage."""
+def run_tables(summary: RunSummary) -> RenderableType:
+    """Results of a run for the terminal: accuracy, tasks, iterations, dropped prompts, time."""
     blocks: list[RenderableType] = []
-    if summary["models"]:
-        models, constants = summary["models"], summary["baseline"]
-        title = f"{summary['name']}: method {summary['method']}, seed {summary['seed']}"
-        blocks += [_accuracy_table(title, models, constants), _task_table(models, constants)]
-    if summary["iterations"]:
-        blocks += [_iteration_table(summary), *_drops(summary)]
-    if summary["seconds"]:
-        blocks.append(_time_line(summary))
+    if summary.models:
+        title = f"{summary.name}: method {summary.method}, seed {summary.seed}"
+        blocks += evaluation_tables(title, summary.models, summary.baseline)
+    if summary.iterations:
+        blocks.append(terminal(iteration_table(summary.iterations)))
+        blocks += [Text(line) for line in drops(summary.iterations)]
+    if summary.seconds:
+        blocks.append(Text(time_line(summary.seconds)))
     return Group(*blocks) if blocks else Text("nothing is finished yet")
 
 
-def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
-    """Print `summary_tables`."""
-    console.print(summary_tables(summary))
+def evaluation_tables(
+    title: str, models: Sequence[ModelResult], baseline: Mapping[str, ConstantAnswer]
+) -> list[RenderableType]:
+    """Accuracy of some models on the same test prompts, overall and per task."""
+    told = f"{title}, {models[0].overall.n} test prompts"
+    rows = [("", model) for model in models]
+    return [
+        terminal(accuracy_table(told, rows, overall_baseline(baseline))),
+        terminal(task_table(models, baseline)),
+    ]
 
 
-def print_evaluation(console: Console, summary: Mapping[str, Any]) -> None:
-    """Print the accuracy of one model, overall and per task."""
-    rows = [{"model": "model", "gain": None, **summary}]
-    title = f"{summary['model']}, seed {summary['seed']}"
-    console.print(_accuracy_table(title, rows, summary["baseline"]))
-    console.print(_task_table(rows, summary["baseline"]))
-
-
-def _accuracy_table(
-    title: str, models: Sequence[Mapping[str, Any]], constants: Mapping[str, Any]
+def accuracy_table(
+    title: str, rows: Sequence[tuple[str, ModelResult]], constant: float | None = None
 ) -> Table:
-    first = models[0]["overall"]
-    k = first.get("k")
-    table = Table(
-        title=f"{title}, {first['n']} test prompts",
-        title_justify="left",
-        caption="greedy accuracy with 95 % Wilson interval; vs M1: paired difference in points "
-        "with 95 % bootstrap interval over prompts",
-        caption_justify="left",
+    """Accuracy of each model, and its difference to M1.
+
+    Args:
+        title: Of the table.
+        rows: Models, each with the name of its run; the names are empty if there is one run.
+        constant: Accuracy of the best constant answer per task, as a last row.
+    """
+    k = max((model.overall.k or 0 for _, model in rows), default=0)
+    named = any(name for name, _ in rows)
+    head = [*(["run"] if named else []), "model", "greedy accuracy", "vs M1"]
+    head += [f"mean@{k}", f"pass@{k}"] if k else []
+    cells = [
+        (*((name,) if named else ()), *_model_cells(model.model, model.overall, model, bool(k)))
+        for name, model in rows
+    ]
+    if constant is not None and not named:
+        cells.append(("constant", percent(constant), *([""] * (len(head) + 1))))
+    return Table(
+        title,
+        (*head, "partial credit", "tokens", "n"),
+        tuple(cells),
+        "greedy accuracy with 95 % Wilson interval; vs M1: paired difference in points with 95 % "
+        "bootstrap interval over prompts; tokens: mean length of greedy answers",
+        words=2 if named else 1,
+        muted=(len(rows),) if constant is not None and not named else (),
     )
-    table.add_column("model")
-    table.add_column("greedy accuracy", justify="right")
-    table.add_column("vs M1", justify="right")
-    if k:
-        table.add_column(f"mean@{k}", justify="right")
-        table.add_column(f"pass@{k}", justify="right")
-    table.add_column("partial credit", justify="right")
-    table.add_column("tokens", justify="right")
-    for row in models:
-        overall, gain = row["overall"], row["gain"]
-        cells = [
-            row["model"],
-            f"{_percent(overall['accuracy'])} "
-            f"[{_percent(overall['low'])}, {_percent(overall['high'])}]",
-            f"{100 * gain['difference']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
-            if gain
-            else "",
-        ]
-        if k:
-            cells += [_percent(overall["mean_at_k"]), _percent(overall["pass_at_k"])]
-        cells += [_percent(overall["partial_credit"]), f"{overall['mean_tokens']:.1f}"]
-        table.add_row(*(Text(cell) for cell in cells))
-    baseline = overall_baseline(constants)
+
+
+def _model_cells(name: str, overall: Accuracy, model: ModelResult, sampled: bool) -> list[str]:
+    return [
+        name,
+        within(overall.accuracy, overall.low, overall.high),
+        points(model.gain),
+        *([percent(overall.mean_at_k), percent(overall.pass_at_k)] if sampled else []),
+        percent(overall.partial_credit),
+        f"{overall.mean_tokens:.1f}",
+        str(overall.n),
+    ]
+
+
+def task_table(models: Sequence[ModelResult], baseline: Mapping[str, ConstantAnswer]) -> Table:
+    """Accuracy of each model on each task."""
+    tasks = models[0].tasks
+    rows = [
+        (row.model, *(f"{100 * row.tasks[task].accuracy:.0f}" for task in tasks)) for row in models
+    ]
     if baseline:
-        cells = ["constant", _percent(baseline[0])]
-        table.add_row(*(Text(cell, style="dim") for cell in cells))
-    return table
+        constants = [baseline[task] for task in tasks]
+        rows.append(("constant", *(f"{100 * c.accuracy:.0f} ({c.answer!r})" for c in constants)))
+    head = ("model", *(f"{name} ({found.n})" for name, found in tasks.items()))
+    muted = (len(models),) if baseline else ()
+    return Table("greedy accuracy per task, %", head, tuple(rows), muted=muted)
 
 
-def _task_table(models: Sequence[Mapping[str, Any]], constants: Mapping[str, Any]) -> Table:
-    tasks = list(models[0]["tasks"])
-    table = Table(title="greedy accuracy per task, %", title_justify="left")
-    table.add_column("model")
-    for task in tasks:
-        table.add_column(Text(f"{task} ({models[0]['tasks'][task]['n']})"), justify="right")
-    for row in models:
-        cells = [f"{100 * row['tasks'][task]['accuracy']:.0f}" for task in tasks]
-        table.add_row(row["model"], *cells)
-    if constants:
-        cells = [
-            f"{100 * constants[task]['accuracy']:.0f} ({constants[task]['answer']!r})"
-            for task in tasks
-        ]
-        table.add_row("constant", *(Text(cell) for cell in cells), style="dim")
-    return table
-
-
-def _iteration_table(summary: Mapping[str, Any]) -> Table:
-    table = Table(
-        title="iterations",
-        title_justify="left",
-        caption="C: consistency rate, mean (tau + 1) / 2 with 95 % bootstrap interval, chance 0.5; "
-        "pairs right: chosen right and rejected wrong, of the pairs with exactly one right answer",
-        caption_justify="left",
+def iteration_table(rows: Sequence[IterationSummary]) -> Table:
+    """Consistency, pairs, and how right they are, per iteration."""
+    head = ("iteration", "C compared", "C", "tau", "C in loss", "pairs", "pairs right")
+    return Table(
+        "iterations",
+        (*head, "chosen right"),
+        tuple(_iteration_cells(row) for row in rows),
+        "C: consistency rate, mean (tau + 1) / 2 with 95 % bootstrap interval, chance 0.5; pairs "
+        "right: chosen right and rejected wrong, of the pairs with exactly one right answer; "
+        "chosen right: of all pairs whose chosen answer was verified; 95 % Wilson intervals",
+        words=2,
     )
-    for name in ("iteration", "C compared", "C", "tau", "C in loss", "pairs", "pairs right"):
-        table.add_column(name, justify="left" if name == "C compared" else "right")
-    for row in summary["iterations"]:
-        c = row["consistency"]
-        accuracy = row["pair_accuracy"]
-        table.add_row(
-            f"{row['iteration']} (M{row['iteration']} -> M{row['iteration'] + 1})",
-            Text(row["compared"] or "not measured"),
-            Text(f"{c['rate']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else ""),
-            _tau(c),
-            f"{row['consistency_in_loss']:.3f}" if row["consistency_in_loss"] is not None else "",
-            f"{row['tally']['parts'].get('paired', 0)} of {row['tally']['total']}",
-            f"{_percent(accuracy['accuracy'])} of {accuracy['n']}"
-            if accuracy["n"]
-            else "none decidable",
-        )
-    return table
 
 
-def _tau(consistency: Mapping[str, Any] | None) -> str:
+def _iteration_cells(row: IterationSummary) -> tuple[str, ...]:
+    c, right = row.consistency, row.pair_accuracy
+    decidable = Share(share=right.accuracy, low=right.low, high=right.high, n=right.n)
+    return (
+        f"{row.iteration} (M{row.iteration} -> M{row.iteration + 1})",
+        row.compared or "not measured",
+        f"{c.rate:.3f} [{c.low:.3f}, {c.high:.3f}]" if c else ABSENT,
+        tau(c),
+        figure(row.consistency_in_loss, ".3f"),
+        f"{row.tally.parts.get('paired', 0)} of {row.tally.total}",
+        share(decidable) if right.n else "none decidable",
+        share(row.chosen_right),
+    )
+
+
+def tau(consistency: Consistency | None) -> str:
     """Mean and spread over prompts; the spread needs two of them, TopOrder has no tau at all."""
-    if not consistency or consistency["tau_mean"] is None:
-        return ""
-    spread = consistency["tau_std"]
-    mean = f"{consistency['tau_mean']:+.2f}"
-    return mean if spread is None else f"{mean} ± {spread:.2f}"
+    if consistency is None or consistency.tau_mean is None:
+        return ABSENT
+    spread = "" if consistency.tau_std is None else f" ± {consistency.tau_std:.2f}"
+    return f"{consistency.tau_mean:+.2f}{spread}"
 
 
-def _drops(summary: Mapping[str, Any]) -> list[Text]:
-    lines = []
-    for row in summary["iterations"]:
-        dropped = {k: n for k, n in row["tally"]["parts"].items() if k != "paired" and n}
-        if dropped:
-            reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
-            lines.append(Text(f"iteration {row['iteration']}: prompts without a pair: {reasons}"))
-    return lines
+def drops(rows: Sequence[IterationSummary]) -> list[str]:
+    """Prompts without a pair, by reason, a line per iteration that has any."""
+    found = {row.iteration: counts(row.tally.parts, without=["paired"]) for row in rows}
+    return [f"iteration {t}: prompts without a pair: {why}" for t, why in found.items() if why]
 
 
-def _time_line(summary: Mapping[str, Any]) -> Text:
+def time_line(stages: Mapping[str, float]) -> str:
+    """Seconds per kind of stage, and in all."""
     kinds: dict[str, float] = {}
-    for stage, seconds in summary["seconds"].items():
+    for stage, seconds in stages.items():
         parts = stage.split("/")
         fine_tuned = stage == "sft/train" or parts[0] == "witnesses"
         kind = "fine-tune" if fine_tuned else parts[1] if len(parts) > 1 else parts[0]
         kinds[kind] = kinds.get(kind, 0.0) + seconds
-    total = sum(kinds.values())
     shown = ", ".join(f"{kind} {s:.0f}" for kind, s in kinds.items() if s >= 0.5)
-    return Text(f"time: {total:.0f} s ({shown})")
+    return f"time: {sum(kinds.values()):.0f} s ({shown})"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def status_table(stages: Sequence[StageStatus]) -> Table:
+    """One line per stage."""
+    rows = [
+        (stage.stage, stage.state, str(stage.parts or ""), _seconds(stage.seconds))
+        for stage in stages
+    ]
+    return Table("stages", ("stage", "state", "parts", "seconds"), tuple(rows), words=2)
 
 
-def print_status(console: Console, stages: Sequence[Mapping[str, Any]]) -> None:
-    """Print one line per stage."""
-    table = Table(title="stages", title_justify="left")
-    table.add_column("stage")
-    table.add_column("state")
-    table.add_column("parts", justify="right")
-    table.add_column("seconds", justify="right")
-    for stage in stages:
-        seconds = stage["seconds"]
-        cells = (
-            stage["stage"],
-            stage["state"],
-            str(stage["parts"] or ""),
-            f"{seconds:.1f}" if seconds is not None else "",
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.1f}"
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """Accuracy, pairs and cost of every method; what has no results yet is left out."""
+    found = []
+    if any(method.models for method in comparison.methods):
+        found.append(compared_accuracy_table(comparison))
+    if any(method.iterations for method in comparison.methods):
+        found.append(compared_pair_table(comparison.methods))
+    return [*found, cost_table([(m.name, m.cost) for m in comparison.methods], comparison.cost)]
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """Print how far a comparison is, and its tables."""
+    finished = sum(member.finished for member in comparison.members)
+    console.print(
+        f"{comparison.name}: {len(comparison.methods)} methods, seeds "
+        f"{', '.join(map(str, comparison.seeds))}; {finished} of {len(comparison.members)} runs "
+        "finished",
+        markup=False,
+    )
+    for table in comparison_tables(comparison):
+        console.print(terminal(table))
+
+
+def compared_accuracy_table(comparison: Comparison) -> Table:
+    """Accuracy of every model of every method, with differences to M1 and to the baseline."""
+    one = len(comparison.seeds) == 1
+    over = "prompts (of one seed; other seeds would differ)" if one else "seeds and prompts"
+    rows = [
+        (
+            name,
+            row.model,
+            within(row.accuracy, row.low, row.high),
+            points(row.gain),
+            "" if name == COMMON else points(row.difference),
+            percent(row.mean_at_k),
         )
-        table.add_row(*(Text(cell) for cell in cells))
-    console.print(table)
+        for name, row in _with_common(comparison.methods)
+    ]
+    head = ("method", "model", "accuracy", "vs M1", f"vs {comparison.baseline}", "mean@k")
+    return Table(
+        "accuracy",
+        head,
+        tuple(rows),
+        "greedy accuracy and mean@k, means over seeds; differences in points, paired by seed and "
+        f"prompt; in brackets the 95 % bootstrap interval over {over}",
+        words=2,
+        whole=True,
+    )
+
+
+def _with_common(methods: Sequence[ComparedMethod]) -> list[tuple[str, ComparedModel]]:
+    """Models with whose they are; M0 and M1 once if all methods have the same."""
+    shared = []
+    for name in ("M0", "M1"):
+        found = [row for m in methods for row in m.models if row.model == name]
+        if len(found) == len(methods) and all(r.by_seed == found[0].by_seed for r in found):
+            shared.append(found[0])
+    once = {row.model for row in shared}
+    own = [(m.name, row) for m in methods for row in m.models if row.model not in once]
+    return [*((COMMON, row) for row in shared), *own]
+
+
+def compared_pair_table(methods: Sequence[ComparedMethod]) -> Table:
+    """Consistency, pairs and divergence of every iteration of every method."""
+    head = ("method", "iteration", "C", "C in loss", "pairs", "right", "chosen right")
+    rows = [
+        (
+            method.name,
+            str(row.iteration),
+            figure(row.consistency.mean, ".3f"),
+            figure(row.consistency_in_loss.mean, ".3f"),
+            f"{row.paired} of {row.prompts}",
+            _of(row.pair_accuracy.accuracy, row.pair_accuracy.n),
+            _of(row.chosen_right.share, row.chosen_right.n),
+            figure(row.kl_to_seed_per_token.mean, ".3f"),
+            figure(row.mean_completion_tokens.mean, ".1f"),
+        )
+        for method in methods
+        for row in method.iterations
+    ]
+    return Table(
+        "pairs",
+        (*head, "KL to M0", "tokens"),
+        tuple(rows),
+        "C: consistency rate, and KL to M0 in nats per sampled token, means over seeds; right: of "
+        "the decidable pairs of all seeds; chosen right: of all their pairs whose chosen answer "
+        "was verified; tokens: mean completion length",
+        whole=True,
+    )
+
+
+def _of(value: float | None, n: int) -> str:
+    return f"{percent(value)} of {n}" if n else ABSENT
+
+
+def cost_table(costs: Sequence[tuple[str, Cost]], total: Cost) -> Table:
+    """Seconds and tokens of every method, and together."""
+    rows = [
+        (
+            name,
+            f"{cost.seconds:,.0f}",
+            f"{cost.seconds_alone:,.0f}",
+            *(f"{getattr(cost.tokens, kind):,.0f}" for kind in KINDS),
+        )
+        for name, cost in [*costs, ("together", total)]
+    ]
+    return Table(
+        "cost, all seeds",
+        ("method", "seconds", "alone", *KINDS),
+        tuple(rows),
+        "a stage that methods share is counted once, divided evenly among them; alone: what a "
+        "method's runs would have taken by themselves. Tokens of completions; those of fine-tuning "
+        "and of judges are not recorded",
+        whole=True,
+        muted=(len(costs),),
+    )

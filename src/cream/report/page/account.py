@@ -8,8 +8,8 @@ from typing import Any
 
 from cream.errors import RecipeError
 from cream.recipe.load import validate_recipe
+from cream.report.markup import Html, Section, join, paragraph, table, tag, text
 from cream.report.page.figures import Words, stack_figure
-from cream.report.page.markup import Html, Section, join, paragraph, table, tag, text
 from cream.report.page.records import RunRecords
 from cream.report.page.settings import REQUIRED, Setting, settings
 
@@ -34,7 +34,7 @@ def tallies(records: RunRecords) -> Section | None:
     rows = records.iterations
     if not rows:
         return None
-    parts = [(f"iteration {row['iteration']}", dict(row["tally"]["parts"])) for row in rows]
+    parts = [(f"iteration {row.iteration}", dict(row.tally.parts)) for row in rows]
     names = [
         n for n in dict.fromkeys(k for _, p in parts for k in p) if any(p.get(n) for _, p in parts)
     ]
@@ -49,7 +49,7 @@ def tallies(records: RunRecords) -> Section | None:
     figure = tag("div", stack_figure(said, parts, names), attributes={"class": "whole"})
     head = ["outcome", "meaning", *(label for label, _ in parts)]
     body = [[n, OUTCOMES.get(n, ""), *(str(p.get(n, 0)) for _, p in parts)] for n in names]
-    body.append(["all", "", *(str(row["tally"]["total"]) for row in rows)])
+    body.append(["all", "", *(str(row.tally.total) for row in rows)])
     return Section(
         "outcomes",
         "What became of the prompts",
@@ -59,7 +59,7 @@ def tallies(records: RunRecords) -> Section | None:
 
 def costs(records: RunRecords) -> Section | None:
     """Seconds and tokens of each stage; None before any stage is finished."""
-    seconds = records.summary["seconds"]
+    seconds = records.summary.seconds
     if not seconds:
         return None
     tokens = _tokens(records)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cream.report.page.markup import Html, tag, text
+from cream.report.markup import Html, tag, text
 
 LEFT, RIGHT, TOP = 56.0, 16.0, 14.0
 LINE = 14.0

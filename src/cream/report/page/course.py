@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from cream.report.markup import Html, Section, join, paragraph, tag
 from cream.report.page.axes import Axis, Frame, axis_over, axis_within, category_axis
 from cream.report.page.figures import Point, Reference, Series, Words, line_figure, point_figure
-from cream.report.page.headline import percent, signed
-from cream.report.page.markup import Html, Section, join, paragraph, table, tag
 from cream.report.page.records import Curve, RunRecords
-
-NOT_RECORDED = "–"
+from cream.report.summary import IterationSummary
+from cream.report.table import Table, figure, html, percent, signed
 
 
 def losses(records: RunRecords) -> Section | None:
@@ -43,7 +41,7 @@ def margins(records: RunRecords) -> Section | None:
     """Margin x over steps and the fixed point logit C it is driven to; None before any."""
     figures = []
     for row in records.iterations:
-        curve = records.curves.get(f"iteration-{row['iteration']}/train")
+        curve = records.curves.get(f"iteration-{row.iteration}/train")
         if curve and "rewards/margins" in curve[0]:
             figures.append(_margin_figure(row, curve))
     if not figures:
@@ -63,8 +61,8 @@ def profile(records: RunRecords) -> Section | None:
     rows = records.iterations
     if not rows:
         return None
-    names = [f"M{row['iteration']}" for row in rows]
-    sampled = [records.finished(f"iteration-{row['iteration']}/sample") or {} for row in rows]
+    names = [f"M{row.iteration}" for row in rows]
+    sampled = [records.sampled(row.iteration) for row in rows]
     figures = [
         _over_models(
             "Divergence",
@@ -73,8 +71,8 @@ def profile(records: RunRecords) -> Section | None:
             "nats per token",
             names,
             {
-                "against M0": [row["kl_to_seed_per_token"] for row in rows],
-                "against the model before": [row["kl_to_previous_per_token"] for row in rows],
+                "against M0": [row.kl_to_seed_per_token for row in rows],
+                "against the model before": [row.kl_to_previous_per_token for row in rows],
             },
         ),
         _over_models(
@@ -83,9 +81,9 @@ def profile(records: RunRecords) -> Section | None:
             "tokens",
             names,
             {
-                "all": [row["mean_completion_tokens"] for row in rows],
-                "chosen": [row["chosen_tokens"] for row in rows],
-                "rejected": [row["rejected_tokens"] for row in rows],
+                "all": [row.mean_completion_tokens for row in rows],
+                "chosen": [row.chosen_tokens for row in rows],
+                "rejected": [row.rejected_tokens for row in rows],
             },
         ),
         _over_models(
@@ -95,42 +93,41 @@ def profile(records: RunRecords) -> Section | None:
             "share",
             names,
             {
-                "duplicates": [1 - row["distinct"] / row["completions"] for row in rows],
-                "distinct-2": [found.get("distinct_2") for found in sampled],
+                "duplicates": [1 - row.distinct / row.completions for row in rows],
+                "distinct-2": [None if found is None else found.distinct_2 for found in sampled],
             },
         ),
     ]
-    head = ["completions of", "KL to M0", "KL to the model before", "tokens", "chosen", "rejected"]
-    head += ["duplicates", "distinct-2", "truncated", "n"]
     body = [
         tag("div", *figures, attributes={"class": "figures"}),
-        table(
-            head,
-            [_profile_row(row, found) for row, found in zip(rows, sampled, strict=True)],
-            "Completions sampled for training; – is not recorded; n counts completions",
-        ),
+        html(_profile_table(rows, [None if f is None else f.distinct_2 for f in sampled])),
     ]
     return Section("profile", "Divergence, length and diversity", join(body))
 
 
-def _profile_row(row: Mapping[str, Any], sampled: Mapping[str, Any]) -> list[str]:
-    n = row["completions"]
-    return [
-        f"M{row['iteration']}",
-        _known(row["kl_to_seed_per_token"], ".3f"),
-        _known(row["kl_to_previous_per_token"], ".3f"),
-        _known(row["mean_completion_tokens"], ".1f"),
-        _known(row["chosen_tokens"], ".1f"),
-        _known(row["rejected_tokens"], ".1f"),
-        percent(1 - row["distinct"] / n),
-        _known(sampled.get("distinct_2"), ".3f"),
-        percent(row["truncated"] / n),
-        str(n),
+def _profile_table(rows: Sequence[IterationSummary], distinct_2: Sequence[float | None]) -> Table:
+    head = ("completions of", "KL to M0", "KL to the model before", "tokens", "chosen", "rejected")
+    cells = [
+        (
+            f"M{row.iteration}",
+            figure(row.kl_to_seed_per_token, ".3f"),
+            figure(row.kl_to_previous_per_token, ".3f"),
+            figure(row.mean_completion_tokens, ".1f"),
+            figure(row.chosen_tokens, ".1f"),
+            figure(row.rejected_tokens, ".1f"),
+            percent(1 - row.distinct / row.completions),
+            figure(bigrams, ".3f"),
+            percent(row.truncated / row.completions),
+            str(row.completions),
+        )
+        for row, bigrams in zip(rows, distinct_2, strict=True)
     ]
-
-
-def _known(value: float | None, form: str) -> str:
-    return NOT_RECORDED if value is None else format(value, form).replace("-", "−")
+    return Table(
+        "Completions sampled for training",
+        (*head, "duplicates", "distinct-2", "truncated", "n"),
+        tuple(cells),
+        "– is not recorded; n counts completions",
+    )
 
 
 def _over_models(
@@ -192,27 +189,32 @@ def _curve_figure(title: str, unit: str, curve: Curve, key: str) -> Html:
     return line_figure(said, frame, [Series(key, points)])
 
 
-def _margin_figure(row: Mapping[str, Any], curve: Curve) -> Html:
-    points, fixed = _steps(curve, "rewards/margins"), row["margin_fixed_point"]
-    t = row["iteration"]
+def _margin_figure(row: IterationSummary, curve: Curve) -> Html:
+    points, fixed = _steps(curve, "rewards/margins"), row.margin_fixed_point
+    t = row.iteration
     ys = [p.y for p in points] or [0.0]
     level = [] if fixed is None else [Reference(f"fixed point logit C = {fixed:.2f}", fixed, fixed)]
-    if row["consistency_in_loss"] is None:
+    if row.consistency_in_loss is None:
         target = "The method uses no C."
     elif fixed is None:
-        target = f"No fixed point: C in the loss is {row['consistency_in_loss']:.3f}."
+        target = f"No fixed point: C in the loss is {row.consistency_in_loss:.3f}."
     else:
-        target = f"C in the loss is {row['consistency_in_loss']:.3f}, logit C {signed(fixed, 2)}."
+        target = f"C in the loss is {row.consistency_in_loss:.3f}, logit C {_minus(fixed)}."
     frame = Frame(
         _step_axis(curve),
         axis_over("margin", [*ys, *([] if fixed is None else [fixed])], around=0.0),
     )
     said = Words(
         f"Iteration {t}: margin over steps",
-        f"Mean over the pairs of each step; last {signed(ys[-1], 2)}. {target}",
+        f"Mean over the pairs of each step; last {_minus(ys[-1])}. {target}",
         alternative=f"Margin in iteration {t}: from {ys[0]:.2f} to {ys[-1]:.2f}. {target}",
     )
     return line_figure(said, frame, [Series("margin", points)], level)
+
+
+def _minus(value: float) -> str:
+    """With a sign, a true minus."""
+    return signed(value, 2).replace("-", "−")
 
 
 def _step_axis(curve: Curve) -> Axis:

@@ -21,11 +21,12 @@ from typing import Any
 
 from cream import __version__
 from cream.errors import RunError
+from cream.report.markup import EMPTY, Html, Section, join, tag, text
 from cream.report.page import account, course, headline, trust
 from cream.report.page.entries import Entry, entries, set_facts
-from cream.report.page.markup import EMPTY, Html, Section, join, tag, text
 from cream.report.page.packing import EMBED_LIMIT, Index, compress, pack, shards
 from cream.report.page.records import RunRecords, read_run
+from cream.report.summary import RunSummary
 from cream.runs.files import replacing_file, replacing_folder
 
 FULL_PAGE = "index.html"
@@ -112,7 +113,7 @@ def run_sections(records: RunRecords) -> list[Section]:
     """Every section about one run, in reading order; those without anything to show are absent."""
     summary = records.summary
     found = [
-        headline.tasks(summary["models"], summary["baseline"]),
+        headline.tasks(summary.models, summary.baseline),
         trust.consistency(records),
         trust.calibration(records),
         trust.witnesses(records),
@@ -126,14 +127,14 @@ def run_sections(records: RunRecords) -> list[Section]:
     return [section for section in found if section is not None]
 
 
-def run_names(summaries: Sequence[Mapping[str, Any]], roots: Sequence[Path]) -> list[str]:
+def run_names(summaries: Sequence[RunSummary], roots: Sequence[Path]) -> list[str]:
     """What tells runs apart, as short as possible: method, with the seed, name, or folder."""
     schemes = [
-        [str(s["method"]) for s in summaries],
-        [f"{s['method']}, seed {s['seed']}" for s in summaries],
-        [f"{s['name']} ({s['method']})" for s in summaries],
+        [s.method for s in summaries],
+        [f"{s.method}, seed {s.seed}" for s in summaries],
+        [f"{s.name} ({s.method})" for s in summaries],
         [root.resolve().name for root in roots],
-        [f"{n}: {s['name']} ({s['method']})" for n, s in enumerate(summaries, 1)],
+        [f"{n}: {s.name} ({s.method})" for n, s in enumerate(summaries, 1)],
     ]
     return next(names for names in schemes if len(set(names)) == len(names))
 
@@ -191,7 +192,7 @@ def _document(
             contents += found
         parts += found
     first = next(iter(runs.values())).summary
-    title = first["name"] if len(runs) == 1 else " · ".join(runs)
+    title = first.name if len(runs) == 1 else " · ".join(runs)
     values = {
         "policy": text(_policy(style, script, shard_sources)),
         "style": style,
@@ -211,9 +212,9 @@ def _subtitle(runs: Mapping[str, RunRecords]) -> str:
     if len(runs) > 1:
         return f"{len(runs)} runs side by side"
     summary = next(iter(runs.values())).summary
-    done, planned = len(summary["iterations"]), summary["iterations_planned"]
+    done, planned = len(summary.iterations), summary.iterations_planned
     went = f"{planned} iterations" if done == planned else f"{done} of {planned} iterations so far"
-    return f"Method {summary['method']}, seed {summary['seed']}, {went}"
+    return f"Method {summary.method}, seed {summary.seed}, {went}"
 
 
 def _shown(shown: int, total: int) -> str:

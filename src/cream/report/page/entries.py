@@ -49,7 +49,7 @@ def set_facts(records: RunRecords) -> dict[str, dict[str, Any]]:
     """Per set of a run, in the page's order, what holds for all its prompts."""
     facts: dict[str, dict[str, Any]] = {}
     for row in records.iterations:
-        t = row["iteration"]
+        t = row.iteration
         facts[f"iteration-{t}"] = {"name": f"iteration {t}", "model": f"M{t}"}
     if evaluation_folders(records):
         facts["test"] = {"name": "test", "model": ""}
@@ -63,7 +63,7 @@ def entries(records: RunRecords) -> Iterator[Entry]:
         RunError: A file is damaged, or was made by a version that knows other quantities.
     """
     for row in records.iterations:
-        t = row["iteration"]
+        t = row.iteration
         ranked = read_ranked_set(records.root, records.stages[f"iteration-{t}/pair"], t)
         prompts = _prompts(records.root, t, ranked)
         for group in ranked.groups():

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cream.report.markup import EMPTY, Html, join, paragraph, table, tag, text
 from cream.report.page.axes import (
     LEFT,
     SERIES_CLASSES,
@@ -21,7 +22,6 @@ from cream.report.page.axes import (
     number,
     words,
 )
-from cream.report.page.markup import EMPTY, Html, join, paragraph, table, tag, text
 
 STACK_WIDTH = 400.0
 """Of the view box of `stack_figure`, whose height follows from its rows."""

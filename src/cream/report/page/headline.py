@@ -7,14 +7,16 @@ The functions take plain summaries under names, one or several, so that runs of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from cream.records import ConstantAnswer
+from cream.report.markup import EMPTY, Html, Section, join, paragraph, tag, text
 from cream.report.page.axes import Frame, category_axis, percent_axis
 from cream.report.page.figures import Point, Reference, Series, Words, point_figure
-from cream.report.page.markup import EMPTY, Html, Section, join, paragraph, table, tag, text
-from cream.report.summary import overall_baseline
+from cream.report.summary import Difference, ModelResult, RunSummary, overall_baseline
+from cream.report.table import html, percent, signed
+from cream.report.tables import accuracy_table
 
-Summaries = Mapping[str, Mapping[str, Any]]
+Summaries = Mapping[str, RunSummary]
 """Summaries of runs (`cream.report.summary.summarise_run`) by the name the page gives them."""
 
 ONE_SEED = (
@@ -25,80 +27,76 @@ ONE_SEED = (
 
 def headline(runs: Summaries) -> Section:
     """Accuracy of every model with intervals, and what the gain over M1 means."""
-    told = {name: summary for name, summary in runs.items() if summary["models"]}
+    told = {name: summary for name, summary in runs.items() if summary.models}
     if not told:
         body = paragraph("No model has been evaluated yet, so there is no result to show.")
         return Section("result", "Result", body)
     verdicts = [_verdict(name if len(runs) > 1 else "", summary) for name, summary in told.items()]
     told_by = tag("div", *verdicts, paragraph(ONE_SEED, "note"), attributes={"class": "verdict"})
     beside = tag("div", told_by, _accuracy(told), attributes={"class": "beside"})
-    parts = [beside, _models(told)]
-    return Section("result", "Result", join(parts))
+    rows = [(name, row) for name, run in told.items() for row in run.models]
+    named = rows if len(runs) > 1 else [("", row) for _, row in rows]
+    table = html(accuracy_table("Accuracy of greedy answers", named))
+    return Section("result", "Result", join([beside, table]))
 
 
-def gain_in_words(gain: Mapping[str, float], model: str, n: int) -> str:
+def gain_in_words(gain: Difference, model: str, n: int) -> str:
     """What the paired difference to M1 allows one to say, in one sentence."""
-    points, low, high = (100 * gain[key] for key in ("difference", "low", "high"))
-    interval = f"95 % interval {signed(low)} to {signed(high)}, {n} test prompts"
-    if gain["low"] > 0:
+    points, low, high = 100 * gain.difference, _minus(gain.low), _minus(gain.high)
+    interval = f"95 % interval {low} to {high}, {n} test prompts"
+    if gain.low > 0:
         return (
             f"{model} answers {abs(points):.1f} points more of the test prompts rightly than M1 "
             f"({interval}): better, beyond what the choice of test prompts explains."
         )
-    if gain["high"] < 0:
+    if gain.high < 0:
         return (
             f"{model} answers {abs(points):.1f} points fewer of the test prompts rightly than M1 "
             f"({interval}): worse, beyond what the choice of test prompts explains."
         )
     return (
-        f"No difference between {model} and M1 is shown: {signed(points)} points "
+        f"No difference between {model} and M1 is shown: {_minus(gain.difference)} points "
         f"({interval}), and the interval includes zero."
     )
 
 
-def signed(value: float, digits: int = 1) -> str:
-    """A number with its sign, rounded; a true minus, and no minus before zero."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
+def _minus(difference: float) -> str:
+    """In points, with a true minus."""
+    return signed(100 * difference).replace("-", "−")
 
 
-def percent(share: float) -> str:
-    """A share in per cent, to a tenth."""
-    return f"{100 * share:.1f} %"
-
-
-def _verdict(name: str, summary: Mapping[str, Any]) -> Html:
-    last = summary["models"][-1]
-    n = last["overall"]["n"]
-    if last["gain"] is None:
+def _verdict(name: str, summary: RunSummary) -> Html:
+    last = summary.models[-1]
+    n = last.overall.n
+    if last.gain is None:
         said = (
-            f"{last['model']} answers {percent(last['overall']['accuracy'])} of {n} test prompts "
+            f"{last.model} answers {percent(last.overall.accuracy)} of {n} test prompts "
             "rightly; there is no later model to compare with M1 yet."
         )
     else:
-        said = gain_in_words(last["gain"], last["model"], n)
-    constant = overall_baseline(summary["baseline"])
+        said = gain_in_words(last.gain, last.model, n)
+    constant = overall_baseline(summary.baseline)
     if constant is not None:
-        said += f" The best fixed answer per task would score {percent(constant[0])}."
+        said += f" The best fixed answer per task would score {percent(constant)}."
     label = tag("strong", text(f"{name}: ")) if name else EMPTY
     return tag("p", label, text(said))
 
 
 def _accuracy(runs: Summaries) -> Html:
-    names = list(dict.fromkeys(row["model"] for run in runs.values() for row in run["models"]))
+    names = list(dict.fromkeys(row.model for run in runs.values() for row in run.models))
     series = [
         Series(
             label,
             tuple(
-                Point(float(names.index(row["model"])), o["accuracy"], o["low"], o["high"], o["n"])
-                for row in run["models"]
-                for o in [row["overall"]]
+                Point(float(names.index(row.model)), o.accuracy, o.low, o.high, o.n)
+                for row in run.models
+                for o in [row.overall]
             ),
         )
         for label, run in runs.items()
     ]
-    constants = {
-        round(c[0], 12) for run in runs.values() if (c := overall_baseline(run["baseline"]))
-    }
+    found = (overall_baseline(run.baseline) for run in runs.values())
+    constants = {round(constant, 12) for constant in found if constant is not None}
     references = [Reference("best fixed answer per task", c, c) for c in sorted(constants)]
     top = max([p.high or p.y for one in series for p in one.points] + list(constants))
     frame = Frame(category_axis("model", names), percent_axis("greedy accuracy, %", top))
@@ -116,56 +114,12 @@ def _accuracy(runs: Summaries) -> Html:
     return point_figure(said, frame, series, references, joined=True)
 
 
-def _models(runs: Summaries) -> Html:
-    several = len(runs) > 1
-    k = next(
-        (o["k"] for run in runs.values() for r in run["models"] if "k" in (o := r["overall"])), 0
-    )
-    head = [*(["run"] if several else []), "model", "accuracy", "95 % interval", "vs M1, points"]
-    head += [f"mean@{k}", f"pass@{k}"] if k else []
-    head += ["partial credit", "tokens", "n"]
-    rows = [
-        [*([label] if several else []), row["model"], *_model_cells(row, bool(k))]
-        for label, run in runs.items()
-        for row in run["models"]
-    ]
-    caption = (
-        "Accuracy of greedy answers with Wilson intervals; vs M1: paired difference with bootstrap "
-        "interval over prompts"
-    )
-    return table(head, rows, caption, words=2 if several else 1)
-
-
-def _model_cells(row: Mapping[str, Any], sampled: bool) -> list[str]:
-    overall, gain = row["overall"], row["gain"]
-    cells = [
-        percent(overall["accuracy"]),
-        f"{percent(overall['low'])} to {percent(overall['high'])}",
-    ]
-    cells.append(
-        f"{signed(100 * gain['difference'])} [{signed(100 * gain['low'])}, "
-        f"{signed(100 * gain['high'])}]"
-        if gain
-        else "–"
-    )
-    if sampled:
-        cells += [
-            percent(overall[key]) if key in overall else "–" for key in ("mean_at_k", "pass_at_k")
-        ]
-    return [
-        *cells,
-        percent(overall["partial_credit"]),
-        f"{overall['mean_tokens']:.1f}",
-        str(overall["n"]),
-    ]
-
-
-def tasks(models: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> Section | None:
+def tasks(models: Sequence[ModelResult], baseline: Mapping[str, ConstantAnswer]) -> Section | None:
     """Accuracy per task of one run; None if nothing was evaluated or there is one task only."""
-    if not models or len(models[0]["tasks"]) < 2:
+    if not models or len(models[0].tasks) < 2:
         return None
-    names = [row["model"] for row in models]
-    figures = [_task(name, models, names, baseline.get(name)) for name in models[0]["tasks"]]
+    names = [row.model for row in models]
+    figures = [_task(name, models, names, baseline.get(name)) for name in models[0].tasks]
     note = paragraph(
         "With few prompts per task these intervals are wide; read the shape, not single points.",
         "note",
@@ -176,18 +130,18 @@ def tasks(models: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> S
 
 def _task(
     task: str,
-    models: Sequence[Mapping[str, Any]],
+    models: Sequence[ModelResult],
     names: Sequence[str],
-    constant: Mapping[str, Any] | None,
+    constant: ConstantAnswer | None,
 ) -> Html:
     points = [
-        Point(float(place), o["accuracy"], o["low"], o["high"], o["n"])
+        Point(float(place), o.accuracy, o.low, o.high, o.n)
         for place, row in enumerate(models)
-        if (o := row["tasks"].get(task)) is not None
+        if (o := row.tasks.get(task)) is not None
     ]
-    level = [] if constant is None else [constant["accuracy"]]
+    level = [] if constant is None else [constant.accuracy]
     top = max([p.high or p.y for p in points] + level)
-    references = [Reference(f"always “{constant['answer']}”", *level, *level)] if constant else []
+    references = [Reference(f"always “{constant.answer}”", *level, *level)] if constant else []
     frame = Frame(category_axis("", names), percent_axis("accuracy, %", top), 300.0, 210.0)
     said = Words(
         task,

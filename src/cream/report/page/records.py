@@ -18,7 +18,8 @@ import pyarrow as pa
 from jaxtyping import Float64
 
 from cream.errors import RunError
-from cream.report.summary import model_folders, summarise_run
+from cream.records import SampleSummary
+from cream.report.summary import IterationSummary, RunSummary, model_folders, summarise_run
 from cream.runs.files import read_json, read_table, read_yaml
 from cream.runs.store import DONE, RECIPE
 
@@ -53,8 +54,7 @@ class RunRecords:
     """One run as a page needs it."""
 
     root: Path
-    summary: Mapping[str, Any]
-    """See `cream.report.summary.summarise_run`."""
+    summary: RunSummary
     recipe: Mapping[str, Any]
     """The resolved recipe as stored."""
     manifest: Mapping[str, Any] | None
@@ -68,14 +68,19 @@ class RunRecords:
     """Completion tokens of the answers to test prompts, per stage."""
 
     @property
-    def iterations(self) -> Sequence[Mapping[str, Any]]:
+    def iterations(self) -> Sequence[IterationSummary]:
         """Summaries of the iterations that have pairs."""
-        return self.summary["iterations"]
+        return self.summary.iterations
 
     def finished(self, stage: str) -> Mapping[str, Any] | None:
         """Summary of a stage, or None if it is not finished."""
         record = self.stages.get(stage)
         return None if record is None else record["summary"]
+
+    def sampled(self, t: int) -> SampleSummary | None:
+        """What iteration t sampled, if that is finished."""
+        found = self.finished(f"iteration-{t}/sample")
+        return None if found is None else SampleSummary.read(found, self.root)
 
 
 def read_run(root: Path) -> RunRecords:
@@ -85,7 +90,7 @@ def read_run(root: Path) -> RunRecords:
         RunError: `root` holds no run, or a file of it is damaged.
     """
     summary = summarise_run(root)
-    stages = {name: read_json(root / name / DONE) for name in summary["seconds"]}
+    stages = {name: read_json(root / name / DONE) for name in summary.seconds}
     manifest = root / "manifest.json"
     answered = [name for name in stages if name.endswith("/evaluate")]
     return RunRecords(
@@ -101,7 +106,7 @@ def read_run(root: Path) -> RunRecords:
         },
         correlations={
             t: found
-            for t in range(1, summary["iterations_planned"] + 1)
+            for t in range(1, summary.iterations_planned + 1)
             if (found := _correlations(root, stages.get(f"iteration-{t}/pair"), t)) is not None
         },
         answer_tokens={name: _answer_tokens(root / name) for name in answered},
@@ -110,7 +115,7 @@ def read_run(root: Path) -> RunRecords:
 
 def evaluation_folders(records: RunRecords) -> dict[str, Path]:
     """Folder of the answers of each evaluated model, M0 first."""
-    folders = model_folders(records.summary["iterations_planned"])
+    folders = model_folders(records.summary.iterations_planned)
     return {
         f"M{m}": records.root / folder / "evaluate"
         for m, folder in enumerate(folders)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from cream.algorithms.statistics import Interval, wilson_interval
+from cream.report.markup import Html, Section, join, paragraph, tag
 from cream.report.page.axes import Axis, Frame, axis_over, category_axis, percent_axis
 from cream.report.page.figures import (
     Point,
@@ -17,9 +17,10 @@ from cream.report.page.figures import (
     histogram_figure,
     point_figure,
 )
-from cream.report.page.headline import percent
-from cream.report.page.markup import Html, Section, join, paragraph, table, tag
 from cream.report.page.records import Correlations, RunRecords
+from cream.report.summary import IterationSummary
+from cream.report.table import ABSENT, Table, counts, figure, html, percent, share, within
+from cream.report.tables import iteration_table
 
 TAU_EDGES = tuple(np.linspace(-1, 1, 22).round(6).tolist())
 """An odd number of bins, so that tau = 0 (C = 1/2) lies inside one and not on an edge."""
@@ -28,14 +29,11 @@ SHARES = Axis("C, predicted", 0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
 
 def consistency(records: RunRecords) -> Section | None:
     """C per iteration and how tau is distributed over prompts; None if nothing was compared."""
-    rows = [row for row in records.iterations if row["consistency"]]
+    rows = [row for row in records.iterations if row.consistency]
     if not rows:
         return None
     figures = [_rates(rows)]
     figures += [_histogram(t, found) for t, found in records.correlations.items()]
-    table_rows = [_consistency_row(row) for row in rows]
-    head = ["iteration", "compared", "without C", "C", "95 % interval", "tau, mean ± sd"]
-    head += ["C < 1/2", "C in loss", "n"]
     explained = (
         "C = (tau + 1) / 2 measures how alike two rankings of the same completions are: 1 the same "
         "order, 1/2 no relation, 0 reversed. It says how far they agree, not that they are right."
@@ -43,29 +41,29 @@ def consistency(records: RunRecords) -> Section | None:
     parts = [
         paragraph(explained),
         tag("div", *figures, attributes={"class": "figures"}),
-        table(head, table_rows, "Consistency per iteration; n counts prompts", words=3),
+        html(iteration_table(records.iterations)),
+        html(_agreement_table(rows)),
     ]
     return Section("consistency", "Consistency of the rankings", join(parts))
 
 
 def calibration(records: RunRecords) -> Section | None:
     """C against the verifier on decidable pairs; None if no iteration has any."""
-    rows = [row for row in records.iterations if row["pair_accuracy"]["n"]]
+    rows = [row for row in records.iterations if row.pair_accuracy.n]
     if not rows:
         return None
     figures = [_pair_accuracy(rows)]
-    figures += [_reliability(row) for row in rows if row["reliability"]]
+    figures += [_reliability(row) for row in rows if row.reliability]
     explained = (
         "A pair is decidable if exactly one of its two completions is correct; it is right if that "
         "one was chosen. The verifier is read here only, never by the method unless it says so. "
+        "Most pairs may not be decidable: “chosen right” counts all of them. "
         "If C predicted correctness, points would lie on the diagonal and the AUROC be above 1/2."
     )
-    head = ["iteration", "right pairs", "95 % interval", "decidable", "AUROC of C", "n"]
-    head += ["AUROC of C in loss", "both right", "both wrong", "unverified"]
     parts = [
         paragraph(explained),
         tag("div", *figures, attributes={"class": "figures"}),
-        table(head, [_validity_row(row) for row in rows], "Pairs against the verifier"),
+        html(_validity_table(rows)),
     ]
     return Section("calibration", "Was the ranking right?", join(parts))
 
@@ -73,48 +71,39 @@ def calibration(records: RunRecords) -> Section | None:
 def witnesses(records: RunRecords) -> Section | None:
     """How often pairs were right where a witness agreed and where not; None without witnesses."""
     rows = [
-        [
-            str(row["iteration"]),
+        (
+            str(row.iteration),
             name,
-            *_share(found["agree_accuracy"], found["agree_n"]),
-            *_share(found["disagree_accuracy"], found["disagree_n"]),
-        ]
+            _of(found.agree_accuracy, found.agree_low, found.agree_high, found.agree_n),
+            _of(found.disagree_accuracy, found.disagree_low, found.disagree_high, found.disagree_n),
+        )
         for row in records.iterations
-        for name, found in row["witnesses"].items()
-        if found["agree_n"] or found["disagree_n"]
+        for name, found in row.witnesses.items()
+        if found.agree_n or found.disagree_n
     ]
     if not rows:
         return None
-    found = [f for row in records.iterations for f in row["witnesses"].values()]
-    # Runs made before witnesses were asked about every prompt have no intervals in their records.
-    asked = "best against worst of every prompt, before any filter"
-    if not all("agree_low" in f for f in found):
-        asked = "the pairs that were kept, so that a witness used as a filter agrees with each"
     explained = (
         "A witness is another quantity that is asked for its order of the same pair. It is worth "
-        f"listening to if pairs are right more often where it agrees. It was asked about {asked}."
+        "listening to if pairs are right more often where it agrees. It was asked about best "
+        "against worst of every prompt, before any filter."
     )
-    head = ["iteration", "witness", "right where it agrees", "95 % interval", "n"]
-    head += ["right where it does not", "95 % interval", "n"]
-    body = join([paragraph(explained), table(head, rows, "Share of decidable pairs", words=2)])
-    return Section("witnesses", "Witnesses", body)
+    head = ("iteration", "witness", "right where it agrees", "right where it does not")
+    table = Table("Share of decidable pairs", head, tuple(rows), "95 % Wilson intervals", words=2)
+    return Section("witnesses", "Witnesses", join([paragraph(explained), html(table)]))
 
 
-def _share(share: float | None, n: int) -> list[str]:
-    if share is None:
-        return ["–", "", str(n)]
-    interval = wilson_interval(round(share * n), n)
-    assert isinstance(interval, Interval)  # a share has items
-    return [percent(share), f"{percent(interval.low)} to {percent(interval.high)}", str(n)]
+def _of(accuracy: float | None, low: float | None, high: float | None, n: int) -> str:
+    return f"{within(accuracy, low, high)} of {n}" if n else ABSENT
 
 
-def _rates(rows: Sequence[Mapping[str, Any]]) -> Html:
+def _rates(rows: Sequence[IterationSummary]) -> Html:
     points = tuple(
-        Point(float(place), c["rate"], c["low"], c["high"], c["n"])
+        Point(float(place), c.rate, c.low, c.high, c.n)
         for place, row in enumerate(rows)
-        for c in [row["consistency"]]
+        if (c := row.consistency)
     )
-    names = [f"M{row['iteration']}" for row in rows]
+    names = [f"M{row.iteration}" for row in rows]
     y = Axis("C", 0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
     said = Words(
         "Consistency rate",
@@ -151,30 +140,28 @@ def _histogram(t: int, found: Correlations) -> Html:
     return histogram_figure(said, Frame(x, y), edges, counts, ("chance", middle))
 
 
-def _consistency_row(row: Mapping[str, Any]) -> list[str]:
-    c = row["consistency"]
-    spread = "" if c["tau_std"] is None else f" ± {c['tau_std']:.2f}"
-    below, loss = c["share_below_half"], row["consistency_in_loss"]
-    return [
-        f"{row['iteration']} (M{row['iteration']} → M{row['iteration'] + 1})",
-        row["compared"],
-        ", ".join(f"{reason} {n}" for reason, n in c["undefined"].items() if n) or "none",
-        f"{c['rate']:.3f}",
-        f"{c['low']:.3f} to {c['high']:.3f}",
-        "–" if c["tau_mean"] is None else f"{c['tau_mean']:+.2f}{spread}".replace("-", "−"),
-        "–" if below is None else percent(below),
-        "none" if loss is None else f"{loss:.3f}",
-        str(c["n"]),
+def _agreement_table(rows: Sequence[IterationSummary]) -> Table:
+    cells = [
+        (
+            str(row.iteration),
+            counts(c.undefined) or "none",
+            percent(c.share_below_half),
+            str(c.n),
+        )
+        for row in rows
+        if (c := row.consistency)
     ]
+    head = ("iteration", "without C", "C < 1/2", "n")
+    return Table("Prompts whose rankings were compared", head, tuple(cells), words=2)
 
 
-def _pair_accuracy(rows: Sequence[Mapping[str, Any]]) -> Html:
-    found = [row["pair_accuracy"] for row in rows]
+def _pair_accuracy(rows: Sequence[IterationSummary]) -> Html:
     points = tuple(
-        Point(float(place), a["accuracy"], a["low"], a["high"], a["n"])
-        for place, a in enumerate(found)
+        Point(float(place), a.accuracy, a.low, a.high, a.n)
+        for place, row in enumerate(rows)
+        if (a := row.pair_accuracy).accuracy is not None
     )
-    names = [f"iteration {row['iteration']}" for row in rows]
+    names = [f"iteration {row.iteration}" for row in rows]
     said = Words(
         "Pairs with the right order",
         "Share of decidable pairs whose chosen completion is the correct one; 95 % Wilson "
@@ -187,17 +174,17 @@ def _pair_accuracy(rows: Sequence[Mapping[str, Any]]) -> Html:
     return point_figure(said, frame, [Series("pairs", points)], chance, joined=True)
 
 
-def _reliability(row: Mapping[str, Any]) -> Html:
+def _reliability(row: IterationSummary) -> Html:
     points = []
-    for found in row["reliability"]:
-        if not found["n"]:
+    for found in row.reliability or []:
+        if found.observed is None or found.predicted is None:
             continue
-        interval = wilson_interval(round(found["observed"] * found["n"]), found["n"])
+        interval = wilson_interval(round(found.observed * found.n), found.n)
         assert isinstance(interval, Interval)  # the bin has pairs
         points.append(
-            Point(found["predicted"], interval.estimate, interval.low, interval.high, found["n"])
+            Point(found.predicted, interval.estimate, interval.low, interval.high, found.n)
         )
-    auroc = row["consistency_auroc"]
+    auroc = row.consistency_auroc
     n = sum(p.n or 0 for p in points)
     strength = (
         "AUROC absent: the decidable pairs are all right or all wrong"
@@ -205,9 +192,9 @@ def _reliability(row: Mapping[str, Any]) -> Html:
         else f"AUROC {auroc:.2f} (1/2 is no information)"
     )
     said = Words(
-        f"Iteration {row['iteration']}: does C predict correctness?",
+        f"Iteration {row.iteration}: does C predict correctness?",
         f"{n} decidable pairs in five bins of C; 95 % Wilson intervals. {strength}.",
-        alternative=f"Reliability of C in iteration {row['iteration']}, {n} pairs. {strength}. "
+        alternative=f"Reliability of C in iteration {row.iteration}, {n} pairs. {strength}. "
         + ", ".join(f"at C {p.x:.2f} {percent(p.y)} right of {p.n}" for p in points),
     )
     frame = Frame(SHARES, Axis("pairs that are right", 0.0, 1.0, SHARES.ticks))
@@ -215,20 +202,25 @@ def _reliability(row: Mapping[str, Any]) -> Html:
     return point_figure(said, frame, [Series("C", tuple(points))], diagonal)
 
 
-def _validity_row(row: Mapping[str, Any]) -> list[str]:
-    accuracy, counts = row["pair_accuracy"], row["pair_accuracy"]["counts"]
-    bins = row["reliability"] or []
-    return [
-        str(row["iteration"]),
-        percent(accuracy["accuracy"]),
-        f"{percent(accuracy['low'])} to {percent(accuracy['high'])}",
-        str(accuracy["n"]),
-        _figure_or_dash(row["consistency_auroc"]),
-        str(sum(found["n"] for found in bins)),
-        _figure_or_dash(row["loss_consistency_auroc"]),
-        *(str(counts.get(key, 0)) for key in ("both_right", "both_wrong", "unverified")),
+def _validity_table(rows: Sequence[IterationSummary]) -> Table:
+    head = ("iteration", "pairs right", "chosen right", "AUROC of C", "n", "AUROC of C in loss")
+    cells = [
+        (
+            str(row.iteration),
+            f"{within(right.accuracy, right.low, right.high)} of {right.n}",
+            share(row.chosen_right),
+            figure(row.consistency_auroc, ".3f"),
+            str(sum(found.n for found in row.reliability or [])),
+            figure(row.loss_consistency_auroc, ".3f"),
+            *(str(right.counts.get(key, 0)) for key in ("both_right", "both_wrong", "unverified")),
+        )
+        for row in rows
+        for right in [row.pair_accuracy]
     ]
-
-
-def _figure_or_dash(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return Table(
+        "Pairs against the verifier",
+        (*head, "both right", "both wrong", "unverified"),
+        tuple(cells),
+        "pairs right: of the decidable ones; chosen right: of all pairs whose chosen answer was "
+        "verified; 95 % Wilson intervals; n: decidable pairs with a C",
+    )

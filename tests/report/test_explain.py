@@ -15,7 +15,7 @@ from scipy.stats import kendalltau
 from cream.algorithms.pairing import Outcome
 from cream.algorithms.ranking import Definedness
 from cream.errors import RunError
-from cream.inspect.explain import OUTCOMES, UNDEFINED, explain, find_prompt, ranks_of
+from cream.report.explain import OUTCOMES, UNDEFINED, explain, find_prompt, ranks_of
 from cream.stages.pair import DROPPED
 
 
@@ -31,7 +31,7 @@ def test_every_prompt_is_explained_as_it_was_decided(finished_run: Path):
             for row in pq.read_table(finished_run / f"iteration-{t}/pair/pairs.parquet").to_pylist()
         }
         for row in prompts(finished_run, t):
-            told = explain("consistency", finished_run, row["prompt_id"], t)
+            told = explain("consistency", finished_run, row["prompt_id"], t).as_json()
             by_id = {c["completion_id"]: c for c in told["completions"]}
             ranked = [c for c in told["completions"] if c["ranks"][f"implicit(M{t})"] is not None]
             assert len(ranked) == row["num_distinct"]
@@ -49,7 +49,7 @@ def test_every_prompt_is_explained_as_it_was_decided(finished_run: Path):
 
 def test_the_words_name_the_pair_by_the_numbers_of_the_list(finished_run: Path):
     key = prompts(finished_run, 1)[0]["prompt_id"]
-    told = explain("pair", finished_run, key, None)
+    told = explain("pair", finished_run, key, None).as_json()
     (pair,) = told["pairs"]
     number = [c["completion_id"] for c in told["completions"]].index(pair["chosen_id"]) + 1
 
@@ -67,8 +67,8 @@ def test_a_prompt_without_a_pair_says_why(finished_run: Path, tmp_path: Path):
     kept = [r for r in pq.read_table(folder / "pairs.parquet").to_pylist() if r["prompt_id"] != key]
     pq.write_table(pa.Table.from_pylist(kept), folder / "pairs.parquet")
 
-    assert "no pair: no two rewards differ" in explain("pair", root, key, 1)["words"][-1]
-    words = explain("consistency", root, key, 1)["words"]
+    assert "no pair: no two rewards differ" in explain("pair", root, key, 1).as_json()["words"][-1]
+    words = explain("consistency", root, key, 1).as_json()["words"]
     assert "no value: all completions are tied in the first ranking" in words
 
 

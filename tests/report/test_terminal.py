@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cream.inspect.terminal import SHOWN_AS_IS, duration, printable
+from cream.report.terminal import SHOWN_AS_IS, duration, printable
 
 
 def test_control_sequences_become_text():

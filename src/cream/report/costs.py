@@ -11,11 +11,13 @@ Fine-tuning, judges and reward models do not record theirs and are listed as not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cream.records import Record
 from cream.runs.files import read_json, read_table, read_yaml
 from cream.runs.sharing import POINTER
 from cream.runs.store import DONE, RECIPE
@@ -23,6 +25,30 @@ from cream.runs.tables import NUM_TOKENS
 
 Kind = Literal["sampled", "scored", "trained", "evaluated"]
 KINDS: tuple[Kind, ...] = ("sampled", "scored", "trained", "evaluated")
+Sums = defaultdict[str, float]
+"""Seconds and tokens, those alone under a name of their own."""
+
+
+class Tokens(Record):
+    """Completion tokens by what was done with them."""
+
+    sampled: float = 0.0
+    scored: float = 0.0
+    trained: float = 0.0
+    evaluated: float = 0.0
+
+
+class Cost(Record):
+    """What the runs of a method cost, or all runs."""
+
+    seconds: float
+    """Shared stages once, divided evenly."""
+    seconds_alone: float
+    """As if nothing were shared."""
+    tokens: Tokens
+    tokens_alone: Tokens
+    not_counted: list[str]
+    """Stages that run a model and do not record its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +65,11 @@ class StageCost:
 
 def comparison_cost(
     runs: Mapping[str, Mapping[int, Path]],
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Cost of each method and of the whole comparison, as JSON values.
+) -> tuple[dict[str, Cost], Cost]:
+    """Cost of each method and of the whole comparison.
 
     Args:
         runs: Method -> seed -> run directory.
-
-    Returns:
-        Per method, and for all: ``seconds`` and ``tokens`` (a method's share of shared stages; the
-        shares add up to what was spent), ``seconds_alone`` and ``tokens_alone`` (all that its runs
-        hold, as if nothing were shared), and ``not_counted``, the stages without tokens.
     """
     copies: dict[tuple[int, str, str], list[StageCost]] = {}
     unknown: dict[str, set[str]] = {name: set() for name in runs}
@@ -61,45 +82,36 @@ def comparison_cost(
                 copies.setdefault((seed, stage, record["fingerprint"]), []).append(cost)
                 if cost.tokens is None:
                     unknown[method].add(stage)
-    costs = {name: _no_cost() for name in runs}
+    sums: dict[str, Sums] = {name: defaultdict(float) for name in runs}
     for group in copies.values():
-        _share_out(group, costs)
-    for name, cost in costs.items():
-        cost["not_counted"] = sorted(unknown[name])
-    return costs, _sum(costs)
+        _share_out(group, sums)
+    costs = {name: _cost(found, unknown[name]) for name, found in sums.items()}
+    total = {
+        key: sum(s[key] for s in sums.values()) for key in {k for s in sums.values() for k in s}
+    }
+    return costs, _cost(total, {stage for names in unknown.values() for stage in names})
 
 
-def _share_out(group: list[StageCost], costs: Mapping[str, dict[str, Any]]) -> None:
+def _share_out(group: list[StageCost], sums: Mapping[str, Sums]) -> None:
     """Add one stage to the costs of the methods that have it."""
     made = [cost for cost in group if cost.made_here] or group[:1]
     for cost in group:
-        mine = costs[cost.method]
+        mine = sums[cost.method]
         mine["seconds"] += sum(c.seconds for c in made) / len(group)
         mine["seconds_alone"] += cost.seconds
         for kind, count in (cost.tokens or {}).items():
-            mine["tokens"][kind] += count * len(made) / len(group)
-            mine["tokens_alone"][kind] += count
+            mine[kind] += count * len(made) / len(group)
+            mine[f"{kind}_alone"] += count
 
 
-def _no_cost() -> dict[str, Any]:
-    return {
-        "seconds": 0.0,
-        "seconds_alone": 0.0,
-        "tokens": dict.fromkeys(KINDS, 0.0),
-        "tokens_alone": dict.fromkeys(KINDS, 0.0),
-    }
-
-
-def _sum(costs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    total = _no_cost()
-    for cost in costs.values():
-        for key in ("seconds", "seconds_alone"):
-            total[key] += cost[key]
-        for key in ("tokens", "tokens_alone"):
-            for kind in KINDS:
-                total[key][kind] += cost[key][kind]
-    total["not_counted"] = sorted({stage for c in costs.values() for stage in c["not_counted"]})
-    return total
+def _cost(found: Mapping[str, float], not_counted: Iterable[str]) -> Cost:
+    return Cost(
+        seconds=found.get("seconds", 0.0),
+        seconds_alone=found.get("seconds_alone", 0.0),
+        tokens=Tokens(**{kind: found.get(kind, 0.0) for kind in KINDS}),
+        tokens_alone=Tokens(**{kind: found.get(f"{kind}_alone", 0.0) for kind in KINDS}),
+        not_counted=sorted(not_counted),
+    )
 
 
 def _stage_cost(method: str, run: Path, stage: str, record: Mapping[str, Any]) -> StageCost:

@@ -10,10 +10,13 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
+from rich.console import Console
+from rich.text import Text
 
 from cream.data.snapshot import read_prompts, read_seed
 from cream.errors import RunError
@@ -21,6 +24,9 @@ from cream.recipe import Recipe
 from cream.recipe.load import validate_recipe
 from cream.recipe.pairing import Penalise
 from cream.recipe.parts import VERIFIER, Agreement, MethodParts
+from cream.records import Count, Record
+from cream.report.table import Table, figure, terminal
+from cream.report.terminal import printable
 from cream.runs.files import read_table, read_yaml
 from cream.runs.plan import RECIPE, read_plan
 from cream.runs.store import DONE, Run
@@ -57,6 +63,53 @@ UNDEFINED: Mapping[str, str] = {
 """Why two rankings of a prompt cannot be compared."""
 
 
+class Turn(Record):
+    """One turn of a prompt."""
+
+    role: str
+    content: str
+
+
+class ExplainedCompletion(Record):
+    """A completion of the prompt, in stored order."""
+
+    completion_id: str
+    text: str
+    num_tokens: Count
+    figures: dict[str, float | None]
+    """Log-probability sums per model, and each ranking's values, nats."""
+    ranks: dict[str, float | None]
+    """In each ranking; 1 is best."""
+    notes: list[str]
+
+
+class ExplainedPair(Record):
+    """A pair of the prompt."""
+
+    chosen_id: str
+    rejected_id: str
+    chosen_reward: float
+    rejected_reward: float
+    consistency: float
+    weight: float
+
+
+class Explanation(Record):
+    """What a run knows about one prompt."""
+
+    question: Question
+    prompt_id: str
+    iteration: Annotated[int, Field(ge=1)]
+    method: str
+    prompt: list[Turn]
+    answer: str | None
+    completions: list[ExplainedCompletion]
+    outcome: str
+    correlation: float | None
+    pairs: list[ExplainedPair]
+    words: list[str]
+
+
 @dataclass(frozen=True)
 class _Place:
     """A prompt in the score matrix of an iteration."""
@@ -70,8 +123,8 @@ class _Place:
     """Its group."""
 
 
-def explain(question: Question, root: Path, prompt: str, t: int | None) -> dict[str, Any]:
-    """What the store knows about one prompt, as JSON values (schema ``explain.json``).
+def explain(question: Question, root: Path, prompt: str, t: int | None) -> Explanation:
+    """What the store knows about one prompt.
 
     Args:
         question: What the words are about; the figures are the same but for the rankings shown.
@@ -89,22 +142,23 @@ def explain(question: Question, root: Path, prompt: str, t: int | None) -> dict[
     parts = read_plan(root).parts[t]
     place = _place(root, parts, t, prompt_id)
     decided = _only(read_table(root / f"iteration-{t}/pair/prompts.parquet"), prompt_id)[0]
-    pairs = _only(read_table(root / f"iteration-{t}/pair/pairs.parquet"), prompt_id)
+    stored = _only(read_table(root / f"iteration-{t}/pair/pairs.parquet"), prompt_id)
+    pairs = [ExplainedPair(**{k: v for k, v in row.items() if k != "prompt_id"}) for row in stored]
     compared = parts.agreement or parts.reported
     told = _prompt(root, parts, t, prompt_id)
-    return {
-        "question": question,
-        "prompt_id": prompt_id,
-        "iteration": t,
-        "method": recipe.method.name,
-        "prompt": [{"role": m.role, "content": m.content} for m in told.messages],
-        "answer": told.answer,
-        "completions": _completions(place, parts, compared if question != "reward" else None),
-        "outcome": decided["outcome"],
-        "correlation": decided["correlation"],
-        "pairs": [{key: row[key] for key in row if key != "prompt_id"} for row in pairs],
-        "words": _words(question, recipe, parts, place, decided, pairs),
-    }
+    return Explanation(
+        question=question,
+        prompt_id=prompt_id,
+        iteration=t,
+        method=recipe.method.name,
+        prompt=[Turn(role=m.role, content=m.content) for m in told.messages],
+        answer=told.answer,
+        completions=_completions(place, parts, compared if question != "reward" else None),
+        outcome=decided["outcome"],
+        correlation=decided["correlation"],
+        pairs=pairs,
+        words=_words(question, recipe, parts, place, decided, pairs),
+    )
 
 
 def find_prompt(root: Path, iterations: int, prompt: str, t: int | None) -> tuple[int, str]:
@@ -173,7 +227,7 @@ def _prompt(root: Path, parts: MethodParts, t: int, prompt_id: str) -> Prompt:
 
 def _completions(
     place: _Place, parts: MethodParts, compared: Agreement | None
-) -> list[dict[str, Any]]:
+) -> list[ExplainedCompletion]:
     """The group's completions in stored order, with log-probs, reward and ranks."""
     layout, index = place.layout, place.index
     counted = (layout.usable & layout.groups.distinct)[index]
@@ -184,23 +238,16 @@ def _completions(
     ranks = {name: ranks_of(column, counted) for name, column in values.items()}
     found = []
     for member, row in enumerate(place.rows.to_pylist()):
-        logps = {
-            f"logps_{name.removeprefix(LOGP_PREFIX)}": row[name]
-            for name in row
-            if name.startswith(LOGP_PREFIX)
-        }
+        logps = {name: row[name] for name in row if name.startswith(LOGP_PREFIX)}
         found.append(
-            {
-                "completion_id": row["completion_id"],
-                "text": row["text"],
-                "num_tokens": row["num_tokens"],
-                "figures": {
-                    **logps,
-                    **{name: _finite(column[member]) for name, column in values.items()},
-                },
-                "ranks": {name: column[member] for name, column in ranks.items()},
-                "notes": _notes(place, row, member),
-            }
+            ExplainedCompletion(
+                completion_id=row["completion_id"],
+                text=row["text"],
+                num_tokens=row["num_tokens"],
+                figures=logps | {name: _finite(column[member]) for name, column in values.items()},
+                ranks={name: column[member] for name, column in ranks.items()},
+                notes=_notes(place, row, member),
+            )
         )
     return found
 
@@ -235,7 +282,7 @@ def _words(
     parts: MethodParts,
     place: _Place,
     decided: Mapping[str, Any],
-    pairs: Sequence[Mapping[str, Any]],
+    pairs: Sequence[ExplainedPair],
 ) -> list[str]:
     match question:
         case "reward":
@@ -261,7 +308,7 @@ def _consistency_words(
     recipe: Recipe,
     parts: MethodParts,
     decided: Mapping[str, Any],
-    pairs: Sequence[Mapping[str, Any]],
+    pairs: Sequence[ExplainedPair],
 ) -> list[str]:
     spec = parts.agreement or (parts.reported if recipe.scoring.report_consistency else None)
     if spec is None:
@@ -282,7 +329,7 @@ def _consistency_words(
     level = f"{levels[parts.agreement.level_name]} (level {parts.agreement.level_name})"
     if not pairs:
         return [*lines, f"C in the loss is {level}; this prompt has no pair: {_why(decided)}"]
-    shown = ", ".join(f"{pair['consistency']:.3f}" for pair in pairs)
+    shown = ", ".join(f"{pair.consistency:.3f}" for pair in pairs)
     return [*lines, f"C in the loss, {level}: {shown}"]
 
 
@@ -290,19 +337,56 @@ def _pair_words(
     parts: MethodParts,
     place: _Place,
     decided: Mapping[str, Any],
-    pairs: Sequence[Mapping[str, Any]],
+    pairs: Sequence[ExplainedPair],
 ) -> list[str]:
     lines = [f"pairing: {parts.pairing.rule} by {parts.reward}"]
     number = {key: i for i, key in enumerate(place.rows["completion_id"].to_pylist(), start=1)}
     for pair in pairs:
-        gap = pair["chosen_reward"] - pair["rejected_reward"]
+        gap = pair.chosen_reward - pair.rejected_reward
         lines.append(
-            f"chosen #{number[pair['chosen_id']]} ({pair['chosen_reward']:.3f}), rejected "
-            f"#{number[pair['rejected_id']]} ({pair['rejected_reward']:.3f}): gap {gap:.3f}, "
-            f"C {pair['consistency']:.3f}, weight {pair['weight']:.3f}"
+            f"chosen #{number[pair.chosen_id]} ({pair.chosen_reward:.3f}), rejected "
+            f"#{number[pair.rejected_id]} ({pair.rejected_reward:.3f}): gap {gap:.3f}, "
+            f"C {pair.consistency:.3f}, weight {pair.weight:.3f}"
         )
     return lines if pairs else [*lines, f"no pair: {_why(decided)}"]
 
 
 def _why(decided: Mapping[str, Any]) -> str:
     return OUTCOMES[decided["outcome"]]
+
+
+SHOWN_CHARACTERS = 300
+"""Of a completion on the terminal; `--json` has the whole text."""
+
+
+def print_explanation(console: Console, told: Explanation) -> None:
+    """Print what `cream explain` found about a prompt."""
+    title = f"prompt {told.prompt_id}, iteration {told.iteration}, method {told.method}"
+    console.print(Text(printable(title), style="bold"))
+    for message in told.prompt:
+        console.print(Text(f"{message.role}: {printable(message.content)}"), soft_wrap=True)
+    if told.answer is not None:
+        console.print(Text(f"answer: {printable(told.answer)}"), soft_wrap=True)
+    for number, row in enumerate(told.completions, start=1):
+        notes = f" ({', '.join(row.notes)})" if row.notes else ""
+        text = printable(row.text, limit=SHOWN_CHARACTERS)
+        console.print(Text(f"#{number}{notes}: {text}"), soft_wrap=True)
+    console.print(terminal(figures_table(told.completions)))
+    for line in told.words:
+        console.print(Text(printable(line)), soft_wrap=True)
+
+
+def figures_table(completions: Sequence[ExplainedCompletion]) -> Table:
+    """Log-probs, values and ranks of a prompt's completions."""
+    names = tuple(completions[0].figures)
+    rows = [
+        (f"#{number}", *(_ranked(row, name) for name in names), str(row.num_tokens))
+        for number, row in enumerate(completions, start=1)
+    ]
+    title = "figures, nats; in brackets the rank, 1 is best"
+    return Table(title, ("", *names, "tokens"), tuple(rows))
+
+
+def _ranked(row: ExplainedCompletion, name: str) -> str:
+    words, rank = figure(row.figures[name], ".3f"), row.ranks.get(name)
+    return words if rank is None else f"{words} ({rank:g})"
