@@ -80,9 +80,15 @@ class Capability(StrEnum):
 class Engine(Protocol):
     """Samples from and scores under the models of a run, named M0, M1, ..."""
 
-    name: str
-    """What it is called in recipes and records."""
-    capabilities: frozenset[Capability]
+    @property
+    def name(self) -> str:
+        """What it is called in recipes and records."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What it can do beside drawing completions."""
+        ...
 
     def sampler(self, model: str) -> Sampler:
         """A model to draw completions from; the one before it may be given up."""
