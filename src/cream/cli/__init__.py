@@ -19,7 +19,7 @@ from cream import __version__
 from cream.cli import evaluation, inspection, preparing, running, sharing
 from cream.cli.bench import bench
 from cream.cli.compare import compare
-from cream.cli.console import Interrupted, messages
+from cream.cli.console import Interrupted, messages, spell_what_cannot_be_shown
 from cream.errors import CreamError
 
 app = typer.Typer(
@@ -74,6 +74,7 @@ SETTINGS = ((_MMAP_THRESHOLD, 32 * _MIB), (_TRIM_THRESHOLD, 1024 * _MIB), (_TOP_
 
 def main() -> None:
     """Entry point: one clear line per error, no traceback for what the user can mend."""
+    spell_what_cannot_be_shown()
     quiet_libraries()
     keep_freed_memory()
     before = signal.signal(signal.SIGINT, _interrupt)

@@ -8,6 +8,7 @@ else, stops at once.
 
 from __future__ import annotations
 
+import codecs
 import json
 import shlex
 import signal
@@ -46,6 +47,34 @@ def print_json(record: Record | Sequence[Record]) -> None:
 def messages(*, quiet: bool = False) -> Console:
     """For progress, notes and errors; lines are left whole, so that a log can be searched."""
     return Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+
+
+_SPELLED = {
+    **{"→": "->", "←": "<-", "✓": "ok", "✗": "x", "×": "x", "÷": "/", "−": "-", "–": "-", "—": "-"},
+    **{"…": "...", "≥": ">=", "≤": "<=", "≈": "~", "±": "+-", "½": "1/2", "·": "*", "•": "*"},
+    **{"τ": "tau", "π": "pi", "β": "beta", "₀": "0", "₁": "1", "²": "2", "“": '"', "”": '"'},
+    **{"‘": "'", "’": "'", "\u00a0": " ", "\u202f": " ", "\u2009": " "},
+}
+_UNSHOWN = "cream_unshown"
+
+
+def spell_what_cannot_be_shown() -> None:
+    """Have a terminal or log that is no UTF-8 show signs in its own letters, or as ``?``.
+
+    Output never fails for a character: least of all after a run of days.
+    """
+    codecs.register_error(_UNSHOWN, _spell)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=_UNSHOWN)
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    plain = "".join(_SPELLED.get(sign, "?") for sign in text)
+    return plain.encode(error.encoding, "replace").decode(error.encoding), error.end
 
 
 PATIENCE_SECONDS = 10.0

@@ -10,13 +10,13 @@ Masks are no business of this module: where the completion begins is known by le
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from cream.errors import ModelError
+from cream.runs.cache import expanded
 from cream.types import Message
 
 PROBE = "cream-probe"
@@ -33,7 +33,7 @@ def read_chat_template(value: str | None) -> str | None:
     """
     if value is None or "{{" in value or "{%" in value:
         return value
-    path = Path(value).expanduser()
+    path = expanded(value)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

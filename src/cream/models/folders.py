@@ -17,6 +17,7 @@ from huggingface_hub.errors import HFValidationError
 from cream.errors import ModelError
 from cream.models.embedded import embedded_model
 from cream.recipe.model import EMBEDDED_NAME, ModelConfig
+from cream.runs.cache import expanded
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -46,7 +47,7 @@ def resolve_model(config: ModelConfig, cache_dir: Path) -> Path:
     """
     if config.name == EMBEDDED_NAME:
         return embedded_model(cache_dir)
-    local = Path(config.name).expanduser()
+    local = expanded(config.name)
     if config.name[0] in "/.~" or local.is_dir():
         if config.revision is not None:
             raise ModelError(
@@ -150,7 +151,7 @@ def adapter_base(folder: Path) -> Path:
             f"{folder / ADAPTER_CONFIG}: base_model_name_or_path is empty. "
             "Write the folder or hub id of the base model there."
         )
-    base = Path(name).expanduser()
+    base = expanded(name)
     if not base.is_dir():
         if name[0] in "/.~":
             raise ModelError(

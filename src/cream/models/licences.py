@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import yaml
 
 from cream.recipe.model import EMBEDDED_NAME
+from cream.runs.cache import expanded
 
 EMBEDDED_LICENCE = "apache-2.0"
 """Of SmolLM2-135M-Instruct, which the embedded model is made from."""
@@ -21,7 +20,7 @@ def licence_of(name: str) -> str | None:
     """
     if name == EMBEDDED_NAME:
         return EMBEDDED_LICENCE
-    card = Path(name).expanduser() / "README.md"
+    card = expanded(name) / "README.md"
     if not card.is_file():
         return None
     stated = _front_matter(card.read_text(encoding="utf-8", errors="replace")).get("license")
