@@ -200,7 +200,7 @@ def test_pickled_weights_are_refused(tmp_path: Path):
 def test_a_template_that_leaves_the_answer_out_is_refused(tmp_path: Path):
     tokenizer = load_tokenizer(tiny_reward_model_folder(tmp_path / "reward"))
 
-    with pytest.raises(ModelError, match="does not write the assistant's turn"):
+    with pytest.raises(ModelError, match="drops or changes a part of the assistant turn"):
         ConversationEncoder(tokenizer, "{{ messages[0]['content'] }}")
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match="no usable chat template"):

@@ -10,17 +10,14 @@ Masks are no business of this module: where the completion begins is known by le
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Never
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from cream.errors import ModelError
+from cream.models.templates import PROBE, Template, short
 from cream.runs.cache import expanded
 from cream.types import Message
-
-PROBE = "cream-probe"
-"""What the made-up assistant says when a template is examined."""
 
 
 def read_chat_template(value: str | None) -> str | None:
@@ -70,6 +67,7 @@ class ChatEncoder:
         """
         self.tokenizer = tokenizer
         self.template = _template(tokenizer, chat_template)
+        self._template = Template(tokenizer, self.template)
         own: Any = tokenizer.eos_token_id
         self._eos_ids: set[int] = {*eos_ids} | ({own} if own is not None else set())
         self.end_of_turn_id = self._find_end_of_turn()
@@ -106,19 +104,22 @@ class ChatEncoder:
             ModelError: The template does not preserve the prompt or the answer, or the answer
                 contains a stop token or merges with the end of the prompt.
         """
+        said = next((i for i in self._template.special_in(text) if i in self.stop_ids), None)
+        if said is not None:
+            self._refuse_stop(text, said)
         prompt_ids = self.encode_prompt(messages)
         answer = self._render_answer(messages, text)
         full = self._render(messages, generation_prompt=True) + answer
         ids = self._encode(full)
         if ids[: len(prompt_ids)] != prompt_ids:
             raise ModelError(
-                f"the completion {_short(text)} merges with the end of the prompt into other "
+                f"the completion {short(text)} merges with the end of the prompt into other "
                 "tokens, so the policy could never have sampled it. Strip white space at its start."
             )
         ids = ids[len(prompt_ids) :]
         if self.end_of_turn_id not in ids:
             raise ModelError(
-                f"the chat template does not end the completion {_short(text)} with "
+                f"the chat template does not end the completion {short(text)} with "
                 f"{self._token(self.end_of_turn_id)}, as it does others. Give another "
                 "model.chat_template."
             )
@@ -126,11 +127,14 @@ class ChatEncoder:
         ids = ids[: last + 1]
         early = next((i for i in ids[:-1] if i in self.stop_ids), None)
         if early is not None:
-            raise ModelError(
-                f"the completion {_short(text)} contains the stop token {self._token(early)} "
-                "before its end; the policy could never have sampled it. Take it out of the data."
-            )
+            self._refuse_stop(text, early)
         return ids
+
+    def _refuse_stop(self, text: str, token_id: int) -> Never:
+        raise ModelError(
+            f"the completion {short(text)} contains the stop token {self._token(token_id)} "
+            "before its end; the policy could never have sampled it. Take it out of the data."
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """Turn ids into text without special tokens: for people and verifiers, not for training."""
@@ -142,21 +146,7 @@ class ChatEncoder:
     def _render(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
         if not messages:
             raise ModelError("a conversation without messages cannot be encoded. Give a prompt.")
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            text = self.tokenizer.apply_chat_template(
-                turns,
-                chat_template=self.template,
-                add_generation_prompt=generation_prompt,
-                tokenize=False,
-            )
-        except (TemplateError, TypeError, ValueError) as error:
-            roles = ", ".join(message.role for message in messages)
-            raise ModelError(
-                f"the chat template refuses a conversation of roles ({roles}): {error}. "
-                "Change the prompts, or give another model.chat_template."
-            ) from error
-        return str(text)
+        return self._template.render(messages, generation_prompt=generation_prompt)
 
     def _render_answer(self, messages: Sequence[Message], text: str) -> str:
         """Return what the template writes after the prompt for this answer, checked."""
@@ -170,14 +160,15 @@ class ChatEncoder:
                 "model.chat_template."
             )
         answer = full[len(prompt) :]
-        if text.strip() not in answer:
+        said = self._template.protected(text).strip()
+        if said not in answer:
             raise ModelError(
-                f"the chat template drops or changes a part of the completion {_short(text)} "
+                f"the chat template drops or changes a part of the completion {short(text)} "
                 "(templates of reasoning models drop what was thought). Give a plain template as "
                 "model.chat_template."
             )
         header_counted = prompt == self._render(messages, generation_prompt=False)
-        if header_counted and not answer.lstrip().startswith(text.strip()):
+        if header_counted and not answer.lstrip().startswith(said):
             raise ModelError(
                 "the chat template ignores add_generation_prompt, so the header of the assistant's "
                 "turn would count as completion. Give one that honours it as model.chat_template."
@@ -185,8 +176,7 @@ class ChatEncoder:
         return answer
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        # The template has written every special token that belongs there, begin token included.
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._template.encode(text)
 
     def _find_end_of_turn(self) -> int:
         answer = self._render_answer([Message("user", PROBE)], PROBE)
@@ -234,7 +224,3 @@ def _template(tokenizer: Tokenizer, chat_template: str | None) -> str:
         return tokenizer.get_chat_template(chat_template)
     except ValueError as error:
         raise ModelError(f"the tokenizer's chat template cannot be used: {error}") from error
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:40] + "...")

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from cream.errors import ModelError
+from cream.models.templates import PROBE, Template
 from cream.types import Message
-
-PROBE = "cream-probe"
-"""What is said when a template is examined."""
 
 
 class ConversationEncoder:
@@ -44,34 +41,17 @@ class ConversationEncoder:
                 "the tokenizer has no usable chat template and the recipe gives none. Set "
                 "chat_template to a Jinja template or a file with one."
             ) from error
-        if PROBE not in self._render([Message("user", "?")], PROBE):
-            raise ModelError(
-                "the chat template does not write the assistant's turn, so every answer would get "
-                "the same score. Give another chat_template."
-            )
+        self._template = Template(tokenizer, self.template, "chat_template")
+        self._render([Message("user", "?")], PROBE)
 
     def encode(self, messages: Sequence[Message], response: str) -> tuple[int, ...]:
         """Encode a conversation that ends with the assistant's response; at least one id.
 
         Raises:
-            ModelError: The template refuses the conversation.
+            ModelError: The template refuses the conversation, or drops a part of it.
         """
-        # The template has written every special token that belongs there, begin token included.
-        text = self._render(messages, response)
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._template.encode(self._render(messages, response))
 
     def _render(self, messages: Sequence[Message], response: str) -> str:
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        turns.append({"role": "assistant", "content": response})
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns, chat_template=self.template, tokenize=False
-                )
-            )
-        except (TemplateError, TypeError, ValueError) as error:
-            roles = ", ".join(turn["role"] for turn in turns)
-            raise ModelError(
-                f"the chat template refuses a conversation of roles ({roles}): {error}. "
-                "Give another chat_template."
-            ) from error
+        whole = [*messages, Message("assistant", response)]
+        return self._template.render(whole, generation_prompt=False)
