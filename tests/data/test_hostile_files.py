@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,12 +15,12 @@ from cream.errors import DataError
 from cream.recipe.data import FileSource
 
 
-def read(path, role="prompts"):
+def read(path, role: Literal["prompts", "test"] = "prompts"):
     source = FileSource(source="file", path=path.name, verifier="exact_match")
     return read_source(source, role, path.parent)
 
 
-def refused(path, role="prompts"):
+def refused(path, role: Literal["prompts", "test"] = "prompts"):
     with pytest.raises(DataError) as info:
         read(path, role)
     text = str(info.value)
