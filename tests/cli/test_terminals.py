@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cream.cache import cache_dir
 from cream.cli.console import spell_what_cannot_be_shown
 from cream.errors import RunError
-from cream.runs.cache import cache_dir
 
 CODE = "from cream.cli import main; main()"
 

@@ -197,9 +197,9 @@ def test_a_reward_model_is_given_everything_that_was_said():
 
 @pytest.mark.model
 def test_the_embedded_model_takes_spelled_tokens_as_text(tmp_path):
+    from cream.cache import cache_dir
     from cream.models.embedded import embedded_model
     from cream.models.loading import load_tokenizer
-    from cream.runs.cache import cache_dir
 
     tokenizer = load_tokenizer(embedded_model(cache_dir()))
     encoder = ChatEncoder(tokenizer)

@@ -9,6 +9,7 @@ else, stops at once.
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import shlex
 import signal
@@ -65,7 +66,7 @@ def spell_what_cannot_be_shown() -> None:
     """
     codecs.register_error(_UNSHOWN, _spell)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_UNSHOWN)
 
 

@@ -14,9 +14,9 @@ from typing import Any, Never
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from cream.cache import expanded
 from cream.errors import ModelError
 from cream.models.templates import PROBE, Template, short
-from cream.runs.cache import expanded
 from cream.types import Message
 
 

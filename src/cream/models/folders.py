@@ -14,10 +14,10 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
+from cream.cache import expanded
 from cream.errors import ModelError
 from cream.models.embedded import embedded_model
 from cream.recipe.model import EMBEDDED_NAME, ModelConfig
-from cream.runs.cache import expanded
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import yaml
 
+from cream.cache import expanded
 from cream.recipe.model import EMBEDDED_NAME
-from cream.runs.cache import expanded
 
 EMBEDDED_LICENCE = "apache-2.0"
 """Of SmolLM2-135M-Instruct, which the embedded model is made from."""

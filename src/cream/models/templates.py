@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -96,7 +96,8 @@ class Template:
     def special_in(self, text: str) -> list[int]:
         """Ids of the special tokens that a text spells."""
         found = self._is_special.findall(text) if self._is_special else []
-        return [int(self.tokenizer.convert_tokens_to_ids(token)) for token in found]
+        ids: Any = self.tokenizer.convert_tokens_to_ids(found)
+        return list(ids)
 
     def protected(self, text: str) -> str:
         """A text that was said, with placeholders for the special tokens in it."""
