@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from test_pair import AGREE, ALL, MOSTLY, REVERSED, counts, decide, matrix, triples
 
-from cream.errors import DataError
+from cream.errors import DataError, RecipeError
 from cream.recipe.methods.confidence import SpaMethod
 from cream.recipe.methods.cream import (
     CreamMethod,
@@ -19,7 +20,7 @@ from cream.recipe.methods.length import DiceMethod
 from cream.recipe.methods.srlm import FixedSmoothingMethod, SrlmMethod
 from cream.recipe.methods.votes import ScpoMethod
 from cream.recipe.pairing import AllPairs, BestRandom, BestWorst, MajorityVote, Penalise, TopBottom
-from cream.recipe.parts import MeanMinusStds
+from cream.recipe.parts import MeanMinusStds, MethodParts
 from cream.recipe.witness import EarlierModels, NamedModel, VoteWitness
 
 
@@ -179,6 +180,54 @@ def test_the_filter_keeps_pairs_that_the_witness_orders_alike_and_counts_the_oth
         result.consistency
         == decide(matrix(AGREE, MOSTLY, REVERSED, silent), CreamMethod()).consistency
     )
+
+
+def equally_good(num_prompts=600, size=8):
+    """M0 and M1 see one quality with an error of their own, rho = 1 / 1.23: C = 0.80."""
+    rng = np.random.default_rng(12)
+    quality = rng.standard_normal((num_prompts, size))
+    m0, m1 = (quality + np.sqrt(0.23) * rng.standard_normal(quality.shape) for _ in range(2))
+    return matrix(*((f"p{i}", {"M0": m0[i], "M1": m1[i]}) for i in range(num_prompts)))
+
+
+@pytest.mark.parametrize(
+    "method", [CreamPairMethod(), CreamSampleMethod(filter="agreeing")], ids=lambda m: m.name
+)
+def test_where_m0_is_the_witness_it_is_asked_about_pairs_of_the_compared_ranking(method):
+    """The pair of extremes of M1's likelihood, not of log pi_1 - log pi_0, which share no order.
+
+    By log-ratios M0 would agree on 29 % of the pairs; by likelihoods two such raters agree on best
+    and worst of eight with probability 0.99 (`best_worst_agreement` at tau = 0.6 gives 0.988).
+    """
+    scores = equally_good()
+    result = decide(scores, method, t=1)
+
+    assert result.consistency.rate.estimate == pytest.approx(0.80, abs=0.01)
+    kept = result.pair_tally.parts["kept"] / result.pair_tally.total
+    assert kept == pytest.approx(0.988, abs=0.012)
+    m1 = scores.logps["M1"].reshape(-1, 8)
+    best = {f"p{i}-{m1[i].argmax()}" for i in range(len(m1))}
+    assert set(result.pairs.chosen_ids) <= best
+    if isinstance(method, CreamPairMethod):
+        assert result.pairs.consistency.mean() == pytest.approx(kept, abs=0.012)
+
+
+def test_log_ratio_pairs_and_m0s_likelihood_are_refused_as_two_sides_of_one_filter():
+    for method in (CreamPairMethod, CreamMethod):
+        with pytest.raises(RecipeError, match="opposite signs"):
+            method(compare="reference_code", filter="agreeing").parts(1)
+    with pytest.raises(RecipeError, match="opposite signs"):  # the pair level, unfiltered
+        CreamPairMethod(compare="reference_code", filter="none").parts(1)
+    assert CreamPairMethod(compare="reference_code", witness=VoteWitness()).parts(1)
+    assert CreamPairMethod(compare="reference_code").parts(2)
+
+
+def test_parts_composed_by_hand_ask_about_the_ranking_that_picks_the_pairs():
+    good = CreamPairMethod().parts(1)
+    other = {"kind": "logp", "unit": "implicit", "model": "M1"}
+
+    with pytest.raises(ValidationError, match="speak of the ranking that picks the pairs"):
+        MethodParts.model_validate({**good.model_dump(), "reward": other})
 
 
 def test_a_prompt_that_keeps_one_of_its_pairs_is_paired():

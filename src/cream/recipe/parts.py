@@ -178,6 +178,11 @@ class Agreement(Section):
     filter: PairFilter = "none"
 
     @property
+    def speaks_of_pairs(self) -> bool:
+        """Whether the witness or C is about the trained pair itself, not about its group."""
+        return self.filter == "agreeing" or isinstance(self.level, TwoGaussian)
+
+    @property
     def level_name(self) -> Literal["set", "sample", "pair"]:
         """``set`` if all pairs have one C, ``sample`` one per prompt, ``pair`` one per pair."""
         if isinstance(self.level, str):
@@ -252,6 +257,13 @@ class MethodParts(Section):
             raise ValueError("pairing.rule: majority_vote pairs by votes; the reward is no vote")
         if self.others and not isinstance(self.pairing, BestWorst):
             raise ValueError("completions of other models are paired by pairing.rule: best_worst")
+        compared = self.agreement
+        if compared and compared.speaks_of_pairs and compared.first != self.reward:
+            raise ValueError(
+                f"the witness is asked about pairs that {self.reward} picks, and compared with "
+                f"{compared.first}: filter: agreeing and the pair level speak of the ranking that "
+                "picks the pairs"
+            )
         if self.others and self.agreement:
             raise ValueError("C would compare rankings of completions that M_t did not sample")
         return self

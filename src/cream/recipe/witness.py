@@ -129,6 +129,17 @@ def compared_rankings(
             return current, ScoreQuantity(column=column)
 
 
+def opposed(first: AnyQuantity, second: AnyQuantity) -> bool:
+    """Whether one is taken against M0 and the other is M0's own likelihood (``reference_code``)."""
+    return (
+        isinstance(first, LogpQuantity)
+        and isinstance(second, LogpQuantity)
+        and first.unit.startswith("implicit")
+        and second.model == first.reference
+        and not second.unit.startswith("implicit")
+    )
+
+
 def reported_agreement(reward: Unit, t: int) -> Agreement:
     """C of M_t and M_{t-1} by a quantity, for methods that report it and do not use it."""
     first, second = compared_rankings(reward, t)

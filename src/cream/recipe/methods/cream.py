@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from cream.errors import RecipeError
 from cream.recipe.methods import MethodSection
 from cream.recipe.objectives import AgreementObjective
 from cream.recipe.objectives import Cream as CreamObjective
@@ -28,7 +29,12 @@ from cream.recipe.parts import (
     TwoGaussian,
     Unit,
 )
-from cream.recipe.witness import PreviousModel, WitnessChoice, compared_rankings
+from cream.recipe.witness import (
+    PreviousModel,
+    WitnessChoice,
+    compared_rankings,
+    opposed,
+)
 
 
 class WitnessedMethod(MethodSection):
@@ -44,7 +50,9 @@ class WitnessedMethod(MethodSection):
     reward of M_t against the mean log-likelihood of M0, which share log pi_0 with opposite signs
     and so bias tau downwards. ``implicit``: implicit rewards always, refused where it meets M0."""
     filter: PairFilter = "none"
-    """``agreeing`` trains only on pairs that the witness orders the same way."""
+    """``agreeing`` trains only on pairs that the witness orders the same way. The ranking that is
+    compared with the witness then picks them, which matters where the witness is M0: there
+    ``like_for_like`` compares mean log-likelihoods, and pairs are picked by that of M_t."""
     below_half: BelowHalf = "floor"
     """What happens to a C below 1/2 before it enters the loss; the reported C is never floored."""
     objective: AgreementObjective = CreamObjective()
@@ -57,8 +65,15 @@ class WitnessedMethod(MethodSection):
         statistic: Statistic = "kendall",
     ) -> MethodParts:
         first, second = compared_rankings(self.reward, t, self.compare, self.witness)
+        asked_about_pairs = self.filter == "agreeing" or isinstance(level, TwoGaussian)
+        if asked_about_pairs and opposed(first, second):
+            raise RecipeError(
+                "method.compare: reference_code asks M0's likelihood about pairs that M_t's "
+                "log-ratio against M0 picked, two quantities that hold log pi_0 with opposite "
+                "signs; set compare: like_for_like, filter: none, or another witness"
+            )
         return MethodParts(
-            reward=LogpQuantity(unit=self.reward, model=f"M{t}"),
+            reward=first if asked_about_pairs else LogpQuantity(unit=self.reward, model=f"M{t}"),
             agreement=Agreement(
                 first=first,
                 second=second,
@@ -118,7 +133,10 @@ class CreamSampleMethod(WitnessedMethod):
 
 
 class CreamPairMethod(WitnessedMethod):
-    """C is that of the pair that is trained on, not the mean over all orders of its group."""
+    """C is that of the pair that is trained on, not the mean over all orders of its group.
+
+    The ranking that is compared with the witness picks the pairs, in every iteration.
+    """
 
     name: Literal["cream_pair"] = "cream_pair"
     probability: TwoGaussian = TwoGaussian()
