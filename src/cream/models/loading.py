@@ -111,6 +111,23 @@ def load_model(
     return model.eval()
 
 
+def empty_model(folder: Path, *, trust_remote_code: bool = False) -> Model:
+    """Build a causal language model of a folder's configuration, without reading its weights.
+
+    Parameters are on the device ``meta``: names, shapes and ties are those of the real model.
+
+    Args:
+        folder: A folder that `cream.models.folders.resolve_model` returned.
+        trust_remote_code: Allow a model that comes as Python code.
+
+    Raises:
+        ModelError: There is no causal language model of this configuration.
+    """
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    with _explained(folder, "model"), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
 def check_reward_model(folder: Path, config: ModelShape) -> None:
     """Check that a folder is a whole model whose configuration states a head of one output.
 

@@ -21,6 +21,7 @@ from cream.models.fingerprints import model_fingerprint
 from cream.models.folders import resolve_model
 from cream.models.loading import (
     check_reward_model,
+    empty_model,
     generation_eos_ids,
     load_config,
     load_tokenizer,
@@ -29,6 +30,7 @@ from cream.models.positions import context_length, fast_reach
 from cream.recipe import Recipe
 from cream.recipe.model import ModelConfig
 from cream.recipe.scorers import OWN_MODELS, JudgeConfig, PairwiseJudgeConfig, RewardModelConfig
+from cream.training.lora import refuse_unfit
 from cream.types import Message
 
 
@@ -48,6 +50,7 @@ def open_models(
     tokenizer = load_tokenizer(
         seed_folder, chat_template=template, trust_remote_code=config.trust_remote_code
     )
+    empty_model(seed_folder, trust_remote_code=config.trust_remote_code)  # refused now, if at all
     device = pick_device(config.device)
     shelf = Checkpoints(
         folder=folder,
@@ -61,6 +64,25 @@ def open_models(
         trust_remote_code=config.trust_remote_code,
     )
     return shelf, ChatEncoder(tokenizer, template, eos_ids=generation_eos_ids(seed_folder))
+
+
+def check_trainings(recipe: Recipe, shelf: Checkpoints) -> None:
+    """Refuse, by the configuration of M0, what a training would refuse after hours.
+
+    Raises:
+        ModelError: Adapters that this model cannot have, or rows that it cannot share; the message
+            begins with the section at fault.
+    """
+    for name, lora in (("sft", recipe.sft.lora), ("training", recipe.training.lora)):
+        if lora is not None:
+            with _section(name):
+                model = empty_model(shelf.seed_folder, trust_remote_code=shelf.trust_remote_code)
+                refuse_unfit(model, lora)
+    if recipe.training.compute.pair_layout == "shared" and shelf.fast.tokens == 0:
+        raise ModelError(
+            "training.compute.pair_layout: this model cannot have chosen and rejected in one row: "
+            f"{shelf.fast.reason}. Set pair_layout to auto or separate."
+        )
 
 
 def open_scorers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,17 +18,18 @@ from cream.loop.training_steps import check_objective
 from cream.models.fingerprints import model_fingerprint, stored_parameters
 from cream.plan import is_calibrated
 from cream.planner import build_plan
-from cream.preflight.models import open_models, open_scorers
+from cream.preflight.models import check_trainings, open_models, open_scorers
 from cream.protocols import Progress
 from cream.recipe import Recipe
 from cream.recipe.engine import VllmEngine
 from cream.recipe.parts import VERIFIER
+from cream.records import StageSpec
 from cream.runs.files import free_bytes, read_json, write_json
 from cream.runs.manifest import build_manifest
 from cream.runs.plan import refuse_old_run
 from cream.runs.store import Run
 from cream.runs.trackers import TrackedRun, check_installed, open_trackers
-from cream.types import Origin
+from cream.types import EncodedPrompt, Origin
 
 ENGINE = "engine.json"
 """Which engine the run samples with, and why; decided at the first opening."""
@@ -105,6 +107,7 @@ def check_run(
         own.refuse_missing_transform(own.parts(recipe, t))
     plan = build_plan(recipe, data, partial(own.parts, recipe))
     shelf, encoder = open_models(recipe.model, run.root / "models", cache_dir)
+    check_trainings(recipe, shelf)
     for text in (*data.notes, *encoder.notes):
         progress.note(text)
     choice = choose_engine(recipe.engine, shelf.device, _begun_with(run))
@@ -185,15 +188,45 @@ def _check_calibration(context: Context) -> None:
 
 
 def _check_lengths(context: Context) -> None:
-    """Encode every prompt and seed example once, so that none fails hours later."""
+    """Encode every prompt and completion of the data once, so that none fails hours later.
+
+    Seed examples beyond the context are no error here: fine-tuning drops and counts them. What is
+    scored must fit.
+    """
     recipe = context.recipe
     for spec in context.plan.stages:
         if spec.kind == "sample" and spec.origin == Origin.POLICY:  # others are asked the same
-            asked = context.plan.sets[spec.name].prompts
-            context.encode(asked, recipe.sampling.max_completion_tokens)
+            asked = context.plan.sets[spec.name]
+            encoded = context.encode(asked.prompts, recipe.sampling.max_completion_tokens)
+            _refuse_long_answers(context, spec, encoded, asked.answers)
     context.encode(context.data.test, recipe.evaluation.max_completion_tokens)
     for example in context.data.seed_examples:
         context.encoder.encode_completion(example.prompt.messages, example.completion)
+
+
+def _refuse_long_answers(
+    context: Context,
+    spec: StageSpec,
+    encoded: Sequence[EncodedPrompt],
+    answers: Mapping[str, Sequence[str]],
+) -> None:
+    """Completions of the data that join sampled ones are scored as these are."""
+    limit, encode = context.shelf.context_length, context.encoder.encode_completion
+    if limit is None:
+        return
+    long = [
+        len(item.token_ids) + tokens
+        for item in encoded
+        for answer in answers.get(item.prompt.prompt_id, ())
+        if (tokens := len(encode(item.prompt.messages, answer))) + len(item.token_ids) > limit
+    ]
+    if long:
+        total = sum(map(len, answers.values()))
+        raise DataError(
+            f"{spec.name} scores the completions of the seed data, and {len(long)} of {total} "
+            f"exceed the model's context of {limit} tokens with their prompt (the longest has "
+            f"{max(long)}); shorten them or leave them out of data.seed"
+        )
 
 
 def _check_verifiers(context: Context) -> None:

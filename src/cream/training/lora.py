@@ -51,6 +51,21 @@ def adapters(model: Any, config: LoraConfig | None, *, seed: int) -> Iterator[No
             parameter.requires_grad_(trainable[name])
 
 
+def refuse_unfit(model: Any, config: LoraConfig) -> None:
+    """Refuse adapters that `adapters` would refuse, on a model without weights.
+
+    Args:
+        model: From `cream.models.loading.empty_model`; changed, not to be used afterwards.
+        config: Rank and targets. ``all-linear`` fits every model.
+
+    Raises:
+        ModelError: As `adapters`.
+    """
+    if not isinstance(config.target_modules, str):
+        refuse_head(model, config)
+        _wrap(model, config, seed=0)
+
+
 def refuse_head(model: Any, config: LoraConfig) -> None:
     """Refuse adapters that would be lost: of the head, which training applies by its weight alone.
 
