@@ -116,7 +116,7 @@ def test_a_disk_too_small_for_all_members_is_refused(
 
     There is room for 9: enough for any member by itself (3 + 3).
     """
-    from cream.loop import opening
+    from cream.preflight import opening
 
     weights = 4 * 115_000
     monkeypatch.setattr(opening, "stored_parameters", lambda folder: 115_000)
