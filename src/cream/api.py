@@ -84,7 +84,7 @@ def run(
         try:
             run_recipe(context)
         finally:
-            context.shelf.close()
+            context.checkpoints.close()
             context.trackers.close()
         write_json(place.root / "summary.json", summarise_run(place.root).as_json())
     return RunResult(place.root)

@@ -14,7 +14,7 @@ from cream.recipe.training import ComputeConfig, SftConfig, SftOptimiserConfig
 from cream.testing import tiny_model
 from cream.training.examples import Layout
 from cream.training.forward import Route, by_hidden, by_logits, inference_behaviour
-from cream.training.lean import LeanModel
+from cream.training.fused_training import FusedTraining
 from cream.training.train import train
 from cream.types import Example, TokenSequence
 
@@ -67,7 +67,9 @@ def through(model, form):
         return model, Route(by_hidden if form == "hidden" else by_logits, "hidden", "shared")
     decoder = fused_decoder(model)
     assert decoder is not None
-    return LeanModel(model, decoder, torch.float32), Route(by_hidden, "hidden", "shared", decoder)
+    return FusedTraining(model, decoder, torch.float32), Route(
+        by_hidden, "hidden", "shared", decoder
+    )
 
 
 @pytest.mark.parametrize("shared", [True, False])

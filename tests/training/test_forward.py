@@ -97,7 +97,7 @@ def test_sequences_longer_than_a_sliding_window_are_neither_shared_nor_fused():
     model.config.sliding_window = 16
     assert choose_route(model, layout="auto", longest_row=17).layout == "separate"
     assert choose_route(model, layout="auto", longest_row=16).layout == "shared"
-    assert choose_route(model, lean=True, longest_row=17).decoder is None
+    assert choose_route(model, fused=True, longest_row=17).decoder is None
 
 
 def test_a_model_whose_small_error_adds_up_over_a_long_completion_is_run_by_its_own_logits():
@@ -229,7 +229,7 @@ def test_shortcuts_end_where_the_configuration_no_longer_proves_them(kind, setti
     else:
         model = build(kind, **settings)
     inside, beyond = (
-        choose_route(model, layout="auto", longest_row=n, lean=True) for n in (reach, reach + 1)
+        choose_route(model, layout="auto", longest_row=n, fused=True) for n in (reach, reach + 1)
     )
 
     assert beyond.layout == "separate"

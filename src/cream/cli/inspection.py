@@ -70,7 +70,7 @@ def plan(
         stages,
         counts,
         length,
-        parameters=stored_parameters(context.shelf.seed_folder),
+        parameters=stored_parameters(context.checkpoints.seed_folder),
         disk_bytes=disk_need(context).total,
         rates=rates,
     )
@@ -95,7 +95,7 @@ def _rates(context: Context, length: Length) -> Rates:
         [prompt.token_ids for prompt in prompts],
         max(1, round(length.tokens)),
         context.engine,
-        lambda: context.shelf.for_training("M0"),
+        lambda: context.checkpoints.for_training("M0"),
     )
 
 

@@ -45,7 +45,7 @@ def opened(recipe_path: Path, overrides: Sequence[str] | None, *, quiet: bool) -
             try:
                 yield context
             finally:
-                context.shelf.close()
+                context.checkpoints.close()
                 context.trackers.close()
     finally:
         progress.close()

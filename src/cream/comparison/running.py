@@ -91,7 +91,7 @@ def _run_seed(contexts: Sequence[Context]) -> None:
             lenders = [other.run for other in contexts if other is not context]
             context.borrow = borrower(context, lenders, taken)
             run_iteration(context, t)
-            context.shelf.release()
+            context.checkpoints.release()
             for place, count in taken.items():
                 context.progress.note(f"{count} stages shared with {place}")
 
@@ -151,7 +151,7 @@ def _disk_need(contexts: Sequence[Context]) -> DiskNeed:
     missing = 0
     for _, members in groupby(contexts, key=lambda context: context.recipe.seed):
         group = list(members)
-        lacking = sum(not context.shelf.path("M1").exists() for context in group)
+        lacking = sum(not context.checkpoints.path("M1").exists() for context in group)
         linked = max(lacking - 1, 0) if lacking == len(group) else lacking
         spared = linked * (1 + len(group[0].recipe.witnesses))
         missing += sum(disk_need(context).missing for context in group) - spared
@@ -190,6 +190,6 @@ def _take_model(context: Context, stage: Stage, lender: Run) -> bool:
     source = lender.root / "models" / name
     if not source.exists():
         return False
-    card = model_card(name, context.recipe, context.shelf.seed_name)
-    take_folder(source, context.shelf.path(name), {CARD: card})
+    card = model_card(name, context.recipe, context.checkpoints.seed_name)
+    take_folder(source, context.checkpoints.path(name), {CARD: card})
     return True

@@ -39,8 +39,8 @@ class Backbone:
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.num_layers: int = model.config.get_text_config().num_hidden_layers
         self.head: Any = model.get_output_embeddings()
-        self._lean = fused_decoder(model)
-        self.fused: bool = self._lean is not None
+        self._fused = fused_decoder(model)
+        self.fused: bool = self._fused is not None
         """Whether the layers run in their fused form."""
         self._logits: Tensor | None = None
 
@@ -51,9 +51,9 @@ class Backbone:
         attention: Attention,
     ) -> Float[Tensor, "token hidden"]:
         """Final hidden states of a packed stream."""
-        if self._lean is not None:
-            embedded = F.embedding(token_ids, self._lean.embedding)
-            return self._lean.hidden(embedded, positions, attention)
+        if self._fused is not None:
+            embedded = F.embedding(token_ids, self._fused.embedding)
+            return self._fused.hidden(embedded, positions, attention)
         with _own_attention(self.model.config):
             output = self.model.base_model(
                 input_ids=token_ids[None],

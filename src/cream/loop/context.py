@@ -33,7 +33,7 @@ class Context:
     run: Run
     data: LoadedData
     encoder: ChatEncoder
-    shelf: Checkpoints
+    checkpoints: Checkpoints
     engine: Engine
     """What samples from and scores under the models."""
     engine_choice: EngineChoice
@@ -69,7 +69,7 @@ class Context:
     def encode(self, prompts: Sequence[Prompt], max_completion_tokens: int) -> list[EncodedPrompt]:
         """Token ids of prompts, refused where prompt and completion would not fit the context."""
         return encode_prompts(
-            prompts, self.encoder, self.shelf.context_length, max_completion_tokens
+            prompts, self.encoder, self.checkpoints.context_length, max_completion_tokens
         )
 
     def stage(self, spec: StageSpec, inputs: Mapping[str, Any]) -> Stage:

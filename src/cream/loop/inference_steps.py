@@ -61,7 +61,7 @@ def sample_step(context: Context, spec: StageSpec) -> StageRecord:
             "prompts": context.prompts_fingerprint(samples.prompts),
             **added,
             "template": context.template_fingerprint,
-            "compute_dtype": str(context.shelf.compute_dtype),
+            "compute_dtype": str(context.checkpoints.compute_dtype),
             **context.sampled_by,
             "settings": settings.model_dump(mode="json"),
         },
@@ -126,7 +126,7 @@ def score_step(context: Context, spec: StageSpec) -> StageRecord:
         {
             "completions": sampled.fingerprint,
             "model": context.model_fingerprint(model),
-            "compute_dtype": str(context.shelf.compute_dtype),
+            "compute_dtype": str(context.checkpoints.compute_dtype),
             "settings": {"token_budget": context.recipe.scoring.token_budget},
         },
     )
@@ -251,7 +251,7 @@ def evaluate_step(context: Context, spec: StageSpec) -> StageRecord:
             "model": context.model_fingerprint(model),
             "test": context.prompts_fingerprint(context.data.test),
             "template": context.template_fingerprint,
-            "compute_dtype": str(context.shelf.compute_dtype),
+            "compute_dtype": str(context.checkpoints.compute_dtype),
             **context.sampled_by,
             **context.verified_by(context.data.test),
             "settings": settings.model_dump(mode="json"),

@@ -23,9 +23,9 @@ from cream.recipe.scorers import JudgeConfig, PairwiseJudgeConfig
 
 @dataclass(frozen=True, slots=True)
 class ExternalJudge:
-    """A judge that is no model of the run; its weights are M0 of a shelf of its own."""
+    """A judge that is no model of the run; its weights are M0 of checkpoints of its own."""
 
-    shelf: Checkpoints
+    checkpoints: Checkpoints
     encoder: ChatEncoder
     fingerprint: str
 

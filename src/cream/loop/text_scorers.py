@@ -58,7 +58,7 @@ REWARD_MODEL_SCHEMA = pa.schema(
 class _Judge:
     """The model that judges in one iteration: one of the run, or one of its own."""
 
-    shelf: Checkpoints
+    checkpoints: Checkpoints
     engine: Engine
     name: str
     encoder: ChatEncoder
@@ -74,14 +74,14 @@ def judge_step(context: Context, spec: StageSpec) -> StageRecord:
     inputs = {
         **judge.inputs,
         "template": fingerprint([judge.encoder.template, list(judge.encoder.stop_ids)]),
-        "compute_dtype": str(judge.shelf.compute_dtype),
+        "compute_dtype": str(judge.checkpoints.compute_dtype),
         "rubric": fingerprint(empty_question(settings)),
         "settings": settings.model_dump(mode="json", exclude=NAMES_THE_MODEL),
     }
 
     def scorer() -> TextScorer:
-        if judge.shelf is not context.shelf:
-            context.shelf.release()
+        if judge.checkpoints is not context.checkpoints:
+            context.checkpoints.release()
         return _text_scorer(context, spec.t, settings, judge)
 
     def table(rows: Sequence[ScoreRow]) -> pa.Table:
@@ -91,8 +91,8 @@ def judge_step(context: Context, spec: StageSpec) -> StageRecord:
         return pa.Table.from_pylist(named, schema=JUDGE_SCHEMA)
 
     record = _score_texts_step(context, spec, inputs, scorer, table)
-    if judge.shelf is not context.shelf:
-        judge.shelf.release()
+    if judge.checkpoints is not context.checkpoints:
+        judge.checkpoints.release()
     return record
 
 
@@ -110,7 +110,7 @@ def reward_model_step(context: Context, spec: StageSpec) -> StageRecord:
     }
 
     def scorer() -> TextScorer:
-        context.shelf.release()
+        context.checkpoints.release()
         return RewardModel(
             model.load(),
             model.encoder,
@@ -146,13 +146,13 @@ def own_scorer_step(scorer: OwnScorer, context: Context, spec: StageSpec) -> Sta
 def _judge(context: Context, settings: JudgeConfig | PairwiseJudgeConfig, t: int) -> _Judge:
     external = context.scorers.judge
     if external is not None:
-        shelf, inputs = external.shelf, {"model": external.fingerprint}
-        return _Judge(shelf, OnTorch(shelf), "M0", external.encoder, inputs)
+        checkpoints, inputs = external.checkpoints, {"model": external.fingerprint}
+        return _Judge(checkpoints, OnTorch(checkpoints), "M0", external.encoder, inputs)
     name = "M0" if settings.model == "seed" else f"M{t}"
     inputs = {"model": context.model_fingerprint(name)}
     if not isinstance(context.engine, OnTorch):
         inputs |= context.sampled_by
-    return _Judge(context.shelf, context.engine, name, context.encoder, inputs)
+    return _Judge(context.checkpoints, context.engine, name, context.encoder, inputs)
 
 
 def _text_scorer(
@@ -166,7 +166,7 @@ def _text_scorer(
         stop_ids=judge.encoder.stop_ids,
     )
     asked = AskedModel(
-        judge.engine.sampler(judge.name), judge.encoder, params, judge.shelf.context_length
+        judge.engine.sampler(judge.name), judge.encoder, params, judge.checkpoints.context_length
     )
 
     def seed_of(*path: str | int) -> int:

@@ -198,10 +198,10 @@ def _train(context: Context, stage: Stage, train: Train) -> StageRecord:
         context.progress.advance_to(step, total, metrics)
 
     with stopwatch() as seconds:
-        model = context.shelf.for_training(start)
+        model = context.checkpoints.for_training(start)
         summary = train(model, on_step)
-        context.shelf.save(
-            model, result, model_card(result, context.recipe, context.shelf.seed_name)
+        context.checkpoints.save(
+            model, result, model_card(result, context.recipe, context.checkpoints.seed_name)
         )
     log.clear()
     for step, metrics in enumerate(summary.metrics, start=1):
@@ -209,7 +209,7 @@ def _train(context: Context, stage: Stage, train: Train) -> StageRecord:
     context.trackers.course(name, summary.metrics)
     shutil.rmtree(stage.folder / STATE, ignore_errors=True)
     record = stage.finish(_figures(summary), seconds())
-    context.progress.finish(f"{summary.steps} steps, saved {context.shelf.path(result)}")
+    context.progress.finish(f"{summary.steps} steps, saved {context.checkpoints.path(result)}")
     for warning in summary.warnings:
         context.progress.note(warning)
     return record
@@ -234,4 +234,4 @@ def remove_unneeded(context: Context, t: int) -> None:
     if context.recipe.keep_checkpoints == "all":
         return
     for name in unneeded_models(context.plan, context.recipe, t):
-        shutil.rmtree(context.shelf.folder / name, ignore_errors=True)
+        shutil.rmtree(context.checkpoints.folder / name, ignore_errors=True)

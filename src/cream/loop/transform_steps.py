@@ -99,7 +99,7 @@ def score_examples_step(context: Context, spec: StageSpec) -> StageRecord:
         {
             "examples": transformed.fingerprint,
             "model": context.model_fingerprint(model),
-            "compute_dtype": str(context.shelf.compute_dtype),
+            "compute_dtype": str(context.checkpoints.compute_dtype),
             "settings": {"token_budget": budget},
         },
     )

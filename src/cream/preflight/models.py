@@ -52,7 +52,7 @@ def open_models(
     )
     empty_model(seed_folder, trust_remote_code=config.trust_remote_code)  # refused now, if at all
     device = pick_device(config.device)
-    shelf = Checkpoints(
+    checkpoints = Checkpoints(
         folder=folder,
         seed_folder=seed_folder,
         seed_name=config.name,
@@ -63,10 +63,10 @@ def open_models(
         fast=fast_reach(shape),
         trust_remote_code=config.trust_remote_code,
     )
-    return shelf, ChatEncoder(tokenizer, template, eos_ids=generation_eos_ids(seed_folder))
+    return checkpoints, ChatEncoder(tokenizer, template, eos_ids=generation_eos_ids(seed_folder))
 
 
-def check_trainings(recipe: Recipe, shelf: Checkpoints) -> None:
+def check_trainings(recipe: Recipe, checkpoints: Checkpoints) -> None:
     """Refuse, by the configuration of M0, what a training would refuse after hours.
 
     Raises:
@@ -76,23 +76,25 @@ def check_trainings(recipe: Recipe, shelf: Checkpoints) -> None:
     for name, lora in (("sft", recipe.sft.lora), ("training", recipe.training.lora)):
         if lora is not None:
             with _section(name):
-                model = empty_model(shelf.seed_folder, trust_remote_code=shelf.trust_remote_code)
+                model = empty_model(
+                    checkpoints.seed_folder, trust_remote_code=checkpoints.trust_remote_code
+                )
                 refuse_unfit(model, lora)
-    if recipe.training.compute.pair_layout == "shared" and shelf.fast.tokens == 0:
+    if recipe.training.compute.pair_layout == "shared" and checkpoints.fast.tokens == 0:
         raise ModelError(
             "training.compute.pair_layout: this model cannot have chosen and rejected in one row: "
-            f"{shelf.fast.reason}. Set pair_layout to auto or separate."
+            f"{checkpoints.fast.reason}. Set pair_layout to auto or separate."
         )
 
 
 def open_scorers(
-    recipe: Recipe, shelf: Checkpoints, encoder: ChatEncoder, cache_dir: Path
+    recipe: Recipe, checkpoints: Checkpoints, encoder: ChatEncoder, cache_dir: Path
 ) -> ScorerModels:
     """Find and examine what the recipe's method ranks by; load no weights.
 
     Args:
         recipe: Whole recipe; its ``model`` section says device and arithmetic of a judge.
-        shelf: Models of the run.
+        checkpoints: Models of the run.
         encoder: Template of the run.
         cache_dir: Cream's cache.
 
@@ -107,8 +109,10 @@ def open_scorers(
         if isinstance(scorer, RewardModelConfig):
             return ScorerModels(reward_model=_open_reward_model(scorer, device, cache_dir))
         own = scorer.model in OWN_MODELS
-        outside = None if own else _open_judge(scorer, recipe.model, shelf.folder, cache_dir)
-        asked = (shelf, encoder) if outside is None else (outside.shelf, outside.encoder)
+        outside = None if own else _open_judge(scorer, recipe.model, checkpoints.folder, cache_dir)
+        asked = (
+            (checkpoints, encoder) if outside is None else (outside.checkpoints, outside.encoder)
+        )
         _check_rubric_fits(scorer, asked[1], asked[0].context_length)
         return ScorerModels(judge=outside)
 
@@ -124,8 +128,8 @@ def _open_judge(
         device=model.device,
         compute_dtype=model.compute_dtype,
     )
-    shelf, encoder = open_models(config, folder, cache_dir)
-    return ExternalJudge(shelf, encoder, model_fingerprint(shelf.seed_folder))
+    checkpoints, encoder = open_models(config, folder, cache_dir)
+    return ExternalJudge(checkpoints, encoder, model_fingerprint(checkpoints.seed_folder))
 
 
 def _check_rubric_fits(

@@ -106,11 +106,11 @@ def check_run(
     for t in range(1, recipe.iterations + 1):
         own.refuse_missing_transform(own.parts(recipe, t))
     plan = build_plan(recipe, data, partial(own.parts, recipe))
-    shelf, encoder = open_models(recipe.model, run.root / "models", cache_dir)
-    check_trainings(recipe, shelf)
+    checkpoints, encoder = open_models(recipe.model, run.root / "models", cache_dir)
+    check_trainings(recipe, checkpoints)
     for text in (*data.notes, *encoder.notes):
         progress.note(text)
-    choice = choose_engine(recipe.engine, shelf.device, _begun_with(run))
+    choice = choose_engine(recipe.engine, checkpoints.device, _begun_with(run))
     budget = recipe.scoring.token_budget
     context = Context(
         recipe=recipe,
@@ -118,11 +118,11 @@ def check_run(
         data=data,
         plan=plan,
         encoder=encoder,
-        shelf=shelf,
-        engine=open_engine(choice, shelf, token_budget=budget, own=own.sampler),
+        checkpoints=checkpoints,
+        engine=open_engine(choice, checkpoints, token_budget=budget, own=own.sampler),
         engine_choice=choice,
         progress=progress,
-        seed_model_fingerprint=model_fingerprint(shelf.seed_folder),
+        seed_model_fingerprint=model_fingerprint(checkpoints.seed_folder),
         trackers=open_trackers(
             recipe.trackers,
             TrackedRun(recipe.name, run.root, recipe.model_dump(mode="json")),
@@ -130,7 +130,7 @@ def check_run(
         ),
         verifier=PromptVerifier(own.verifier),
         extensions=own,
-        scorers=open_scorers(recipe, shelf, encoder, cache_dir),
+        scorers=open_scorers(recipe, checkpoints, encoder, cache_dir),
     )
     _check_calibration(context)
     check_score_columns(context)
@@ -143,11 +143,15 @@ def check_run(
     progress.note(f"completions are sampled by {sampled_by}")
     if isinstance(choice.settings, VllmEngine):
         progress.note("log-probabilities come from torch, which scores for every engine")
-    if shelf.fast.reason:
-        which = "all" if shelf.fast.tokens == 0 else f"longer than {shelf.fast.tokens} tokens"
+    if checkpoints.fast.reason:
+        which = (
+            "all"
+            if checkpoints.fast.tokens == 0
+            else f"longer than {checkpoints.fast.tokens} tokens"
+        )
         progress.note(
             f"sequences ({which}) run through the model's own forward, right and slower: "
-            f"{shelf.fast.reason}"
+            f"{checkpoints.fast.reason}"
         )
     return context
 
@@ -211,7 +215,7 @@ def _refuse_long_answers(
     answers: Mapping[str, Sequence[str]],
 ) -> None:
     """Completions of the data that join sampled ones are scored as these are."""
-    limit, encode = context.shelf.context_length, context.encoder.encode_completion
+    limit, encode = context.checkpoints.context_length, context.encoder.encode_completion
     if limit is None:
         return
     long = [
@@ -277,14 +281,14 @@ class DiskNeed:
 
 def disk_need(context: Context) -> DiskNeed:
     """What this run needs beside what it holds already."""
-    weights = stored_parameters(context.shelf.seed_folder) * BYTES_PER_WEIGHT
+    weights = stored_parameters(context.checkpoints.seed_folder) * BYTES_PER_WEIGHT
     witnesses = len(context.recipe.witnesses)  # kept whatever keep_checkpoints says
     made = sum(spec.result is not None for spec in context.plan.stages) - witnesses
     at_once = 4 if context.recipe.training.loss_reference == "sft" else 3  # M_{t-1} to M_{t+1}
     if any(spec.draft for spec in context.plan.stages):
         at_once += 2  # the future model and the past one
     kept = made if context.recipe.keep_checkpoints == "all" else min(made, at_once)
-    existing = len(list(context.shelf.folder.glob("*")))
+    existing = len(list(context.checkpoints.folder.glob("*")))
     return DiskNeed(weights, max(kept + witnesses - existing, 0))
 
 

@@ -60,16 +60,18 @@ def evaluate_model(
         CreamError: The data, the model or the template cannot be used.
     """
     prompts = load_test(test, seed=seed, base_dir=base_dir, tasks=tasks)
-    shelf, encoder = open_models(model, base_dir, cache_dir)
-    encoded = encode_prompts(prompts, encoder, shelf.context_length, settings.max_completion_tokens)
+    checkpoints, encoder = open_models(model, base_dir, cache_dir)
+    encoded = encode_prompts(
+        prompts, encoder, checkpoints.context_length, settings.max_completion_tokens
+    )
     params = sampling_params(settings, encoder)
     verifier = PromptVerifier()
-    choice = choose_engine(engine, shelf.device)
-    opened = open_engine(choice, shelf)
+    choice = choose_engine(engine, checkpoints.device)
+    opened = open_engine(choice, checkpoints)
     progress.note(f"completions are sampled by {choice}")
     progress.start(f"evaluate {model.name}", len(prompts), "prompts")
     rows: list[dict[str, Any]] = []
-    with closing(shelf):
+    with closing(checkpoints):
         for shard in batched(encoded, settings.prompts_per_shard):
             rows += [
                 asdict(row)
@@ -121,17 +123,20 @@ def evaluate_outside(
         CreamError: The model cannot be used; see also `cream.engines.harness.run_harness`.
     """
     check_harness()
-    shelf, _ = open_models(model, Path(), cache_dir)
-    loaded = shelf.for_inference("M0")
+    checkpoints, _ = open_models(model, Path(), cache_dir)
+    loaded = checkpoints.for_inference("M0")
     progress.start(f"lm-eval {', '.join(tasks)} on {model.name}", 0, "examples")
-    found = run_harness(loaded, shelf.tokenizer, tasks, settings, include=include)
+    found = run_harness(loaded, checkpoints.tokenizer, tasks, settings, include=include)
     result = {
         "model": model.name,
         "harness": found["harness"],
-        "settings": {**asdict(settings), "dtype": str(shelf.compute_dtype).removeprefix("torch.")},
+        "settings": {
+            **asdict(settings),
+            "dtype": str(checkpoints.compute_dtype).removeprefix("torch."),
+        },
         "tasks": found["tasks"],
     }
-    target = out or _in_run(shelf.seed_folder, tasks)
+    target = out or _in_run(checkpoints.seed_folder, tasks)
     if target is not None:
         write_json(target, result)
     progress.finish(f"stored in {target}" if target else "not stored; --out FILE stores it")

@@ -2,11 +2,11 @@
 
 It takes the cheapest exact route.
 
-A Llama-shaped model with short rows is trained in its fused form (`cream.training.lean`), any other
-in its own. There two shortcuts are taken only where a small float32 trial on the model itself shows
-that they change nothing: running the head on completion tokens alone (instead of logits for every
-position), and chosen and rejected in one row under a 4-D mask (instead of one row each). The trial
-costs a few forward passes of a few tokens; no list of architectures is kept.
+A Llama-shaped model with short rows is trained in its fused form (`cream.training.fused_training`),
+any other in its own. There two shortcuts are taken only where a small float32 trial on the model
+itself shows that they change nothing: running the head on completion tokens alone (instead of
+logits for every position), and chosen and rejected in one row under a 4-D mask (instead of one row
+each). The trial costs a few forward passes of a few tokens; no list of architectures is kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cream.models.padded_attention import PADDING
 from cream.models.positions import company_reach, fast_reach, text_config
 from cream.recipe.training import TrainingSettings
 from cream.training.batches import Row, TokenBatch, lay_out
-from cream.training.lean import LeanModel, fits
+from cream.training.fused_training import FusedTraining, fits
 
 SUM_TOLERANCE = 0.05
 """Largest difference, in nats of a whole row, at which a shortcut counts as exact: if every token
@@ -46,7 +46,7 @@ class Computed:
 
 Forward = Callable[[Any, TokenBatch], Computed]
 
-LEAN_ROW = 512
+FUSED_ROW = 512
 """Tokens of a row up to which the fused form trains: without a kernel its attention is plain."""
 
 
@@ -61,8 +61,8 @@ class Route:
     """The model's fused form, if that is what trains."""
 
     def forward(self, model: Any, batch: TokenBatch) -> Computed:
-        """Run a batch through the model, or through the `LeanModel` made of it."""
-        if isinstance(model, LeanModel):
+        """Run a batch through the model, or through the `FusedTraining` made of it."""
+        if isinstance(model, FusedTraining):
             return Computed(*model.forward(batch))
         return self.by_model(model, batch)
 
@@ -150,7 +150,7 @@ def choose_route(
     *,
     layout: Literal["auto", "shared", "separate"] = "separate",
     longest_row: int = 0,
-    lean: bool = False,
+    fused: bool = False,
 ) -> Route:
     """Try the shortcuts on the model and return the cheapest exact route.
 
@@ -160,7 +160,7 @@ def choose_route(
         longest_row: Tokens of the longest row to come. The shortcuts are taken up to where the
             configuration proves that they are the model's formula (`fast_reach`): the trial is
             too short to see a window.
-        lean: Whether the model's fused form may train: all its parameters, without checkpointing.
+        fused: Whether the model's fused form may train: all its parameters, without checkpointing.
 
     Raises:
         ModelError: A shared layout was demanded and does not give the model's own result.
@@ -185,7 +185,7 @@ def choose_route(
             "to auto or separate."
         )
     decoder = None
-    if lean and exact and proved and longest_row <= LEAN_ROW and fits(model):
+    if fused and exact and proved and longest_row <= FUSED_ROW and fits(model):
         decoder = fused_decoder(model)
     return Route(
         forward,
@@ -195,7 +195,7 @@ def choose_route(
     )
 
 
-def allows_lean(config: TrainingSettings) -> bool:
+def allows_fused(config: TrainingSettings) -> bool:
     """Whether a training's settings leave the fused form possible."""
     return config.lora is None and not config.compute.gradient_checkpointing
 

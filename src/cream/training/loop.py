@@ -62,7 +62,7 @@ class Task:
     auxiliary: Mapping[str, Auxiliary] = field(default_factory=dict)
     """Modules of the objective itself: trained and saved beside the model."""
     decoder: FusedDecoder | None = None
-    """The model's fused form, if `contribute` is to compute with a `LeanModel` of it."""
+    """The model's fused form, if `contribute` is to compute with a `FusedTraining` of it."""
     prepare: Callable[[Any], None] | None = None
     """Called with the model as it computes before the first step, interrupted or not."""
 

@@ -1,8 +1,8 @@
 """AdamW on float32 master weights, with forward and backward in bfloat16 where that is native.
 
 With bfloat16 the model that computes is a bfloat16 *copy*; the model given stays float32 and is
-what the optimiser updates. (What follows is about models that train in their own form; one in
-fused form is computed by `cream.training.lean`, to the same effect.) After each micro-batch the
+what the optimiser updates. (What follows is about models that train in their own form; one in fused
+form is computed by `cream.training.fused_training`, to the same effect.) After each micro-batch the
 copy's gradients are added to the masters' in float32, and after each step the masters are rounded
 into the copy. A learning rate of 1e-6 changes most weights by less than half a bfloat16 unit, so
 without masters most updates would be lost. The copy was chosen over autocast by measurement (one
@@ -26,7 +26,7 @@ from cream.algorithms.objective import Auxiliary
 from cream.algorithms.statistics import share_of
 from cream.models.fused_decoder import FusedDecoder
 from cream.recipe.training import OptimiserConfig
-from cream.training.lean import LeanModel
+from cream.training.fused_training import FusedTraining
 
 PLAIN_ATTENTION_TOKENS = 512
 """Rows up to this length take plain matrix-product attention on a CPU (see `plain_attention`)."""
@@ -47,9 +47,9 @@ class Weights:
         }
         self.computing: Any = model
         self._copies: list[Tensor] = []
-        self._lean = None
+        self._fused = None
         if decoder is not None:
-            self.computing = self._lean = LeanModel(model, decoder, dtype)
+            self.computing = self._fused = FusedTraining(model, decoder, dtype)
         elif dtype != torch.float32:
             self.computing = copy.deepcopy(model)
             for parameter in self.computing.parameters():
@@ -61,16 +61,16 @@ class Weights:
 
     def publish(self) -> None:
         """Round the masters into what computes."""
-        if self._lean is not None:
-            self._lean.publish()
+        if self._fused is not None:
+            self._fused.publish()
         elif self._copies:
             with torch.no_grad():
                 torch._foreach_copy_(self._copies, list(self.masters.values()))
 
     def clear_gradients(self) -> None:
         """Forget the gradients of the last step."""
-        if self._lean is not None:
-            self._lean.clear_gradients()
+        if self._fused is not None:
+            self._fused.clear_gradients()
             return
         for master in self.masters.values():
             master.grad = None

@@ -24,7 +24,7 @@ from cream.runs.files import replacing_file
 from cream.runs.seeds import derive_seed
 from cream.training.batches import micro_batches, steps_of
 from cream.training.examples import Layout, require
-from cream.training.forward import Route, allows_lean, choose_route, inference_behaviour
+from cream.training.forward import Route, allows_fused, choose_route, inference_behaviour
 from cream.training.loop import Contribution, OnStep, Optimised, Task, optimise
 from cream.training.lora import adapters
 from cream.training.summary import TrainingSummary, fingerprint_of
@@ -232,7 +232,7 @@ def _route(
             model,
             layout=settings.compute.pair_layout if could_share else "separate",
             longest_row=max(max(layout.row_lengths(example)) for example in examples),
-            lean=allows_lean(settings),
+            fused=allows_fused(settings),
         )
 
 

@@ -9,19 +9,19 @@ from cream.algorithms.objectives import supervised
 from cream.models.fused_decoder import fused_decoder
 from cream.recipe.training import SftConfig
 from cream.testing import tiny_model
-from cream.training.forward import LEAN_ROW, Computed, choose_route
-from cream.training.lean import LeanModel, fits
+from cream.training.forward import FUSED_ROW, Computed, choose_route
+from cream.training.fused_training import FusedTraining, fits
 from cream.training.train import train
 
 
-def lean_model(model, dtype=torch.float32):
+def fused_training(model, dtype=torch.float32):
     decoder = fused_decoder(model)
     assert decoder is not None
-    return LeanModel(model, decoder, dtype)
+    return FusedTraining(model, decoder, dtype)
 
 
-def by_lean(lean, batch):
-    return Computed(*lean.forward(batch))
+def by_fused(fused, batch):
+    return Computed(*fused.forward(batch))
 
 
 def untied(architecture):
@@ -42,8 +42,8 @@ def test_loss_and_gradients_equal_one_sequence_at_a_time(architecture, shared, t
     slow.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
 
-    lean = lean_model(model)
-    fast = batched_loss(lean, pair_batch(pairs, shared=shared), by_lean)
+    fused = fused_training(model)
+    fast = batched_loss(fused, pair_batch(pairs, shared=shared), by_fused)
     fast.backward()
 
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=0)
@@ -54,16 +54,16 @@ def test_loss_and_gradients_equal_one_sequence_at_a_time(architecture, shared, t
 
 def test_gradients_of_micro_batches_add_up_and_can_be_cleared():
     model = tiny_model()
-    lean = lean_model(model)
+    fused = fused_training(model)
     pairs = make_pairs(4)
     for part in (pairs[:1], pairs[1:]):
-        loss = batched_loss(lean, pair_batch(part, shared=True), by_lean)
+        loss = batched_loss(fused, pair_batch(part, shared=True), by_fused)
         (loss * len(part)).backward()
     added = {name: p.grad.clone() for name, p in model.named_parameters()}
 
-    lean.clear_gradients()
+    fused.clear_gradients()
     assert all(p.grad.abs().sum() == 0 for p in model.parameters())
-    (batched_loss(lean, pair_batch(pairs, shared=True), by_lean) * 4).backward()
+    (batched_loss(fused, pair_batch(pairs, shared=True), by_fused) * 4).backward()
 
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.grad, added[name], rtol=1e-4, atol=1e-6)
@@ -72,12 +72,12 @@ def test_gradients_of_micro_batches_add_up_and_can_be_cleared():
 def test_bfloat16_gradients_arrive_in_float32_and_point_the_same_way():
     model = tiny_model()
     batch = pair_batch(make_pairs(6), shared=True)
-    exact = lean_model(model)
-    batched_loss(exact, batch, by_lean).backward()
+    exact = fused_training(model)
+    batched_loss(exact, batch, by_fused).backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
 
-    rounded = lean_model(model, torch.bfloat16)
-    batched_loss(rounded, batch, by_lean).backward()
+    rounded = fused_training(model, torch.bfloat16)
+    batched_loss(rounded, batch, by_fused).backward()
 
     for name, p in model.named_parameters():
         assert p.grad.dtype == torch.float32
@@ -87,29 +87,29 @@ def test_bfloat16_gradients_arrive_in_float32_and_point_the_same_way():
 
 def test_publishing_rounds_the_masters_into_what_computes():
     model = tiny_model()
-    lean = lean_model(model, torch.bfloat16)
+    fused = fused_training(model, torch.bfloat16)
     batch = pair_batch(make_pairs(3), shared=True)
-    before = batched_loss(lean, batch, by_lean)
+    before = batched_loss(fused, batch, by_fused)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(0.5)
 
-    assert batched_loss(lean, batch, by_lean) == before
-    lean.publish()
+    assert batched_loss(fused, batch, by_fused) == before
+    fused.publish()
 
-    fresh = lean_model(model, torch.bfloat16)
-    assert batched_loss(lean, batch, by_lean) == batched_loss(fresh, batch, by_lean)
-    assert batched_loss(lean, batch, by_lean) != before
+    fresh = fused_training(model, torch.bfloat16)
+    assert batched_loss(fused, batch, by_fused) == batched_loss(fresh, batch, by_fused)
+    assert batched_loss(fused, batch, by_fused) != before
 
 
 def test_only_a_model_that_trains_whole_with_short_rows_takes_the_fused_form():
     model = tiny_model()
-    assert choose_route(model, longest_row=LEAN_ROW, lean=True).decoder is not None
-    assert choose_route(model, longest_row=LEAN_ROW + 1, lean=True).decoder is None
-    assert choose_route(model, longest_row=LEAN_ROW, lean=False).decoder is None
+    assert choose_route(model, longest_row=FUSED_ROW, fused=True).decoder is not None
+    assert choose_route(model, longest_row=FUSED_ROW + 1, fused=True).decoder is None
+    assert choose_route(model, longest_row=FUSED_ROW, fused=False).decoder is None
     model.base_model.layers[0].mlp.up_proj.weight.requires_grad_(False)
     assert not fits(model)
-    assert choose_route(model, longest_row=LEAN_ROW, lean=True).decoder is None
+    assert choose_route(model, longest_row=FUSED_ROW, fused=True).decoder is None
 
 
 def test_training_twice_in_one_process_starts_from_the_same_model():

@@ -1,7 +1,7 @@
 """Training a Llama-shaped model on packed tokens, with gradients added straight to the masters.
 
-`LeanModel` is what computes: fused weights in the compute dtype (`cream.models.fused_decoder`), no
-padding outside attention, the head on completion tokens only. The gradients of the fused weights
+`FusedTraining` is what computes: fused weights in the compute dtype (`cream.models.fused_decoder`),
+no padding outside attention, the head on completion tokens only. The gradients of the fused weights
 are added to float32 buffers of which the master parameters' ``.grad`` are views; those of embedding
 and head, whose tables are large and whose tokens are few, are added there without ever existing in
 between. Same gradients as the model's own forward and backward (tested); which models fit is
@@ -29,7 +29,7 @@ from cream.models.padded_attention import PADDING, PROMPT, PaddedAttention
 from cream.training.batches import TokenBatch
 
 
-class LeanModel:
+class FusedTraining:
     """The computing side of a training: leaves in the compute dtype, gradients in float32.
 
     Args:
