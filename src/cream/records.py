@@ -222,9 +222,9 @@ class PairSummary(Record):
     """Mean C that pairs are trained with; null where the loss is no mixture of both orders."""
     margin_fixed_point: float | None
     """logit of it, where the loss stops pulling; null at C = 1 or where there is none."""
-    mean_gap: float
-    """Mean reward gap, chosen minus rejected, in the unit of the reward."""
-    mean_weight: float
+    mean_gap: float | None
+    """Mean reward gap, chosen minus rejected, in the unit of the reward; null without a pair."""
+    mean_weight: float | None
     length_alpha: float | None
     """Reward per token taken off for length (DICE)."""
     tally: Tally
@@ -254,11 +254,14 @@ class PairSummary(Record):
     distinct: Count
     truncated: Count
     mean_completion_tokens: float | None
-    chosen_tokens: float
-    """Mean length of chosen completions, tokens."""
-    rejected_tokens: float
+    chosen_tokens: float | None
+    """Mean length of chosen completions, tokens; null without a pair."""
+    rejected_tokens: float | None
     calibration: CalibrationCounts | None = None
     """Null unless C is calibrated."""
+    unanimous: Share | None = None
+    """What unanimous groups say and is trained on alone: how often it is right. Null unless the
+    method trains on them."""
 
 
 class EngineUsed(Record):

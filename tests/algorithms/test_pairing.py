@@ -12,6 +12,7 @@ from cream.algorithms.pairing import (
     keep_truncated,
     majority_vote,
     top_bottom,
+    unanimous,
 )
 from cream.algorithms.rewards import Reward, exact, penalise_truncated, vote_share
 from cream.errors import DataError
@@ -244,3 +245,41 @@ def test_of_one_model_alone_it_is_best_against_worst():
         tie_break = rng.integers(0, 3, 6)
         expected = best_worst(candidates(values), tie_break=exact(np.array([tie_break * 1.0])))
         assert members(between(values, "m" * 6, tie_break=tie_break)) == members(expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "hashes", "truncated", "by_vote", "expected"),
+    [
+        ([3, 3, 3], [5, 5, 5], [0, 0, 0], False, [0]),  # three copies of one completion
+        ([3, 3, 4], [5, 5, 6], [0, 0, 0], False, []),  # another one among them
+        ([3], [5], [0], False, []),  # alone it agrees with nobody
+        ([3, 3], [5, 5], [1, 1], False, []),  # cut off: said nothing whole
+        ([1, 1, 1], [5, 6, 7], [0, 0, 0], True, [2]),  # three texts, one answer; the best of them
+        ([2 / 3, 2 / 3, 1 / 3], [5, 6, 7], [0, 0, 0], True, []),
+        ([2 / 3, 2 / 3, np.nan], [5, 6, 7], [0, 0, 0], True, []),  # one gave no answer
+        ([1, 1], [5, 6], [0, 1], True, []),  # one was cut off
+    ],
+)
+def test_a_group_is_unanimous_if_all_of_it_says_the_same(
+    values, hashes, truncated, by_vote, expected
+):
+    groups, reward = one_group(values, hashes=hashes)
+    cut = np.array([truncated], dtype=bool)
+    better = exact(np.where(groups.present, np.arange(len(values))[None], np.nan))
+    prompts, chosen = unanimous(
+        drop_truncated(groups, reward, cut), by_vote=by_vote, tie_break=better
+    )
+
+    assert chosen.tolist() == expected
+    assert prompts.tolist() == [0] * len(expected)
+
+
+def test_unanimous_groups_are_found_among_others_in_order():
+    """Of four prompts the first and the last say one thing each."""
+    hashes = np.array([1, 1, 2, 3, 4, 5, 6, 6, 6])
+    groups = group_rows(np.array([0, 2, 4, 6, 9]), hashes)
+    reward = exact(pad(np.zeros(9), groups))
+
+    prompts, chosen = unanimous(keep_truncated(groups, reward), by_vote=False)
+
+    assert (prompts.tolist(), chosen.tolist()) == ([0, 3], [0, 0])

@@ -91,6 +91,22 @@ class SequenceInputs:
     hidden: Float[Tensor, "example hidden"] | Float[Tensor, "example token hidden"] | None = None
     """Last hidden states at the place that was asked for; 0 where there is no token."""
 
+    def examples(self, kept: Bool[Tensor, " example"]) -> SequenceInputs:
+        """The same for some of the examples."""
+
+        def some(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[kept]
+
+        return SequenceInputs(
+            self.mask[kept],
+            self.token_logps[kept],
+            self.present[kept],
+            some(self.reference_logps),
+            some(self.start_token_logps),
+            {name: values[kept] for name, values in self.token_columns.items()},
+            some(self.hidden),
+        )
+
     @property
     def logps(self) -> PerExample:
         """Sum over the loss tokens."""
@@ -114,6 +130,14 @@ class ObjectiveInputs:
     def __getitem__(self, role: str) -> SequenceInputs:
         """The sequences of a role."""
         return self.sequences[role]
+
+    def examples(self, kept: Bool[Tensor, " example"]) -> ObjectiveInputs:
+        """The same for some of the examples."""
+        return ObjectiveInputs(
+            {role: sequences.examples(kept) for role, sequences in self.sequences.items()},
+            {name: column[kept] for name, column in self.columns.items()},
+            self.auxiliary,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +183,8 @@ class Objective:
     normalised_by: Literal["example", "token"] = "example"
     """What the sum of a step's losses is divided by: its examples, or its loss tokens."""
     metrics: Callable[[ObjectiveInputs], Mapping[str, PerExample]] = _nothing
-    """Values per example without gradient, by name; averaged over the examples of a step."""
+    """Values per example without gradient, by name; NaN where an example has none. The mean of a
+    step is over those that have one."""
     auxiliary: Callable[[int], Mapping[str, Auxiliary]] = _no_modules
     """Its own modules by name, given the model's hidden size. Random initial values come from the
     seed of the training."""

@@ -17,6 +17,7 @@ NLL on the chosen, Pang et al. (IRPO, arXiv 2404.19733) eq. 2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -325,6 +326,9 @@ def preference(
 ) -> Objective:
     """An objective over pairs, with the metrics that TRL logs.
 
+    An example without a rejected sequence has no preference: its loss is 0 here, and only a term
+    beside it, such as `constant_nll`, trains on it.
+
     Args:
         name: Shown and recorded.
         fingerprint: What the loss computes.
@@ -334,14 +338,28 @@ def preference(
     """
 
     def metrics(inputs: ObjectiveInputs) -> Mapping[str, PerExample]:
-        pairs = pair_inputs(inputs)
-        return preference_metrics(pairs.policy, pairs.reference, beta=beta)
+        paired = inputs["rejected"].present
+        pairs = pair_inputs(inputs.examples(paired))
+        found = preference_metrics(pairs.policy, pairs.reference, beta=beta)
+        return {key: _spread(value, paired, math.nan) for key, value in found.items()}
+
+    def of_pairs(inputs: ObjectiveInputs) -> PerExample:
+        paired = inputs["rejected"].present
+        if paired.all():
+            return loss(pair_inputs(inputs))
+        return _spread(loss(pair_inputs(inputs.examples(paired))), paired, 0.0)
 
     return Objective(
         name,
         fingerprint,
-        Needs(PAIR, references=PAIR, columns=("consistency",), start_logps=start_logps),
-        lambda inputs: loss(pair_inputs(inputs)),
+        Needs(
+            PAIR,
+            optional=("rejected",),
+            references=PAIR,
+            columns=("consistency",),
+            start_logps=start_logps,
+        ),
+        of_pairs,
         metrics=metrics,
         warnings=lambda metrics: chosen_fall(metrics, beta=beta),
     )
@@ -363,16 +381,43 @@ def _nll(fingerprint: str, weight: PairLoss) -> Objective:
         pairs = pair_inputs(inputs)
         return weight(pairs) * chosen_nll(pairs.policy, pairs.chosen.lengths)
 
-    needs = Needs(PAIR, references=PAIR, columns=("consistency",))
+    needs = Needs(PAIR, optional=("rejected",), references=PAIR, columns=("consistency",))
     return Objective("nll", fingerprint, needs, loss)
+
+
+def chosen_likelihood(fingerprint: str) -> Objective:
+    """The likelihood of the chosen completion alone, per token; rejected ones are not read.
+
+    It is `constant_nll` of weight 1 without a preference beside it: fine-tuning on what was chosen,
+    each example weighing the same however long it is. Reported is its value before a step.
+    """
+
+    def loss(inputs: ObjectiveInputs) -> PerExample:
+        return -inputs["chosen"].logps / inputs["chosen"].lengths
+
+    return Objective(
+        "nll",
+        fingerprint,
+        Needs(("chosen",)),
+        loss,
+        metrics=lambda inputs: {"logps/chosen": inputs["chosen"].logps.detach()},
+    )
+
+
+def _spread(
+    values: Float[Tensor, " some"], at: Bool[Tensor, " example"], absent: float
+) -> PerExample:
+    """Values of some examples laid out over all of them."""
+    return torch.full_like(at, absent, dtype=values.dtype).masked_scatter(at, values)
 
 
 def chosen_fall(metrics: Sequence[Mapping[str, float]], *, beta: float) -> tuple[str, ...]:
     """A sentence if log p(chosen) fell over the last third of the steps, else nothing."""
     last = metrics[-max(1, len(metrics) // 3) :]
-    if not last:
+    known = [m["rewards/chosen"] for m in last if "rewards/chosen" in m]
+    if not known:
         return ()
-    change = sum(m["rewards/chosen"] for m in last) / len(last) / beta
+    change = sum(known) / len(known) / beta
     if change > -CHOSEN_FALL_NATS:
         return ()
     return (

@@ -229,6 +229,29 @@ def majority_vote(
     )
 
 
+def unanimous(
+    candidates: Candidates, *, by_vote: bool, tie_break: Reward | None = None
+) -> tuple[Int64[np.ndarray, " prompt"], Int64[np.ndarray, " prompt"]]:
+    """Prompts whose completions all say the same, and of each the completion that says it best.
+
+    There are at least two completions, copies counted, none of them excluded: all have the same
+    tokens, or (``by_vote``) all give one answer, so that its share of the votes is 1.
+
+    Returns:
+        Prompts in order, and the member chosen in each.
+    """
+    groups = candidates.groups
+    allowed = (~candidates.excluded | ~groups.present).all(axis=1)
+    several = (groups.present.sum(axis=1) >= 2) & allowed
+    if by_vote:
+        agree = (candidates.reward.values == 1.0).any(axis=1)
+    else:
+        agree = groups.distinct.sum(axis=1) == 1
+    best, _, _ = _ends(candidates, tie_break)
+    found = np.flatnonzero(several & agree & candidates.eligible.any(axis=1))
+    return found, best[found]
+
+
 def _best_first(
     candidates: Candidates, tie_break: Reward | None
 ) -> tuple[Int64[np.ndarray, "prompt member"], Int64[np.ndarray, " prompt"]]:

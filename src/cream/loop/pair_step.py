@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from cream.loop.calibration import calibration_of
 from cream.loop.context import Context
@@ -25,7 +26,10 @@ def pair_step(context: Context, spec: StageSpec) -> StageRecord:
     matrix_stage = context.run.finished(matrix_name)
     t, parts = spec.t, context.plan.phase_parts(spec)
     # Left out where it is None, so that runs made before it existed keep their fingerprints.
-    without = NO_PAIRS if parts.others else NO_PAIRS | {"others"}
+    names = NO_PAIRS if parts.others else NO_PAIRS | {"others"}
+    without: dict[str, Any] = dict.fromkeys(names, True)
+    if parts.pairing.unanimous == "drop":
+        without["pairing"] = {"unanimous"}
     calibration = None
     if calibrations:
         calibration = calibration_of(context.run.finished(calibrations[0]), context.plan.parts(1))

@@ -62,6 +62,9 @@ def summarise_pairs(
     trained = trained_with(parts, result.pairs.consistency)
     gap = result.pairs.chosen_reward - result.pairs.rejected_reward
     chosen, rejected = _verdicts(result)
+    agreed = matrix.scores[VERIFIER][
+        result.layout.groups.rows[result.agreed.prompt, result.agreed.chosen]
+    ]
     sampled = _sampled(result.layout)
     policy = sampled.matrix
     layout, members = result.layout, result.members
@@ -71,15 +74,15 @@ def summarise_pairs(
         compared=f"{compared.first}, {compared.second}" if compared else None,
         compared_picks_pairs=compared.first == parts.reward if compared else None,
         consistency=_consistency(result, compared),
-        consistency_in_loss=None if trained is None else float(trained.mean()),
+        consistency_in_loss=None if trained is None else _mean(trained),
         margin_fixed_point=_fixed_point(parts, trained),
-        mean_gap=float(gap.mean()),
-        mean_weight=float(result.pairs.weight.mean()),
+        mean_gap=_mean(gap),
+        mean_weight=_mean(result.pairs.weight),
         length_alpha=result.length_alpha,
         tally=result.tally,
         pair_tally=result.pair_tally,
         pair_accuracy=_accuracy(pair_accuracy(chosen, rejected)),
-        chosen_right=_chosen_right(chosen),
+        chosen_right=_chosen_right(np.concatenate([chosen, agreed])),
         consistency_auroc=_auroc(_rate_of_pairs(result), chosen, rejected),
         reliability=_reliability(_rate_of_pairs(result), chosen, rejected),
         loss_consistency_auroc=_auroc(trained, chosen, rejected),
@@ -96,6 +99,7 @@ def summarise_pairs(
         chosen_tokens=_mean_tokens(layout.num_tokens, members.prompt, members.chosen),
         rejected_tokens=_mean_tokens(layout.num_tokens, members.prompt, members.rejected),
         calibration=None if calibration is None else CalibrationCounts(**asdict(calibration)),
+        unanimous=_chosen_right(agreed) if parts.pairing.unanimous == "nll" else None,
     )
 
 
@@ -109,9 +113,13 @@ def trained_with(parts: MethodParts, stored: Labels) -> Labels | None:
 
 def _fixed_point(parts: MethodParts, trained: Labels | None) -> float | None:
     """Logit of the mean C; None where the loss has no such point, or at C = 1."""
-    if trained is None or not parts.objective.is_mixture:
+    if trained is None or not len(trained) or not parts.objective.is_mixture:
         return None
     return _finite(float(margin_fixed_point(np.array([trained.mean()]))[0]))
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def _finite(value: float | None) -> float | None:
@@ -275,5 +283,5 @@ def _mean_tokens(
     num_tokens: Int64[np.ndarray, "prompt member"],
     prompt: Int64[np.ndarray, " pair"],
     member: Int64[np.ndarray, " pair"],
-) -> float:
-    return float(num_tokens[prompt, member].mean())
+) -> float | None:
+    return _mean(num_tokens[prompt, member])

@@ -27,9 +27,12 @@ from cream.runs.tables import (
     matrix_from_tables,
     pairs_to_table,
 )
-from cream.stages.pair import PromptTable, pair
+from cream.stages.pair import UNANIMOUS, PromptTable, pair
 from cream.stages.witnesses import SCORE_WITNESSES
 from cream.types import ScoreMatrix
+
+UNANIMOUS_FILE = "unanimous.parquet"
+"""What unanimous groups say, one completion per prompt, where the method trains on it."""
 
 
 def read_matrix(
@@ -97,7 +100,7 @@ def make_pairs(
         report_consistency=report_consistency,
         calibration=calibration,
     )
-    if not len(result.pairs):
+    if not len(result.pairs) and not len(result.agreed.prompt):
         reasons = ", ".join(f"{name} {n}" for name, n in result.tally.parts.items() if n)
         raise RunError(
             f"iteration {t}: none of {result.tally.total} prompts gave a pair ({reasons}). Ties "
@@ -109,12 +112,21 @@ def make_pairs(
         )
     write_table(folder / "pairs.parquet", pairs_to_table(result.pairs))
     write_table(folder / "prompts.parquet", _prompt_columns(result.prompts))
+    if parts.pairing.unanimous == "nll":
+        agreed = result.agreed
+        columns = {"prompt_id": agreed.prompt_ids, "completion_id": agreed.completion_ids}
+        named = {name: pa.array(values, pa.string()) for name, values in columns.items()}
+        write_table(folder / UNANIMOUS_FILE, pa.table(named))
     return summarise_pairs(parts, t, result, report=report_consistency, calibration=calibration)
 
 
 def outcome_in_words(summary: PairSummary) -> str:
     """One line about the pairs of an iteration."""
     words = f"{summary.tally.parts['paired']} pairs of {summary.tally.total} prompts"
+    if summary.unanimous is not None:
+        words += f", {summary.tally.parts[UNANIMOUS]} unanimous"
+        if summary.unanimous.share is not None:
+            words += f" ({100 * summary.unanimous.share:.0f} % of {summary.unanimous.n} right)"
     if summary.consistency:
         words += f", C {summary.consistency.rate:.3f}"
     decidable, chosen = summary.pair_accuracy, summary.chosen_right

@@ -14,6 +14,7 @@ from cream.data.splits import POLICY
 from cream.errors import RecipeError
 from cream.loop.card import model_card
 from cream.loop.context import Context
+from cream.loop.pairing import UNANIMOUS_FILE
 from cream.loop.stage_runner import stopwatch
 from cream.loop.transform_steps import transformed_examples
 from cream.plan import columns, score_columns, unneeded_models
@@ -24,7 +25,7 @@ from cream.runs.seeds import derive_seed
 from cream.runs.store import GIVEN, Stage, StageRecord, fingerprint
 from cream.runs.tables import LOGP_PREFIX, pairs_from_table
 from cream.runs.trackers import JsonlTracker, logged_metrics
-from cream.stages.train import pair_columns, pair_examples, seed_examples
+from cream.stages.train import agreed_examples, pair_columns, pair_examples, seed_examples
 from cream.training.loop import OnStep
 from cream.training.summary import TrainingSummary
 from cream.training.train import train
@@ -127,13 +128,20 @@ def _training_pairs(
         if any(f"{role}_{name}" in needs.columns for role in PAIR)
     ]
     wanted = dict.fromkeys(["prompt_id", "completion_id", "token_ids", reference, *further])
-    return pair_examples(
+    completions = pa.concat_tables(matrix.tables(list(wanted)))
+    prompts = context.encode_set(matrix.spec.inputs[0])
+    examples = pair_examples(
         pairs_from_table(read_table(paired.folder / "pairs.parquet")),
-        pa.concat_tables(matrix.tables(list(wanted))),
-        context.encode_set(matrix.spec.inputs[0]),
+        completions,
+        prompts,
         reference_column=reference,
         columns=needs.columns,
     )
+    if not (paired.folder / UNANIMOUS_FILE).exists():
+        return examples
+    agreed = read_table(paired.folder / UNANIMOUS_FILE)
+    chosen = dict(zip(*(agreed[n].to_pylist() for n in agreed.column_names), strict=True))
+    return examples + agreed_examples(chosen, completions, prompts, reference_column=reference)
 
 
 def matrix_columns(context: Context, spec: StageSpec) -> tuple[str, ...]:

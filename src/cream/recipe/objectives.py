@@ -80,6 +80,11 @@ class PreferenceSection(Section):
         return stored if isinstance(self, Cream | WeightedDpo) else None
 
     @property
+    def trains_chosen_alone(self) -> bool:
+        """Whether an example without a rejected completion is trained on: by its likelihood."""
+        return self.nll is not None
+
+    @property
     def is_mixture(self) -> bool:
         """Whether a pair's loss is C l(x) + (1 - C) l(-x), l the DPO loss of the margin x, alone.
 
@@ -348,8 +353,34 @@ class SmoothedObjective(Section):
         return method
 
 
+class ChosenNll(Section):
+    """The likelihood of the chosen completion alone; what is rejected plays no part."""
+
+    name: Literal["nll"] = "nll"
+    nll: ClassVar[None] = None
+    is_mixture: ClassVar[bool] = False
+    trains_chosen_alone: ClassVar[bool] = True
+
+    def trained_consistency(self, stored: Consistency) -> Consistency | float | None:
+        """C plays no part."""
+        return None
+
+    def build(self) -> Objective:
+        """The objective that training takes."""
+        from cream.algorithms.objectives import chosen_likelihood
+
+        return chosen_likelihood(self.model_dump_json())
+
+    def stage_scale(self, consistency: SetConsistency | None) -> StageScale:
+        """Nothing acts on the stage as a whole."""
+        from cream.algorithms.consistency import StageScale
+
+        return StageScale()
+
+
 ObjectiveConfig = Annotated[
-    Dpo
+    ChosenNll
+    | Dpo
     | ConservativeDpo
     | Cream
     | Ipo
@@ -370,7 +401,8 @@ AgreementObjective = Annotated[
 
 PlainObjective = Annotated[
     Annotated[
-        Dpo
+        ChosenNll
+        | Dpo
         | ConservativeDpo
         | Ipo
         | LengthNormalisedIpo

@@ -28,6 +28,10 @@ class PairingRule(Section):
     truncated: Literal["keep", "drop"] | Penalise = "drop"
     """What to do with completions cut off at the token limit: pair them like others, leave them
     out, or lower their reward (``{penalty: 5.0}``)."""
+    unanimous: Literal["drop", "nll"] = "drop"
+    """What to do with a group whose completions all say the same, so that nothing can be rejected:
+    leave it out, or train on what it says by the objective's likelihood term alone. The same is
+    the same tokens; under a reward by votes, the same extracted answer."""
 
 
 class BestWorst(PairingRule):

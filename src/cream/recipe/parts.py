@@ -255,6 +255,11 @@ class MethodParts(Section):
             raise ValueError("C comes from agreement or from smoothing, not from both")
         if isinstance(self.pairing, MajorityVote) and not isinstance(self.reward, Votes):
             raise ValueError("pairing.rule: majority_vote pairs by votes; the reward is no vote")
+        if self.pairing.unanimous == "nll" and not self.objective.trains_chosen_alone:
+            raise ValueError(
+                "pairing.unanimous: nll trains by likelihood alone, and this objective has no "
+                "likelihood term; give it one (objective.nll), or leave unanimous at drop"
+            )
         if self.others and not isinstance(self.pairing, BestWorst):
             raise ValueError("completions of other models are paired by pairing.rule: best_worst")
         compared = self.agreement

@@ -152,5 +152,5 @@ def _trained_tokens(run: Path, folder: str, summary: Mapping[str, Any]) -> float
         return 0.0
     pairs = read_json(run / folder / "pair" / DONE)["summary"]
     epochs = read_yaml(run / RECIPE)["training"]["epochs"]
-    lengths = pairs["chosen_tokens"] + pairs["rejected_tokens"]
+    lengths = (pairs["chosen_tokens"] or 0.0) + (pairs["rejected_tokens"] or 0.0)
     return float(lengths * summary["tally"]["parts"]["trained"] * epochs)

@@ -42,6 +42,7 @@ from cream.algorithms.pairing import (
     best_worst_between,
     majority_vote,
     top_bottom,
+    unanimous,
 )
 from cream.algorithms.ranking import Agreement, Definedness
 from cream.algorithms.rewards import Reward
@@ -60,6 +61,7 @@ from cream.recipe.parts import (
     Level,
     MethodParts,
     TwoGaussian,
+    Votes,
 )
 from cream.stages.layout import Layout
 from cream.types import Origin, PairTable, ScoreMatrix, Tally
@@ -72,6 +74,8 @@ WITNESS_DISAGREES = "witness_disagrees"
 WITNESS_SILENT = "witness_silent"
 """A pair that was dropped because the witness has no order for it (tied or not scored)."""
 DROPPED = (BELOW_HALF, WITNESS_SILENT, WITNESS_DISAGREES)
+UNANIMOUS = "unanimous"
+"""A prompt whose completions all say the same, and which is trained on by likelihood alone."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,16 @@ class Members:
 
 
 @dataclass(frozen=True)
+class Agreed:
+    """What unanimous groups say, as prompt and member indices of padded groups."""
+
+    prompt: Int64[np.ndarray, " agreed"]
+    chosen: Int64[np.ndarray, " agreed"]
+    prompt_ids: np.ndarray
+    completion_ids: np.ndarray
+
+
+@dataclass(frozen=True)
 class PairingResult:
     """Pairs of one iteration with everything that explains them."""
 
@@ -120,6 +134,8 @@ class PairingResult:
     layout: Layout
     length_alpha: float | None
     """The fitted price of a token, nats, of a length-regularised reward."""
+    agreed: Agreed
+    """Completions of unanimous groups that are trained on without a rejected one."""
 
 
 def pair(
@@ -160,19 +176,38 @@ def pair(
     consistency, reason = _trust(layout, parts, candidates, pairs, rates, calibration)
     kept = reason == KEPT
     outcome = _outcome_names(pairs, reason)
+    agreed = _agreed(layout, parts, candidates, tie_break)
+    outcome[agreed.prompt] = UNANIMOUS
+    alone = [UNANIMOUS] if parts.pairing.unanimous == "nll" else []
     reward = parts.reward
     return PairingResult(
         pairs=_pair_table(layout, candidates.reward, pairs, parts, consistency, kept),
         prompts=_prompt_table(matrix, layout.groups, correlation, outcome),
         consistency=summarise(rates, generator) if rates else None,
-        tally=_tally(outcome, [*(kind.name.lower() for kind in Outcome), *DROPPED]),
+        tally=_tally(outcome, [*(kind.name.lower() for kind in Outcome), *DROPPED, *alone]),
         pair_tally=_tally(reason, [KEPT, *DROPPED]),
         members=Members(pairs.prompt[kept], pairs.chosen[kept], pairs.rejected[kept]),
         best_worst=Members(ends.prompt, ends.chosen, ends.rejected),
         rates=rates.values if rates else None,
         layout=layout,
         length_alpha=layout.length_alpha(reward) if isinstance(reward, LengthRegularised) else None,
+        agreed=agreed,
     )
+
+
+def _agreed(
+    layout: Layout, parts: MethodParts, candidates: Candidates, tie_break: Reward | None
+) -> Agreed:
+    """What unanimous groups say, if the method trains on it. None of them can have a pair."""
+    none = np.empty(0, dtype=np.int64)
+    prompt, chosen = none, none
+    if parts.pairing.unanimous == "nll":
+        prompt, chosen = unanimous(
+            candidates, by_vote=isinstance(parts.reward, Votes), tie_break=tie_break
+        )
+    rows = layout.groups.rows[prompt, chosen]
+    matrix = layout.matrix
+    return Agreed(prompt, chosen, matrix.prompt_ids[prompt], matrix.completion_ids[rows])
 
 
 def _propose(

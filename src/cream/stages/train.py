@@ -99,5 +99,41 @@ def pair_examples(
     return examples
 
 
+def agreed_examples(
+    chosen: Mapping[str, str],
+    completions: pa.Table,
+    prompt_token_ids: Mapping[str, tuple[int, ...]],
+    *,
+    reference_column: str,
+) -> list[Example]:
+    """What unanimous groups say, as examples without a rejected sequence, C = 1.
+
+    Args:
+        chosen: Completion id by prompt id.
+        completions: As in `pair_examples`.
+        prompt_token_ids: Token ids per prompt id.
+        reference_column: Log-prob sums under the loss reference.
+
+    Raises:
+        KeyError: A completion or prompt is not there (a damaged run).
+    """
+    wanted = set(chosen.values())
+    found = pa.array([key in wanted for key in completions["completion_id"].to_pylist()])
+    rows = completions.select([*_IDS, reference_column]).filter(found).to_pylist()
+    sequences = {
+        row["completion_id"]: TokenSequence(tuple(row["token_ids"]), row[reference_column])
+        for row in rows
+    }
+    return [
+        Example(
+            completion,
+            prompt_token_ids[prompt],
+            {"chosen": sequences[completion]},
+            {"consistency": 1.0},
+        )
+        for prompt, completion in chosen.items()
+    ]
+
+
 def _is_value(value: float | None) -> bool:
     return value is not None and not math.isnan(value)

@@ -43,8 +43,8 @@ class Contribution:
 
     loss: Tensor
     """Scalar with gradient: sum over the micro-batch, divided by the items of the step."""
-    metrics: Mapping[str, Tensor]
-    """Scalars without gradient, divided likewise."""
+    metrics: Mapping[str, tuple[Tensor, Tensor]]
+    """Per name the sum over the examples that have a value, and how many these are."""
     real_tokens: int
     """Tokens run through the model, padding excluded."""
 
@@ -199,15 +199,19 @@ def _training_behaviour(computing: Any, task: Task, compute: ComputeConfig) -> I
 
 def _accumulate(model: Any, task: Task, step: int) -> tuple[dict[str, float], int]:
     values: dict[str, float] = {"loss": 0.0}
+    sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
     tokens = 0
     for micro_batch in task.steps[step]:
         part = task.contribute(model, micro_batch, task.steps[step])
         part.loss.backward()
         values["loss"] += part.loss.item()
-        for name, value in part.metrics.items():
-            values[name] = values.get(name, 0.0) + value.item()
+        for name, (value, count) in part.metrics.items():
+            sums[name] = sums.get(name, 0.0) + value.item()
+            counts[name] = counts.get(name, 0.0) + count.item()
         tokens += part.real_tokens
-    return values, tokens
+    # A metric that no example of the step has is absent, not 0.
+    return {**values, **{n: sums[n] / counts[n] for n in sums if counts[n]}}, tokens
 
 
 def _require_finite(values: Mapping[str, float], step: int) -> None:

@@ -164,11 +164,9 @@ class _Work:
         modules = {name: own.module for name, own in self.auxiliary.items()}
         inputs = batch.inputs(computed.token_logps, computed.states, start, modules)
         losses = self.objective.loss(inputs) * batch.weights
-        metrics = self.objective.metrics(inputs)
-        step_examples = sum(map(len, step))
         return Contribution(
             losses.sum() / self._divisor(step),
-            {name: value.sum() / step_examples for name, value in metrics.items()},
+            {name: _known(value) for name, value in self.objective.metrics(inputs).items()},
             sum(sum(self.layout.row_lengths(example)) for example in examples),
         )
 
@@ -209,6 +207,12 @@ class _Work:
             )
             steps.append([[step[j] for j in part] for part in parts])
         return steps
+
+
+def _known(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and number of the examples that have a value."""
+    absent = torch.isnan(values)
+    return torch.where(absent, 0, values).sum(), (~absent).sum()
 
 
 def _own_modules(
