@@ -14,7 +14,7 @@ from copy import deepcopy
 import numpy as np
 
 import cream
-from cream import consistency, groups, objectives, pairing, ranking, rewards
+from cream import consistency, groups, pairing, preference, ranking, rewards
 from cream.recipe.objectives import Cream
 from cream.recipe.training import SftConfig, TrainingConfig
 from cream.testing import tiny_model, tiny_tokenizer
@@ -71,7 +71,7 @@ examples = [
 ]
 optimiser = {"learning_rate": SFT_RATE, "batch_size": BATCH}
 settings = SftConfig(epochs=EPOCHS, optimiser=optimiser)
-cream.train(models["M1"], examples, objectives.supervised(), settings, seed=0)
+cream.train(models["M1"], examples, preference.supervised(), settings, seed=0)
 print(f"M0 {accuracy(models['M0']):.0%}, M1 {accuracy(models['M1']):.0%} of {len(test)} right")
 
 for t in (1, 2):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cream.algorithms import groups as groups
     from cream.algorithms import objectives as objectives
     from cream.algorithms import pairing as pairing
+    from cream.algorithms import preference as preference
     from cream.algorithms import ranking as ranking
     from cream.algorithms import rewards as rewards
     from cream.algorithms.objective import Auxiliary as Auxiliary
@@ -120,6 +121,7 @@ _MODULES = {
     "consistency": "cream.algorithms.consistency",
     "groups": "cream.algorithms.groups",
     "objectives": "cream.algorithms.objectives",
+    "preference": "cream.algorithms.preference",
     "pairing": "cream.algorithms.pairing",
     "parts": "cream.recipe.parts",
     "ranking": "cream.algorithms.ranking",
@@ -178,6 +180,7 @@ __all__ = [
     "pairing",
     "parse_recipe",
     "parts",
+    "preference",
     "ranking",
     "rewards",
     "run",

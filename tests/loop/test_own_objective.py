@@ -15,7 +15,16 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import cream
-from cream import Auxiliary, CreamError, Needs, Objective, ObjectiveInputs, Recipe, objectives
+from cream import (
+    Auxiliary,
+    CreamError,
+    Needs,
+    Objective,
+    ObjectiveInputs,
+    Recipe,
+    objectives,
+    preference,
+)
 from cream.report.export import export_pairs
 
 RecipeMaker = Callable[..., Recipe]
@@ -30,7 +39,7 @@ def probed_dpo(*, fingerprint: str = "probed v1") -> Objective:
         return nn.functional.softplus(rejected - chosen)
 
     def loss(inputs: ObjectiveInputs) -> torch.Tensor:
-        pairs = objectives.pair_inputs(inputs)
+        pairs = preference.pair_inputs(inputs)
         return objectives.dpo(pairs.policy, pairs.reference, beta=0.1) + probe_loss(inputs)
 
     def metrics(inputs: ObjectiveInputs) -> Mapping[str, torch.Tensor]:

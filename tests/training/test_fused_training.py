@@ -5,7 +5,7 @@ import torch
 from test_forward import batched_loss, naive_loss
 from training_items import make_examples, make_pairs, pair_batch
 
-from cream.algorithms.objectives import supervised
+from cream.algorithms.preference import supervised
 from cream.models.fused_decoder import fused_decoder
 from cream.recipe.training import SftConfig
 from cream.testing import tiny_model

@@ -28,7 +28,11 @@ def task(offset, *, steps=5, loss=None, learning_rate=0.1, max_grad_norm=100.0):
 
     def contribute(model, indices, step):
         value = (offset.value - 3).square().sum() if loss is None else loss
-        return Contribution(value / sum(map(len, step)), {"distance": value.detach()}, 1)
+        return Contribution(
+            value / sum(map(len, step)),
+            {"distance": (value.detach(), torch.tensor(sum(map(len, step))))},
+            1,
+        )
 
     own = {"offset": Auxiliary(offset, learning_rate, max_grad_norm=max_grad_norm)}
     return Task([[[i]] for i in range(steps)], contribute, 8, "toy", own)

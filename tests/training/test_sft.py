@@ -2,7 +2,7 @@ import pytest
 import torch
 from training_items import make_examples
 
-from cream.algorithms.objectives import supervised
+from cream.algorithms.preference import supervised
 from cream.errors import DataError, TrainingError
 from cream.models.positions import context_length
 from cream.recipe.training import ComputeConfig, LoraConfig, SftConfig, SftOptimiserConfig

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from cream.algorithms.objectives import supervised
+from cream.algorithms.preference import supervised
 from cream.protocols import Capability, Engine, LogpScorer, Sampler, SamplingParams
 from cream.recipe import Recipe
 from cream.recipe.objectives import ObjectiveConfig

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from cream.algorithms.objective import Objective
-from cream.algorithms.objectives import PAIR
+from cream.algorithms.preference import PAIR
 from cream.engines.texts import TextScorer
 from cream.errors import RecipeError
 from cream.protocols import OwnSampler, Transform, Verifier

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from cream.algorithms.objective import Needs, Objective
-from cream.algorithms.objectives import PAIR, supervised
+from cream.algorithms.preference import PAIR, supervised
 from cream.data.splits import POLICY
 from cream.errors import RecipeError
 from cream.loop.card import model_card

@@ -8,64 +8,29 @@ imports its own when it is asked for its loss.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from cream.errors import TrainingError
 from cream.recipe.base import Section, usual
+from cream.recipe.likelihood import ChosenNll as ChosenNll
+from cream.recipe.likelihood import Consistency, Nll, ObjectiveSection
+from cream.recipe.likelihood import ConsistencyNll as ConsistencyNll
+from cream.recipe.likelihood import ConstantNll as ConstantNll
 
 if TYPE_CHECKING:
     from cream.algorithms.consistency import StageScale
     from cream.algorithms.objective import Objective, PerExample
-    from cream.algorithms.objectives import PairInputs
+    from cream.algorithms.preference import PairInputs
     from cream.types import SetConsistency
 
 Beta = Annotated[float, Field(gt=0)]
-Consistency = TypeVar("Consistency")
-"""C of a pair: a number or an array of them."""
 
 
-class ConstantNll(Section):
-    """Add the mean negative log-likelihood of the chosen completion with one weight for all."""
-
-    kind: Literal["constant"] = "constant"
-    weight: float = Field(gt=0)
-    """Weight of the per-token mean, > 0. IRPO (arXiv 2404.19733) uses 1."""
-
-    def build(self, beside: PreferenceSection) -> Objective:
-        """The term as an objective, to be added to another."""
-        from cream.algorithms.objectives import constant_nll
-
-        return constant_nll(self.weight)
-
-
-class ConsistencyNll(Section):
-    """The same, each pair weighted by ``weight * max(0, 2C - 1)``, so that C softens it too."""
-
-    kind: Literal["2C-1"] = "2C-1"
-    weight: float = Field(gt=0)
-    """Weight at C = 1, > 0. Pairs with C <= 1/2 get none."""
-
-    def build(self, beside: PreferenceSection) -> Objective:
-        """The term as an objective, to be added to another, with the C that that one trains."""
-        from cream.algorithms.objectives import trusted_nll
-
-        def trained(stored: Any) -> Any:
-            c = beside.trained_consistency(stored)
-            return stored if c is None else 0 * stored + c
-
-        return trusted_nll(self.weight, trained)
-
-
-Nll = Annotated[ConstantNll | ConsistencyNll, Field(discriminator="kind")]
-
-
-class PreferenceSection(Section):
+class PreferenceSection(ObjectiveSection):
     """What every preference objective has: a loss per pair, and terms that may stand beside it."""
 
-    name: Any
-    """Which objective."""
     beta: float
     """Scale of the rewards that are reported."""
     nll: Nll | None = None
@@ -81,12 +46,12 @@ class PreferenceSection(Section):
 
     @property
     def trains_chosen_alone(self) -> bool:
-        """Whether an example without a rejected completion is trained on: by its likelihood."""
+        """See `ObjectiveSection`."""
         return self.nll is not None
 
     @property
     def is_mixture(self) -> bool:
-        """Whether a pair's loss is C l(x) + (1 - C) l(-x), l the DPO loss of the margin x, alone.
+        """See `ObjectiveSection`.
 
         Then, and only then, the margin has the fixed point logit C, and plain DPO on pairs turned
         with probability 1 - C has the same expected loss.
@@ -98,8 +63,8 @@ class PreferenceSection(Section):
         raise NotImplementedError
 
     def build(self) -> Objective:
-        """The objective that training takes."""
-        from cream.algorithms.objectives import preference
+        """See `ObjectiveSection`."""
+        from cream.algorithms.preference import preference
 
         objective = preference(
             self.name,
@@ -112,12 +77,6 @@ class PreferenceSection(Section):
             if term is not None:
                 objective += term.build(self)
         return objective
-
-    def stage_scale(self, consistency: SetConsistency | None) -> StageScale:
-        """What a C of the whole set does to the stage, beyond the loss: by default nothing."""
-        from cream.algorithms.consistency import StageScale
-
-        return StageScale()
 
 
 class Dpo(PreferenceSection):
@@ -351,31 +310,6 @@ class SmoothedObjective(Section):
                     f"method.objective.{key}=..."
                 )
         return method
-
-
-class ChosenNll(Section):
-    """The likelihood of the chosen completion alone; what is rejected plays no part."""
-
-    name: Literal["nll"] = "nll"
-    nll: ClassVar[None] = None
-    is_mixture: ClassVar[bool] = False
-    trains_chosen_alone: ClassVar[bool] = True
-
-    def trained_consistency(self, stored: Consistency) -> Consistency | float | None:
-        """C plays no part."""
-        return None
-
-    def build(self) -> Objective:
-        """The objective that training takes."""
-        from cream.algorithms.objectives import chosen_likelihood
-
-        return chosen_likelihood(self.model_dump_json())
-
-    def stage_scale(self, consistency: SetConsistency | None) -> StageScale:
-        """Nothing acts on the stage as a whole."""
-        from cream.algorithms.consistency import StageScale
-
-        return StageScale()
 
 
 ObjectiveConfig = Annotated[

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from cream.algorithms.objectives import PAIR
+from cream.algorithms.preference import PAIR
 from cream.training.examples import completion_example, pair_example
 from cream.types import Example, Message, PairTable, SeedExample, TokenSequence
 
