@@ -1,9 +1,8 @@
 import pytest
 import torch
-from torch import nn
 
 from cream.models.fused_decoder import fused_decoder
-from cream.models.padded_attention import PADDING, PaddedAttention
+from cream.models.padded_attention import PADDING, PaddedAttention, RowMask
 from cream.testing import tiny_model
 
 
@@ -19,8 +18,7 @@ class Causal:
 
 
 def hidden_states(decoder, ids):
-    embedded = nn.functional.embedding(ids, decoder.embedding)
-    return decoder.hidden(embedded, torch.arange(len(ids)), Causal())
+    return decoder.hidden(ids, torch.arange(len(ids)), Causal())
 
 
 IDS = torch.tensor([5, 9, 200, 31, 31, 7, 2])
@@ -91,7 +89,7 @@ def test_rows_attend_as_each_completion_does_alone():
     key = torch.randn(1, 2, tokens, 8, generator=g, dtype=torch.float64, requires_grad=True)
     value = torch.randn(1, 2, tokens, 8, generator=g, dtype=torch.float64, requires_grad=True)
 
-    out = PaddedAttention(segments, order, torch.float64).attend(0, query, key, value, 0.3)
+    out = PaddedAttention(RowMask(segments), order, torch.float64).attend(0, query, key, value, 0.3)
 
     expected = torch.zeros_like(out)
     for r, (_, completions) in enumerate(shape):

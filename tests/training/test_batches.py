@@ -25,7 +25,7 @@ def test_a_shared_row_restarts_positions_and_names_its_predictors():
 
 def test_the_rejected_completion_sees_the_prompt_and_itself_but_not_the_chosen():
     batch = lay_out([Row((7, 8), ((10, 11), (12, 13)))])
-    assert batch.allowed()[0, 0].int().tolist() == [
+    assert batch.row_mask.allowed()[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0],

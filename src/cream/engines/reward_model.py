@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from cream.engines.backbone import require_inference_model
 from cream.engines.texts import Text, TextScore, Unscorable, special_texts, spells_any
 from cream.models.conversations import ConversationEncoder
+from cream.models.hidden import require_inference_model
 
 
 @dataclass(frozen=True, slots=True)

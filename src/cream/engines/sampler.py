@@ -19,12 +19,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cream.engines.attention import PackedAttention
-from cream.engines.backbone import Backbone, require_inference_model
 from cream.engines.batching import check_length, windows
 from cream.engines.decoding import DecodeAttention, GroupCache
 from cream.engines.plain import PlainSampler
 from cream.engines.token_sampling import draw, seed_tensor, uniforms
 from cream.engines.trial import fast_form
+from cream.models.hidden import Backbone, require_inference_model
 from cream.models.positions import Reach, context_length
 from cream.protocols import SamplingParams
 from cream.types import FinishReason, SampledGroup, SampledTokens, SamplingRequest

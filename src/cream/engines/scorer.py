@@ -18,14 +18,14 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from cream.engines.attention import PackedAttention, packed
-from cream.engines.backbone import Backbone, require_inference_model
 from cream.engines.batching import check_length, windows
 from cream.engines.logsumexp import log_normalisers
 from cream.engines.plain import score_plainly
 from cream.engines.trial import fast_form
 from cream.kernels.library import fit
 from cream.models.fused_decoder import Attention
-from cream.models.padded_attention import PADDING, PROMPT, PaddedAttention
+from cream.models.hidden import Backbone, require_inference_model
+from cream.models.padded_attention import PADDING, PROMPT, PaddedAttention, RowMask
 from cream.models.positions import Reach, context_length
 from cream.types import ScoredGroup, ScoringRequest
 
@@ -205,7 +205,7 @@ def _attention(prompts: list[int], completions: list[list[int]], backbone: Backb
         segments.append([PROMPT] * prompt + [k for k, n in enumerate(own, 1) for _ in range(n)])
         prompt_start, start = prompt_start + prompt, inner.stop
     return PaddedAttention(
-        _padded(segments, PADDING, device), _padded(rows, 0, device), dtype=torch.float32
+        RowMask(_padded(segments, PADDING, device)), _padded(rows, 0, device), torch.float32
     )
 
 

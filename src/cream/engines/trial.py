@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cream.engines.attention import PackedAttention, packed
-from cream.engines.backbone import Backbone
 from cream.engines.decoding import DecodeAttention, GroupCache
 from cream.errors import ModelError
+from cream.models.hidden import Backbone
 from cream.models.positions import Reach, context_length, fast_reach, text_config
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}

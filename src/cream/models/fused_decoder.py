@@ -7,7 +7,7 @@ the model's: its parameters become views into the fused ones, so nothing is stor
 
 No list of architectures is kept. A model fits if its layers are built of the parts named below and
 if a trial on the model itself gives the same hidden states; every other model goes through its own
-forward (`cream.engines.backbone`, `cream.training.forward`).
+forward (`cream.models.hidden`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cream.models.layer_ops import rms_norm, rotate, swiglu
-from cream.models.padded_attention import PaddedAttention
+from cream.models.padded_attention import PaddedAttention, RowMask
 from cream.models.positions import fast_reach
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -51,6 +51,10 @@ class Attention(Protocol):
         """Return what every token gathers from the tokens it may see."""
         ...
 
+
+LayerHook = Callable[[int, Tensor], Tensor]
+"""Called after each decoder layer with its index and the residual stream, ``(token, hidden)`` or
+``(row, token, hidden)``; what it returns goes on. It may keep what it is given, not write to it."""
 
 Product = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 """``(x, weight, bias, added)`` to ``x @ weight.T + bias + added`` (see `plain_product`)."""
@@ -94,6 +98,7 @@ class FusedDecoder:
         embedding: ``(vocab, hidden)``.
         rotary: Module that gives cosines and sines for positions.
         product: How products with weights are made; a training brings its own.
+        embed: ``(ids, embedding)`` to rows of it, likewise.
     """
 
     def __init__(
@@ -104,6 +109,7 @@ class FusedDecoder:
         embedding: Tensor,
         rotary: nn.Module,
         product: Product | None = None,
+        embed: Callable[[Tensor, Tensor], Tensor] = F.embedding,
     ) -> None:
         self.shape = shape
         self.layers = layers
@@ -111,19 +117,18 @@ class FusedDecoder:
         self.embedding = embedding
         self.rotary: Any = rotary
         self.product = product or plain_product
+        self.embed = embed
 
     def hidden(
         self,
-        embedded: Float[Tensor, "token hidden"],
+        token_ids: Int64[Tensor, " token"],
         positions: Int64[Tensor, " token"],
         attention: Attention,
+        hook: LayerHook | None = None,
     ) -> Float[Tensor, "token hidden"]:
-        """Final hidden states of a packed stream of embedded tokens.
-
-        Without gradients the residual stream is computed in place, in ``embedded``.
-        """
-        cos, sin = self.rotary(embedded[None], position_ids=positions[None])
-        x, eps = embedded, self.shape.eps
+        """Final hidden states of a packed stream of tokens."""
+        x, eps = self.embed(token_ids, self.embedding), self.shape.eps
+        cos, sin = self.rotary(x[None], position_ids=positions[None])
         for index, layer in enumerate(self.layers):
             heads = self._attend(
                 index, layer, rms_norm(x, layer.input_norm, eps), cos, sin, attention
@@ -131,6 +136,10 @@ class FusedDecoder:
             x = self.product(heads, layer.out, layer.out_bias, x)
             gate_up = self.product(rms_norm(x, layer.mlp_norm, eps), layer.gate_up, None, None)
             x = self.product(swiglu(gate_up), layer.down, None, x)
+            if hook is not None:
+                x = hook(index, x)
+                if not torch.is_grad_enabled():  # where the next layer would write into it
+                    x = x.clone()
         return rms_norm(x, self.final_norm, eps)
 
     def _attend(
@@ -283,7 +292,7 @@ def _trial(base: Any, decoder: FusedDecoder) -> bool:
     positions = torch.arange(len(ids), device=device)
     truth = base(input_ids=ids[None], position_ids=positions[None], use_cache=False)
     truth = truth.last_hidden_state[0].double()
-    embedded = F.embedding(ids, decoder.embedding)
-    alone = PaddedAttention(torch.zeros_like(ids)[None], None, embedded.dtype)
-    answer = decoder.hidden(embedded, positions, alone).double()
+    mask = RowMask(torch.zeros_like(ids)[None])
+    alone = PaddedAttention(mask, None, decoder.embedding.dtype)
+    answer = decoder.hidden(ids, positions, alone).double()
     return bool((answer - truth).norm() <= _TOLERANCE[decoder.embedding.dtype] * truth.norm())

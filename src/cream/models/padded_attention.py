@@ -1,29 +1,74 @@
 """Attention of short rows in plain matrix products: a prompt and all its completions in one row.
 
 Layers run on a packed stream without padding; inside attention the tokens of a row (a prompt, then
-completions that share it) are laid side by side and padded to the longest row. Every token sees the
-prompt and its own completion up to itself. On short rows this beats fused kernels, which pay per
+completions that share it) are laid side by side and padded to the longest row. A `RowMask`
+says who sees whom: the prompt and one's own completion up to oneself, or what it states place by
+place. On short rows this beats fused kernels, which pay per
 row and head; differentiable, so training and scoring share it. Not for long rows: the scores
 ``(row, head, width, width)`` exist.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 PROMPT, PADDING = 0, -1
 """Segments of a row; its completions are segments 1, 2, ..."""
 
 
+@dataclass(frozen=True, slots=True)
+class RowMask:
+    """Who sees whom among the places of padded rows.
+
+    Raises:
+        ValueError: An explicit mask in which a token sees nothing, or a place without a token.
+    """
+
+    segments: Int64[Tensor, "row width"]
+    """Segment of every place of every row, `PADDING` (at the end) where there is no token."""
+    one_sequence: bool = False
+    """Whether every row is one sequence, so that its order alone says who sees whom."""
+    explicit: Bool[Tensor, "row 1 width width"] | None = None
+    """Which keys (last) each query sees; None: what came before, in the prompt or the query's own
+    completion."""
+
+    def __post_init__(self) -> None:
+        if self.explicit is None:
+            return
+        seen = self.explicit[:, 0][self.segments != PADDING]
+        if not bool(seen.any(-1).all()):
+            raise ValueError("a token of the mask sees no token; let it see itself")
+        if bool((self.explicit[:, 0].any(1) & (self.segments == PADDING)).any()):
+            raise ValueError("in the mask something sees a place where there is no token")
+
+    @property
+    def plain(self) -> bool:
+        """Whether causality alone, which every model has, gives this mask."""
+        return self.one_sequence and self.explicit is None
+
+    def allowed(self) -> Bool[Tensor, "row 1 width width"]:
+        """Tell which keys each query sees.
+
+        Padding sees padding: a query without any key would be NaN, and nobody reads padding.
+        """
+        query, key = self.segments[:, :, None], self.segments[:, None, :]
+        if self.explicit is not None:
+            return self.explicit | ((query == PADDING) & (key == PADDING))[:, None]
+        width = self.segments.shape[1]
+        causal = torch.ones(width, width, dtype=torch.bool, device=self.segments.device).tril()
+        return (causal & ((key == PROMPT) | (key == query)))[:, None]
+
+
 class PaddedAttention:
     """Attention among the tokens of each row of a packed stream.
 
     Args:
-        segments: Segment of every place of every row, `PADDING` where there is no token.
+        mask: Who sees whom, and where there is no token.
         order: Stream position of every place; not read where there is no token. None: the stream
             holds the rows one after another.
         dtype: Dtype of the scores. float32 costs more and rounds less than a bfloat16 model's own.
@@ -31,10 +76,11 @@ class PaddedAttention:
 
     def __init__(
         self,
-        segments: Int64[Tensor, "row width"],
+        mask: RowMask,
         order: Int64[Tensor, "row width"] | None,
         dtype: torch.dtype,
     ) -> None:
+        segments = mask.segments
         real = segments != PADDING
         places = real.flatten().nonzero()[:, 0]
         if order is None:
@@ -44,12 +90,10 @@ class PaddedAttention:
         self._shape = segments.shape
         self._order: Int64[Tensor, " slot"] = torch.where(real, order, 0).flatten()
         self._place: Int64[Tensor, " token"] = place
-        query, key = segments[:, :, None], segments[:, None, :]
-        causal = torch.ones(segments.shape[1:] * 2, dtype=torch.bool, device=segments.device).tril()
-        hidden = ~(((key == PROMPT) | (key == query)) & causal)
+        hidden = ~mask.allowed()
         bias = torch.zeros(hidden.shape, dtype=dtype, device=segments.device)
         self._bias: Float[Tensor, "row 1 1 width width"] = bias.masked_fill_(hidden, float("-inf"))[
-            :, None, None
+            :, None
         ]
 
     def attend(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cream.algorithms.logps import predictor_positions
 from cream.errors import DataError
-from cream.models.padded_attention import PADDING, PROMPT
+from cream.models.padded_attention import PADDING, PROMPT, RowMask
 from cream.runs.seeds import derive_seed
 
 
@@ -60,18 +60,17 @@ class TokenBatch:
     completion_starts: Int64[Tensor, " completion"]
     """Position of the first token of each completion in its row."""
     shares_prompts: bool
-    """Whether any row holds more than one completion, and so needs `allowed`."""
+    """Whether any row holds more than one completion, so that order alone is not who sees whom."""
     state_rows: Int64[Tensor, " state"]
     state_positions: Int64[Tensor, " state"]
     """Places whose last hidden states are wanted beside the log-probabilities."""
+    explicit_mask: Bool[Tensor, "row 1 token token"] | None = None
+    """Who sees whom, if it is not what the segments say (`RowMask`)."""
 
-    def allowed(self) -> Bool[Tensor, "row 1 token token"]:
-        """Who sees whom: what came before, in the prompt or in the same completion."""
-        causal = torch.ones(self.input_ids.shape[1:] * 2, dtype=torch.bool).tril()
-        causal = causal.to(self.segments.device)
-        query, key = self.segments[:, :, None], self.segments[:, None, :]
-        # Padding sees itself: a query without any key would be NaN, and nobody reads padding.
-        return (causal & ((key == PROMPT) | (key == query)))[:, None]
+    @property
+    def row_mask(self) -> RowMask:
+        """Who sees whom."""
+        return RowMask(self.segments, not self.shares_prompts, self.explicit_mask)
 
     def table(
         self, token_values: Float[Tensor, " target"]

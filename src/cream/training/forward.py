@@ -19,13 +19,12 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cream.algorithms.logps import logps_from_hidden, logps_from_logits
 from cream.errors import ModelError
-from cream.models.fused_decoder import FusedDecoder, fused_decoder
-from cream.models.padded_attention import PADDING
-from cream.models.positions import company_reach, fast_reach, text_config
+from cream.models.fused_decoder import FusedDecoder, LayerHook, fused_decoder
+from cream.models.hidden import hidden, of_rows, stacked
+from cream.models.positions import fast_reach, text_config
 from cream.recipe.training import TrainingSettings
 from cream.training.batches import Row, TokenBatch, lay_out
 from cream.training.fused_training import FusedTraining, fits
@@ -44,7 +43,8 @@ class Computed:
     """Last hidden states at the state places of the batch; None if it has none."""
 
 
-Forward = Callable[[Any, TokenBatch], Computed]
+Forward = Callable[[Any, TokenBatch, LayerHook | None], Computed]
+
 
 FUSED_ROW = 512
 """Tokens of a row up to which the fused form trains: without a kernel its attention is plain."""
@@ -60,24 +60,24 @@ class Route:
     decoder: FusedDecoder | None = None
     """The model's fused form, if that is what trains."""
 
-    def forward(self, model: Any, batch: TokenBatch) -> Computed:
+    def forward(self, model: Any, batch: TokenBatch, hook: LayerHook | None = None) -> Computed:
         """Run a batch through the model, or through the `FusedTraining` made of it."""
         if isinstance(model, FusedTraining):
-            return Computed(*model.forward(batch))
-        return self.by_model(model, batch)
+            return Computed(*model.forward(batch, hook))
+        return self.by_model(model, batch, hook)
 
 
-def by_hidden(model: Any, batch: TokenBatch) -> Computed:
+def by_hidden(model: Any, batch: TokenBatch, hook: LayerHook | None = None) -> Computed:
     """Run the layers, then the head on the predicting positions only."""
-    states = _run(model.base_model, "last_hidden_state", model, batch)
-    hidden = states[batch.target_rows, batch.target_positions]
+    states = hidden(model, batch.input_ids, batch.position_ids, batch.row_mask, hook)
+    predictors = states[batch.target_rows, batch.target_positions]
     head = model.get_output_embeddings()
     bias = getattr(head, "bias", None)
-    logps = logps_from_hidden(hidden, head.weight, batch.targets, bias)
+    logps = logps_from_hidden(predictors, head.weight, batch.targets, bias)
     return Computed(logps, _states(states, batch))
 
 
-def by_logits(model: Any, batch: TokenBatch) -> Computed:
+def by_logits(model: Any, batch: TokenBatch, hook: LayerHook | None = None) -> Computed:
     """Take the logits the model itself returns: right for every model, in more memory.
 
     Raises:
@@ -90,43 +90,17 @@ def by_logits(model: Any, batch: TokenBatch) -> Computed:
             "objective that reads log-probabilities alone."
         )
     with _last_hidden_states(model if wants_states else None) as seen:
-        logits = _run(model, "logits", model, batch)
+        logits = of_rows(model, "logits", batch.input_ids, batch.position_ids, batch.row_mask, hook)
     logps = logps_from_logits(logits[batch.target_rows, batch.target_positions], batch.targets)
-    return Computed(logps, _states(_stacked(seen, batch), batch) if wants_states else None)
+    return Computed(
+        logps, _states(stacked(seen, batch.input_ids.shape[1]), batch) if wants_states else None
+    )
 
 
-def _run(module: Any, field: str, model: Any, batch: TokenBatch) -> Tensor:
-    """What a module gives for every place of a batch: its rows together, or each by itself.
-
-    Alone where the length of the longest row would change the others (`company_reach`).
-    """
-    mask, width = _attention_mask(model, batch), batch.input_ids.shape[1]
-
-    def output(rows: slice, end: int) -> Tensor:
-        found = module(
-            input_ids=batch.input_ids[rows, :end],
-            attention_mask=mask[rows, ..., :end],
-            position_ids=batch.position_ids[rows, :end],
-            use_cache=False,
-        )
-        return getattr(found, field)
-
-    if batch.shares_prompts or company_reach(model.config).holds(width):
-        return output(slice(None), width)
-    lengths = (batch.segments != PADDING).sum(1).tolist()
-    return _stacked([output(slice(r, r + 1), n) for r, n in enumerate(lengths)], batch)
-
-
-def _stacked(parts: list[Tensor], batch: TokenBatch) -> Tensor:
-    """Rows of one batch under each other, padded to its width."""
-    width = batch.input_ids.shape[1]
-    return torch.cat([F.pad(x, (0, 0, 0, width - x.shape[1])) for x in parts])
-
-
-def _states(hidden: Float[Tensor, "row token hidden"], batch: TokenBatch) -> Tensor | None:
+def _states(states: Float[Tensor, "row token hidden"], batch: TokenBatch) -> Tensor | None:
     if not len(batch.state_rows):
         return None
-    return hidden[batch.state_rows, batch.state_positions]
+    return states[batch.state_rows, batch.state_positions]
 
 
 @contextmanager
@@ -231,29 +205,18 @@ def inference_behaviour(model: Any, *, gradient_checkpointing: bool) -> Iterator
             module.training = training
 
 
-def _attention_mask(model: Any, batch: TokenBatch) -> Tensor:
-    """Give ones for plain rows (padding is at the end, so causality hides it), else a 4-D mask."""
-    if not batch.shares_prompts:
-        return torch.ones_like(batch.input_ids)
-    dtype = next(model.parameters()).dtype
-    blocked = torch.finfo(dtype).min
-    return torch.zeros((), dtype=dtype, device=batch.input_ids.device).masked_fill(
-        ~batch.allowed(), blocked
-    )
-
-
 def _may_share(model: Any, forward: Forward, vocab_size: int, longest_row: int) -> bool:
     separate, shared = (
         lay_out(_trial_rows(vocab_size, shared=shared)).to(_device(model))
         for shared in (False, True)
     )
-    truth = forward(model, separate).token_logps
+    truth = forward(model, separate, None).token_logps
     return _close(truth, _attempt(forward, model, shared), longest_row)
 
 
 def _attempt(forward: Forward, model: Any, batch: TokenBatch) -> Tensor | None:
     try:
-        return forward(model, batch).token_logps
+        return forward(model, batch, None).token_logps
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
         # Foreign model code that refuses a mask or lacks a part does so in one of these ways.
         return None

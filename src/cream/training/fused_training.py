@@ -24,7 +24,7 @@ from cream.algorithms.logps import logps_from_hidden
 from cream.kernels.attention import SegmentAttention
 from cream.kernels.layer_ops import add_transposed_product
 from cream.kernels.library import fit
-from cream.models.fused_decoder import FusedDecoder, Layer
+from cream.models.fused_decoder import FusedDecoder, Layer, LayerHook
 from cream.models.padded_attention import PADDING, PROMPT, PaddedAttention
 from cream.training.batches import TokenBatch
 
@@ -60,23 +60,23 @@ class FusedTraining:
             self._embedding,
             decoder.rotary,
             self._product,
+            self._embed,
         )
         self._give_gradients(model)
 
     def forward(
-        self, batch: TokenBatch
+        self, batch: TokenBatch, hook: LayerHook | None = None
     ) -> tuple[Float[Tensor, " target"], Float[Tensor, "state hidden"] | None]:
         """Log-probability of every target and hidden states at the places asked for."""
         real = batch.segments != PADDING
         attention = (
             _stream_attention(batch.segments)
-            if fit(self._embedding)
-            else PaddedAttention(batch.segments, None, self._dtype)
+            if fit(self._embedding) and batch.row_mask.explicit is None
+            else PaddedAttention(batch.row_mask, None, self._dtype)
         )
-        embedded: Any = _Embedded.apply(
-            self._embedding, batch.input_ids[real], self._embedding_gradient
+        hidden = self._decoder.hidden(
+            batch.input_ids[real], batch.position_ids[real], attention, hook
         )
-        hidden = self._decoder.hidden(embedded, batch.position_ids[real], attention)
         stream = (real.flatten().cumsum(0) - 1).view_as(real)
         predictors = stream[batch.target_rows, batch.target_positions]
         logps = logps_from_hidden(
@@ -99,6 +99,11 @@ class FusedTraining:
         """Set all gradients to zero; their memory stays, the masters look into it."""
         for gradient in self._gradients:
             gradient.zero_()
+
+    def _embed(self, token_ids: Tensor, embedding: Tensor) -> Tensor:
+        """Rows of the embedding, whose gradient is added where it belongs."""
+        embedded: Any = _Embedded.apply(embedding, token_ids, self._embedding_gradient)
+        return embedded
 
     def _product(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None
