@@ -57,7 +57,8 @@ def hidden(
         return of_rows(model, "last_hidden_state", token_ids, positions, attention, hook)
     if isinstance(model, FusedDecoder):
         return model.hidden(token_ids, positions, attention, hook)
-    with _own_attention(model.config), _hooked(model, hook):
+    of_stream = None if hook is None else lambda k, x: hook(k, x[0])[None]
+    with _own_attention(model.config), _hooked(model, of_stream):
         output = model.base_model(
             input_ids=token_ids[None],
             position_ids=positions[None],
