@@ -104,7 +104,7 @@ class SamplingRequest:
     """Ask for ``len(seeds)`` completions of one prompt, given as token ids."""
 
     prompt_id: str
-    prompt_ids: tuple[int, ...]
+    prompt_token_ids: tuple[int, ...]
     seeds: tuple[int, ...]
 
 
@@ -131,7 +131,7 @@ class ScoringRequest:
     """Given completions of one prompt, all as token ids, to be scored under a model."""
 
     prompt_id: str
-    prompt_ids: tuple[int, ...]
+    prompt_token_ids: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
 
 

@@ -12,7 +12,7 @@ from cream.algorithms.consistency import (
     shrunken_level,
     summarise,
 )
-from cream.algorithms.ranking import Agreement, Definedness, kendall_tau
+from cream.algorithms.ranking import Definedness, RankAgreement, kendall_tau
 from cream.algorithms.rewards import exact
 from cream.algorithms.statistics import Absent, Interval
 from cream.errors import DataError
@@ -21,7 +21,7 @@ from cream.errors import DataError
 def agreement(values, members=5):
     values = np.array(values, dtype=float)
     reason = np.where(np.isnan(values), Definedness.SECOND_TIED, Definedness.DEFINED)
-    return Agreement(values, reason.astype(np.int8), np.full(len(values), members))
+    return RankAgreement(values, reason.astype(np.int8), np.full(len(values), members))
 
 
 def test_rate_is_the_probability_of_the_same_order():

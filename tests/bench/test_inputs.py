@@ -48,7 +48,7 @@ def test_scoring_lengths_are_within_their_ranges_and_the_same_every_time(encoder
     found = scoring_requests(encoder, 8, 3, (80, 90), (5, 9))
 
     assert {len(r.completions) for r in found} == {3}
-    assert all(80 <= len(r.prompt_ids) <= 90 for r in found)
+    assert all(80 <= len(r.prompt_token_ids) <= 90 for r in found)
     lengths = [len(c) for r in found for c in r.completions]
     assert (min(lengths), max(lengths)) == (5, 9)
     assert found == scoring_requests(encoder, 8, 3, (80, 90), (5, 9))

@@ -73,15 +73,15 @@ def test_scores_and_completions_are_the_plain_models(kind: str):
         for group in TorchScorer(copy.deepcopy(model)).score(rows()):
             request = next(r for r in rows() if r.prompt_id == group.prompt_id)
             for completion, got in zip(request.completions, group.token_logps, strict=True):
-                ids = torch.tensor([[*request.prompt_ids, *completion]])
+                ids = torch.tensor([[*request.prompt_token_ids, *completion]])
                 logps = copy.deepcopy(model)(input_ids=ids, use_cache=False).logits[0].float()
-                start = len(request.prompt_ids)
+                start = len(request.prompt_token_ids)
                 picked = logps.log_softmax(-1)[start - 1 : -1].gather(1, ids[0, start:, None])[:, 0]
                 np.testing.assert_allclose(got, picked.numpy(), atol=2e-3, err_msg=group.prompt_id)
         params = SamplingParams(0.0, 1.0, 12, (0,))
-        asked = [SamplingRequest(r.prompt_id, r.prompt_ids, (1, 2)) for r in rows()]
+        asked = [SamplingRequest(r.prompt_id, r.prompt_token_ids, (1, 2)) for r in rows()]
         for group in TorchSampler(copy.deepcopy(model)).sample(asked, params):
-            prompt = next(r.prompt_ids for r in asked if r.prompt_id == group.prompt_id)
+            prompt = next(r.prompt_token_ids for r in asked if r.prompt_id == group.prompt_id)
             tokens = group.completions[0].token_ids
             assert group.completions[1].token_ids == tokens
             for step, token in enumerate(tokens):

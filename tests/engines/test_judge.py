@@ -102,7 +102,7 @@ def test_the_judge_is_asked_the_rubric_as_a_user_with_seeds_by_name():
 
     (request,) = sampler.asked
     rubric = judge_prompt("What is 2+2?", "It is 4.")
-    assert request.prompt_ids == ENCODER.encode_prompt([Message("user", rubric)])
+    assert request.prompt_token_ids == ENCODER.encode_prompt([Message("user", rubric)])
     assert request.seeds == (derive_seed(7, "judge", "b", 0), derive_seed(7, "judge", "b", 1))
 
 

@@ -44,7 +44,7 @@ class Scripted:
     ) -> Iterator[SampledGroup]:
         for request in reversed(list(requests)):
             self.seeds += request.seeds
-            ids = ENCODER.tokenizer(self.by_ids[request.prompt_ids], add_special_tokens=False)
+            ids = ENCODER.tokenizer(self.by_ids[request.prompt_token_ids], add_special_tokens=False)
             tokens = (*ids["input_ids"], ENCODER.end_of_turn_id)
             drawn = SampledTokens(tokens, FinishReason.STOP, request.seeds[0], 0.0)
             yield SampledGroup(request.prompt_id, (drawn,))

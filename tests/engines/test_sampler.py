@@ -41,7 +41,7 @@ def ids_by_id(groups):
 
 def generated(model, request, params):
     """The greedy continuation by transformers' own generate(), for one prompt."""
-    prompt = torch.tensor([request.prompt_ids])
+    prompt = torch.tensor([request.prompt_token_ids])
     output = model.generate(
         input_ids=prompt,
         attention_mask=torch.ones_like(prompt),
@@ -163,7 +163,9 @@ def test_sampling_logp_is_the_models_own_at_temperature_one_and_top_p_one():
     sampled = by_id(TorchSampler(model).sample(requests, params))
     scoring = [
         ScoringRequest(
-            r.prompt_id, r.prompt_ids, tuple(c.token_ids for c in sampled[r.prompt_id].completions)
+            r.prompt_id,
+            r.prompt_token_ids,
+            tuple(c.token_ids for c in sampled[r.prompt_id].completions),
         )
         for r in requests
     ]

@@ -17,7 +17,7 @@ ARCHITECTURES = ("llama", "qwen2", "gemma", "gpt2")
 
 def naive_logps(model, requests, *, padding="right"):
     """Oracle: every prompt + completion padded in one batch, all logits, masks by position."""
-    rows = [(r.prompt_id, r.prompt_ids, c) for r in requests for c in r.completions]
+    rows = [(r.prompt_id, r.prompt_token_ids, c) for r in requests for c in r.completions]
     width = max(len(p) + len(c) for _, p, c in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
     mask = torch.zeros(len(rows), width, dtype=torch.int64)
@@ -142,7 +142,7 @@ def test_sliding_window_is_packed_inside_the_window_and_exact_beyond_it():
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     requests = make_requests(12)
-    lengths = [len(r.prompt_ids) + max(map(len, r.completions)) for r in requests]
+    lengths = [len(r.prompt_token_ids) + max(map(len, r.completions)) for r in requests]
     assert min(lengths) <= 16 < max(lengths)
 
     assert_scores_equal(TorchScorer(model).score(requests), naive_logps(model, requests), atol=1e-5)

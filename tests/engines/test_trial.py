@@ -81,10 +81,10 @@ def rows():
 def own_logps(model, request):
     found = []
     for completion in request.completions:
-        ids = torch.tensor([[*request.prompt_ids, *completion]])
+        ids = torch.tensor([[*request.prompt_token_ids, *completion]])
         with torch.inference_mode():
             logps = copy.deepcopy(model)(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
-        start = len(request.prompt_ids)
+        start = len(request.prompt_token_ids)
         found.append(logps[start - 1 : -1].gather(1, ids[0, start:, None])[:, 0].numpy())
     return found
 
@@ -108,10 +108,10 @@ def test_greedy_completions_are_the_models_own(name):
     """Each token is the largest logit of the whole sequence so far, without any cache."""
     model = build(*POSITION_DEPENDENT[name])
     params = SamplingParams(0.0, 1.0, 40, (0,))
-    requests = [SamplingRequest(r.prompt_id, r.prompt_ids, (1, 2)) for r in rows()]
+    requests = [SamplingRequest(r.prompt_id, r.prompt_token_ids, (1, 2)) for r in rows()]
 
     for group in TorchSampler(copy.deepcopy(model)).sample(requests, params):
-        prompt = next(r.prompt_ids for r in requests if r.prompt_id == group.prompt_id)
+        prompt = next(r.prompt_token_ids for r in requests if r.prompt_id == group.prompt_id)
         for completion in group.completions:
             ids = list(prompt)
             for token in completion.token_ids:

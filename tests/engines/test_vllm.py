@@ -147,7 +147,7 @@ def test_sampling_logps_are_those_of_the_sampling_distribution(sampler, model, p
     for request in make_requests(3, completions=2):
         (group,) = sampler.sample([request], params)
         for completion in group.completions:
-            total, ids = 0.0, list(request.prompt_ids)
+            total, ids = 0.0, list(request.prompt_token_ids)
             for token in completion.token_ids:
                 total += math.log(nucleus_distribution(model, ids, params)[token])
                 ids.append(token)
@@ -158,7 +158,7 @@ def test_the_prompt_is_computed_once(sampler):
     """Of 4 completions of 100 tokens of prompt, 3 find its whole blocks in the cache."""
     request = SamplingRequest("p", tuple(range(100, 200)), (1, 2, 3, 4))
     question = {
-        "requests": [{"index": 0, "prompt": request.prompt_ids, "seeds": request.seeds}],
+        "requests": [{"index": 0, "prompt": request.prompt_token_ids, "seeds": request.seeds}],
         "settings": {"temperature": 1.0, "top_p": 1.0, "max_tokens": 2, "stop_token_ids": [7]},
         "adapter": None,
     }

@@ -187,7 +187,7 @@ def test_calibration_without_held_out_examples_is_refused_when_the_run_is_opened
 
 
 def test_status_knows_the_stages_of_the_calibration(calibrated: Path):
-    states = {entry["stage"]: entry["state"] for entry in run_status(calibrated)}
+    states = {entry.stage: entry.state for entry in run_status(calibrated)}
     expected = ["data/seed-parts", "witnesses/other/train", "calibration/sample"]
     expected += [f"calibration/score/{name}" for name in ("M1", "M0", "other")]
     names = [name for name in states if name in {*expected, "calibration/matrix"}]

@@ -57,7 +57,7 @@ def test_a_witness_is_a_model_beside_m1_that_stays(witnessed: Path):
 
 
 def test_status_and_times_know_the_witness(witnessed: Path):
-    states = {entry["stage"]: entry["state"] for entry in run_status(witnessed)}
+    states = {entry.stage: entry.state for entry in run_status(witnessed)}
 
     assert states["witnesses/other/train"] == "finished"
     assert stage_seconds(witnessed)["witnesses/other/train"] > 0

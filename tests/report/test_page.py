@@ -23,7 +23,7 @@ from scipy.stats import rankdata
 from cream.errors import RunError
 from cream.recipe.load import validate_recipe
 from cream.report.markup import table, text
-from cream.report.page import Section, write_full_page, write_page
+from cream.report.page import PageSection, write_full_page, write_page
 from cream.report.page.document import run_names
 from cream.report.page.headline import gain_in_words
 from cream.report.page.packing import pack
@@ -200,7 +200,7 @@ def test_the_recipe_lists_what_differs_from_a_default_and_what_has_none():
 
 
 def test_sections_of_others_join_the_page(run: Path, tmp_path: Path):
-    extra = Section("compare", "Compared <methods>", table(["a"], [["<b>"]], "c"))
+    extra = PageSection("compare", "Compared <methods>", table(["a"], [["<b>"]], "c"))
     result = write_page([run], tmp_path / "report.html", extra=[extra])
     written = result.path.read_text(encoding="utf-8")
 

@@ -9,7 +9,7 @@ from cream.algorithms.objective import Auxiliary
 from cream.errors import TrainingError
 from cream.recipe.training import ComputeConfig, OptimiserConfig
 from cream.testing import tiny_model
-from cream.training.loop import Contribution, Task, optimise
+from cream.training.loop import Contribution, Optimisation, optimise
 
 OPTIMISER = OptimiserConfig(learning_rate=0.1, schedule="constant", warmup_ratio=0.0)
 COMPUTE = ComputeConfig(save_state_every_minutes=0)
@@ -35,7 +35,7 @@ def task(offset, *, steps=5, loss=None, learning_rate=0.1, max_grad_norm=100.0):
         )
 
     own = {"offset": Auxiliary(offset, learning_rate, max_grad_norm=max_grad_norm)}
-    return Task([[[i]] for i in range(steps)], contribute, 8, "toy", own)
+    return Optimisation([[[i]] for i in range(steps)], contribute, 8, "toy", own)
 
 
 def run(offset, *, learning_rate=0.1, **options):

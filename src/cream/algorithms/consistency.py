@@ -21,13 +21,13 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from cream.algorithms.ranking import Agreement, Definedness
+from cream.algorithms.ranking import Definedness, RankAgreement
 from cream.algorithms.statistics import Absent, Interval, bootstrap_mean, share_of, wilson_interval
 from cream.errors import DataError
 from cream.types import SetConsistency, Tally
 
 
-def consistency_rates(correlation: Agreement) -> Agreement:
+def consistency_rates(correlation: RankAgreement) -> RankAgreement:
     """C_j = (tau_j + 1) / 2 per prompt, in [0, 1], from a correlation in [-1, 1].
 
     For Kendall this is the probability that the two rankings order a random pair the same way. Not
@@ -37,10 +37,10 @@ def consistency_rates(correlation: Agreement) -> Agreement:
         arXiv:2410.12735.
     """
     rates = (correlation.values + 1) / 2
-    return Agreement(rates, correlation.definedness, correlation.members)
+    return RankAgreement(rates, correlation.definedness, correlation.members)
 
 
-def set_level(rates: Agreement) -> float:
+def set_level(rates: RankAgreement) -> float:
     """C of the whole iteration: the mean over prompts where C_j is defined.
 
     Raises:
@@ -58,7 +58,7 @@ def set_level(rates: Agreement) -> float:
     return float(rates.values[rates.defined].mean())
 
 
-def sample_level(rates: Agreement) -> Float64[np.ndarray, " prompt"]:
+def sample_level(rates: RankAgreement) -> Float64[np.ndarray, " prompt"]:
     """C_j per prompt; the set-level C where C_j is undefined (a group without evidence of its own).
 
     Raises:
@@ -69,7 +69,7 @@ def sample_level(rates: Agreement) -> Float64[np.ndarray, " prompt"]:
 
 
 def shrunken_level(
-    rates: Agreement, sampling_variance: Float64[np.ndarray, " prompt"]
+    rates: RankAgreement, sampling_variance: Float64[np.ndarray, " prompt"]
 ) -> Float64[np.ndarray, " prompt"]:
     """Between set and sample level: C + s^2 / (s^2 + v_j) * (C_j - C).
 
@@ -203,7 +203,7 @@ class ConsistencySummary:
 
 
 def summarise(
-    rates: Agreement, generator: np.random.Generator, *, num_resamples: int = 1000
+    rates: RankAgreement, generator: np.random.Generator, *, num_resamples: int = 1000
 ) -> ConsistencySummary:
     """Summarise C_j over prompts, with a 95 % bootstrap interval of the set-level C."""
     values = rates.values[rates.defined]
@@ -215,7 +215,7 @@ def summarise(
     )
 
 
-def definedness_tally(agreement: Agreement) -> Tally:
+def definedness_tally(agreement: RankAgreement) -> Tally:
     """Count prompts by whether their agreement is defined, and if not, why."""
     counts = np.bincount(agreement.definedness, minlength=len(Definedness)).tolist()
     names = {kind.name.lower(): counts[kind] for kind in Definedness}

@@ -40,7 +40,7 @@ class Definedness(IntEnum):
 
 
 @dataclass(frozen=True)
-class Agreement:
+class RankAgreement:
     """Agreement of two rankings, per prompt."""
 
     values: Float64[np.ndarray, " prompt"]
@@ -62,7 +62,7 @@ Signs = Float32[np.ndarray, "group member member"]
 
 def kendall_tau(
     first: Reward, second: Reward, counted: Bool[np.ndarray, "prompt member"]
-) -> Agreement:
+) -> RankAgreement:
     """Kendall's tau-b, in [-1, 1]: concordant minus discordant pairs, corrected for ties.
 
     A member scored in one ranking only is left out of the comparison.
@@ -75,7 +75,7 @@ def kendall_tau(
 
 def spearman(
     first: Reward, second: Reward, counted: Bool[np.ndarray, "prompt member"]
-) -> Agreement:
+) -> RankAgreement:
     """Spearman's rho, in [-1, 1]: Pearson correlation of average ranks.
 
     Source:
@@ -86,7 +86,7 @@ def spearman(
 
 def weighted_tau(
     first: Reward, second: Reward, counted: Bool[np.ndarray, "prompt member"]
-) -> Agreement:
+) -> RankAgreement:
     """Kendall's tau with additive hyperbolic weights, in [-1, 1]: exchanges near the top cost more.
 
     The pair of ranks r and s (0 is best) weighs 1/(r+1) + 1/(s+1); the mean of the tau weighted by
@@ -102,7 +102,7 @@ def weighted_tau(
 
 def top_order(
     first: Reward, second: Reward, counted: Bool[np.ndarray, "prompt member"]
-) -> Agreement:
+) -> RankAgreement:
     """Whether both rankings have the same best and the same worst, in [0, 1]: one half each.
 
     Where several members are tied for a place, agreement is the overlap of the two sets (members in
@@ -134,7 +134,7 @@ def _agreement(
     second: Reward,
     counted: Bool[np.ndarray, "prompt member"],
     statistic: Callable[[Signs, Signs], Float64[np.ndarray, " group"]],
-) -> Agreement:
+) -> RankAgreement:
     compared = counted & first.scored & second.scored
     members = compared.sum(axis=1)
     values = np.full(len(compared), np.nan)
@@ -152,7 +152,7 @@ def _agreement(
         )
         usable = varies_1 & varies_2
         values[prompts[usable]] = statistic(signs_1[usable], signs_2[usable])
-    return Agreement(values, reason, members)
+    return RankAgreement(values, reason, members)
 
 
 def _signs(

@@ -190,11 +190,11 @@ def completions(encoder: ChatEncoder, lengths: Sequence[int]) -> list[tuple[int,
     return pieces
 
 
-def sampling_requests(prompt_ids: Sequence[tuple[int, ...]], n: int) -> list[SamplingRequest]:
+def sampling_requests(prompt_token_ids: Sequence[tuple[int, ...]], n: int) -> list[SamplingRequest]:
     """Ask for n completions of each prompt."""
     return [
         SamplingRequest(f"p{index}", ids, tuple(range(index * n, (index + 1) * n)))
-        for index, ids in enumerate(prompt_ids)
+        for index, ids in enumerate(prompt_token_ids)
     ]
 
 
@@ -209,11 +209,11 @@ def scoring_requests(
     draw = np.random.default_rng(0)
     prompt_lengths = draw.integers(*prompt_range, count, endpoint=True).tolist()
     completion_lengths = draw.integers(*completion_range, count * n, endpoint=True).tolist()
-    prompt_ids = long_prompts(encoder, prompt_lengths)
+    prompt_token_ids = long_prompts(encoder, prompt_lengths)
     pieces = completions(encoder, completion_lengths)
     return [
         ScoringRequest(f"p{index}", ids, tuple(pieces[index * n : (index + 1) * n]))
-        for index, ids in enumerate(prompt_ids)
+        for index, ids in enumerate(prompt_token_ids)
     ]
 
 

@@ -51,7 +51,7 @@ class Workload:
     @property
     def longest(self) -> int:
         """Longest prompt and completion together, in tokens."""
-        prompt = max(len(request.prompt_ids) for request in self.requests)
+        prompt = max(len(request.prompt_token_ids) for request in self.requests)
         return prompt + self.params.max_completion_tokens
 
 
@@ -70,12 +70,12 @@ def workloads(subject: Subject, *, quick: bool) -> Iterator[Workload]:
 
 
 def short_answers(
-    prompt_ids: Sequence[TOKEN_IDS], n: int, params: SamplingParams, *, answered_by: str
+    prompt_token_ids: Sequence[TOKEN_IDS], n: int, params: SamplingParams, *, answered_by: str
 ) -> Workload:
     """The prompts of a recipe with its sampling settings, ended by end tokens."""
     return Workload(
-        f"quickstart answers, {len(prompt_ids)} x {n}",
-        tuple(sampling_requests(prompt_ids, n)),
+        f"quickstart answers, {len(prompt_token_ids)} x {n}",
+        tuple(sampling_requests(prompt_token_ids, n)),
         params,
         "completions/s",
         f"answered by {answered_by}",
@@ -100,11 +100,11 @@ def sampling_case(
         contestants.append(Contestant("vllm", lambda: sampler.work(sampler.vllm())))
     lengths = sampler.check()
     requests = workload.requests
-    groups = [Group(len(r.prompt_ids), tuple(lengths[r.prompt_id])) for r in requests]
+    groups = [Group(len(r.prompt_token_ids), tuple(lengths[r.prompt_id])) for r in requests]
     least = sampling_seconds(
         subject.shape, floor, groups, subject.dtype_name, subject.dtype.itemsize
     )
-    widths = [len(r.prompt_ids) for r in requests]
+    widths = [len(r.prompt_token_ids) for r in requests]
     per_call = max(1, GENERATE_ROWS // len(requests[0].seeds))
     padding = f"generate(): {GENERATE_ROWS} rows a call, {padding_share(widths, per_call):.0%} of "
     return Case(
@@ -204,7 +204,9 @@ def quickstart_workload(
     recipe = load_recipe(recipe_path)
     data = load_data(recipe.data, seed=recipe.seed, iterations=1, base_dir=recipe_path.parent)
     count = 16 if quick else 64
-    prompt_ids = [subject.encoder.encode_prompt(p.messages) for p in data.prompts_for(1)[:count]]
+    prompt_token_ids = [
+        subject.encoder.encode_prompt(p.messages) for p in data.prompts_for(1)[:count]
+    ]
     sampling = recipe.sampling
     params = SamplingParams(
         temperature=sampling.temperature,
@@ -213,7 +215,7 @@ def quickstart_workload(
         stop_ids=subject.encoder.stop_ids,
     )
     by = "M1, which answers shortly" if trained else "M0, which was not tuned to answer shortly"
-    return short_answers(prompt_ids, sampling.num_completions, params, answered_by=by)
+    return short_answers(prompt_token_ids, sampling.num_completions, params, answered_by=by)
 
 
 def generate_completions(
@@ -239,9 +241,9 @@ def generate_completions(
     device = next(model.parameters()).device
     result: list[list[tuple[int, ...]]] = []
     for batch in batched(requests, max(1, GENERATE_ROWS // n)):
-        width = max(len(request.prompt_ids) for request in batch)
-        padding = [width - len(request.prompt_ids) for request in batch]
-        ids = [[pad_id] * p + list(r.prompt_ids) for p, r in zip(padding, batch, strict=True)]
+        width = max(len(request.prompt_token_ids) for request in batch)
+        padding = [width - len(request.prompt_token_ids) for request in batch]
+        ids = [[pad_id] * p + list(r.prompt_token_ids) for p, r in zip(padding, batch, strict=True)]
         mask = [[0] * p + [1] * (width - p) for p in padding]
         with torch.inference_mode():
             output = model.generate(

@@ -122,7 +122,7 @@ def scoring_trial(
     def run() -> float:
         return float(sum(len(group.token_logps) for group in scorer.score(requests)))
 
-    groups = [Group(len(r.prompt_ids), tuple(map(len, r.completions))) for r in requests]
+    groups = [Group(len(r.prompt_token_ids), tuple(map(len, r.completions))) for r in requests]
     least = forward_seconds(subject.shape, floor, groups, subject.dtype_name)
     name = f"scoring {subject.name} {prompt_tokens} x {prompts} x {n}"
     return Trial(Contestant(name, run), least)

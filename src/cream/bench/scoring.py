@@ -67,9 +67,9 @@ def scoring_case(subject: Subject, lengths: Lengths, floor: Floor, *, quick: boo
     scorer = TorchScorer(subject.model)
     notes = check_scores(subject, scorer, requests, pad_id)
     tokens = sum(len(c) for r in requests for c in r.completions)
-    rows = [len(r.prompt_ids) + len(c) for r in requests for c in r.completions]
+    rows = [len(r.prompt_token_ids) + len(c) for r in requests for c in r.completions]
     padding = padding_share(rows, PADDED_ROWS)
-    groups = [Group(len(r.prompt_ids), tuple(map(len, r.completions))) for r in requests]
+    groups = [Group(len(r.prompt_token_ids), tuple(map(len, r.completions))) for r in requests]
 
     def run(scored: Iterable[ScoredGroup]) -> float:
         return float(sum(len(logps) for group in scored for logps in group.token_logps))
@@ -148,7 +148,7 @@ def score_padded(
     Yields:
         As `LogpScorer` does; the sums are float32, the log-softmax is in the model's dtype.
     """
-    rows = [(r.prompt_ids, completion) for r in requests for completion in r.completions]
+    rows = [(r.prompt_token_ids, completion) for r in requests for completion in r.completions]
     scored: list[Float32[np.ndarray, " token"]] = []
     with torch.inference_mode():
         for batch in batched(rows, PADDED_ROWS):

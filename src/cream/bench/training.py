@@ -81,7 +81,7 @@ def training_rows(
         contestants = [Contestant(name, lambda name=name: turn(name)) for name in sides]
         with watch.during("during training") as load:
             turns = take_turns(contestants, rounds, warm_ups=0)
-    groups = [Group(len(r.prompt_ids), tuple(map(len, r.completions))) for r in requests]
+    groups = [Group(len(r.prompt_token_ids), tuple(map(len, r.completions))) for r in requests]
     least = training_seconds(subject.shape, floor, groups, subject.dtype_name)
     name = f"training: {count} pairs, {batch_size} a step"
     notes = (
@@ -107,7 +107,7 @@ def _with_reference(subject: Subject, requests: list[ScoringRequest]) -> Iterato
     for request in requests:
         chosen, rejected = (float(logps.sum()) for logps in groups[request.prompt_id])
         yield {
-            "prompt_ids": list(request.prompt_ids),
+            "prompt_ids": list(request.prompt_token_ids),
             "chosen_ids": list(request.completions[0]),
             "rejected_ids": list(request.completions[1]),
             "ref_chosen_logps": chosen,

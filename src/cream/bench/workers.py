@@ -119,7 +119,7 @@ class VllmWorker:
         """Sample the completions of each request, in the order of the requests."""
         answer = self._worker.ask(
             {
-                "prompts": [list(request.prompt_ids) for request in requests],
+                "prompts": [list(request.prompt_token_ids) for request in requests],
                 "n": len(requests[0].seeds),
                 "temperature": params.temperature,
                 "top_p": params.top_p,

@@ -23,7 +23,7 @@ def windows(requests: Iterable[Request], rows: int) -> Iterator[list[Request]]:
     window: list[Request] = []
     count = 0
     for request in requests:
-        if not request.prompt_ids:
+        if not request.prompt_token_ids:
             raise ValueError(f"prompt {request.prompt_id}: it has no tokens to condition on")
         window.append(request)
         count += len(_completions(request))

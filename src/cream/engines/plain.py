@@ -45,9 +45,9 @@ class PlainSampler:
         rows = len(request.seeds)
         seeds = seed_tensor(request.seeds).to(self._device)
         stops = torch.tensor(params.stop_ids, dtype=torch.int64, device=self._device)
-        prompt = torch.tensor(request.prompt_ids, dtype=torch.int64, device=self._device)
+        prompt = torch.tensor(request.prompt_token_ids, dtype=torch.int64, device=self._device)
         ids = prompt.expand(rows, -1)
-        longest = len(request.prompt_ids) + params.max_completion_tokens
+        longest = len(request.prompt_token_ids) + params.max_completion_tokens
         name = self._cache_name if self._cacheable.holds(longest) else None
         output = _forward(self._model, ids, name, None)
         tokens, logps = [], []
@@ -101,10 +101,12 @@ def score_plainly(
 ) -> list[Float32[Tensor, " token"]]:
     """Token log-probabilities of each completion, one forward per completion."""
     device = next(chain(model.parameters(), model.buffers())).device
-    first = len(request.prompt_ids) - 1
+    first = len(request.prompt_token_ids) - 1
     scored = []
     for completion in request.completions:
-        ids = torch.tensor([*request.prompt_ids, *completion], dtype=torch.int64, device=device)
+        ids = torch.tensor(
+            [*request.prompt_token_ids, *completion], dtype=torch.int64, device=device
+        )
         logits = model(input_ids=ids[None], use_cache=False).logits[0, first:-1]
         tiles = zip(logits.split(tile_rows), ids[first + 1 :].split(tile_rows), strict=True)
         scored.append(torch.cat([target_logps(part, targets) for part, targets in tiles]))

@@ -99,7 +99,7 @@ class TorchSampler:
         _check_params(params)
         for window in windows(requests, self._window_rows):
             for request in window:
-                tokens = len(request.prompt_ids) + params.max_completion_tokens
+                tokens = len(request.prompt_token_ids) + params.max_completion_tokens
                 check_length(request.prompt_id, tokens, self._context_length)
             yield from self._sample_packed([r for r in window if self._fits(r, params)], params)
             for request in window:
@@ -112,7 +112,7 @@ class TorchSampler:
         if not request.seeds:
             return True
         backbone, reach = self._fast
-        tokens = len(request.prompt_ids) + params.max_completion_tokens
+        tokens = len(request.prompt_token_ids) + params.max_completion_tokens
         return backbone is not None and reach.holds(tokens)
 
     def _sample_packed(
@@ -125,7 +125,7 @@ class TorchSampler:
             for first in range(0, len(request.seeds), self._max_rows)
         ]
         # Longest prompts first: the buffers get their size at once, and neighbours are alike.
-        jobs.sort(key=lambda job: len(job.request.prompt_ids), reverse=True)
+        jobs.sort(key=lambda job: len(job.request.prompt_token_ids), reverse=True)
         parts: list[dict[int, list[SampledTokens]]] = [{} for _ in requests]
         for job, completions in self._decode(jobs, params):
             known = parts[job.index]
@@ -144,7 +144,7 @@ class TorchSampler:
         if not jobs:
             return
         members = max(len(job.seeds) for job in jobs)
-        tokens = len(jobs[0].request.prompt_ids) + members * params.max_completion_tokens
+        tokens = len(jobs[0].request.prompt_token_ids) + members * params.max_completion_tokens
         fitting = min(self._max_rows // members, self._token_budget // tokens, len(jobs))
         backbone = self._fast[0]
         assert backbone is not None  # else nothing fits
@@ -200,7 +200,7 @@ class _Decoder:
         """Prefill prompts, once each, and draw the first token of their completions."""
         device = self._backbone.device
         slots = torch.tensor([self.free.pop() for _ in jobs], device=device)
-        prompts = [job.request.prompt_ids for job in jobs]
+        prompts = [job.request.prompt_token_ids for job in jobs]
         lengths = [len(prompt) for prompt in prompts]
         attention = PackedAttention(
             lengths,
@@ -300,7 +300,7 @@ def _take(pending: deque[_Job], slots: int, prefill_tokens: int) -> list[_Job]:
     taken: list[_Job] = []
     tokens = 0
     while pending and len(taken) < slots:
-        tokens += len(pending[0].request.prompt_ids)
+        tokens += len(pending[0].request.prompt_token_ids)
         if taken and tokens > prefill_tokens:
             break
         taken.append(pending.popleft())

@@ -45,7 +45,7 @@ class _Unit:
     @property
     def tokens(self) -> int:
         """Tokens in the stream."""
-        return len(self.request.prompt_ids) + sum(len(c) - 1 for c in self.completions)
+        return len(self.request.prompt_token_ids) + sum(len(c) - 1 for c in self.completions)
 
 
 class TorchScorer:
@@ -122,7 +122,7 @@ class TorchScorer:
             for index, request in enumerate(requests)
             for completions in _split_completions(request, self._token_budget)
         ]
-        units.sort(key=lambda unit: (len(unit.request.prompt_ids), unit.tokens), reverse=True)
+        units.sort(key=lambda unit: (len(unit.request.prompt_token_ids), unit.tokens), reverse=True)
         known: list[dict[tuple[int, ...], np.ndarray]] = [{} for _ in requests]
         for batch in _batches(units, self._token_budget):
             backbone = self._fast[0]
@@ -142,7 +142,7 @@ class TorchScorer:
 
 
 def _longest(request: ScoringRequest) -> int:
-    return len(request.prompt_ids) + max(map(len, request.completions), default=0)
+    return len(request.prompt_token_ids) + max(map(len, request.completions), default=0)
 
 
 def _split_completions(
@@ -150,11 +150,11 @@ def _split_completions(
 ) -> Iterator[tuple[tuple[int, ...], ...]]:
     """Split a request that is larger than a batch; duplicates are scored once."""
     taken: list[tuple[int, ...]] = []
-    tokens = len(request.prompt_ids)
+    tokens = len(request.prompt_token_ids)
     for completion in sorted(set(request.completions), key=len):
         if taken and tokens + len(completion) - 1 > token_budget:
             yield tuple(taken)
-            taken, tokens = [], len(request.prompt_ids)
+            taken, tokens = [], len(request.prompt_token_ids)
         taken.append(completion)
         tokens += len(completion) - 1
     if taken:
@@ -179,7 +179,7 @@ def _score_batch(
     backbone: Backbone, batch: list[_Unit], tile_rows: int
 ) -> list[list[Float32[np.ndarray, " token"]]]:
     """Token log-probabilities per unit and completion."""
-    prompts = [unit.request.prompt_ids for unit in batch]
+    prompts = [unit.request.prompt_token_ids for unit in batch]
     completions = [unit.completions for unit in batch]
     fed = [[c[:-1] for c in group if len(c) > 1] for group in completions]
     ids, positions = packed(prompts, fed)
@@ -226,7 +226,9 @@ def _head_logps(
     several targets. Every later row has one.
     """
     device = hidden.device
-    ends = torch.tensor([len(unit.request.prompt_ids) for unit in batch], device=device).cumsum(0)
+    ends = torch.tensor(
+        [len(unit.request.prompt_token_ids) for unit in batch], device=device
+    ).cumsum(0)
     rows = torch.cat([hidden[ends - 1], hidden[int(ends[-1]) :]])
     completions = [(g, c) for g, unit in enumerate(batch) for c in unit.completions]
     first = [g for g, _ in completions]

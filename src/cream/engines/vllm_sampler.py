@@ -130,7 +130,7 @@ class VllmSampler:
                 yield SampledGroup(request.prompt_id, ())
         question = {
             "requests": [
-                {"index": index, "prompt": request.prompt_ids, "seeds": request.seeds}
+                {"index": index, "prompt": request.prompt_token_ids, "seeds": request.seeds}
                 for index, request in enumerate(window)
                 if request.seeds
             ],
@@ -204,7 +204,7 @@ class VllmSampler:
         return arguments
 
     def _check_length(self, request: SamplingRequest, params: SamplingParams) -> None:
-        needed = len(request.prompt_ids) + params.max_completion_tokens
+        needed = len(request.prompt_token_ids) + params.max_completion_tokens
         if needed > self._context:
             raise ModelError(
                 f"prompt {request.prompt_id}: prompt and completion need up to {needed} tokens, "

@@ -186,7 +186,7 @@ def _score(
     ]
     for _ in scorer.score(asked):
         pass
-    return sum(len(r.prompt_ids) for r in asked) + number * count * length
+    return sum(len(r.prompt_token_ids) for r in asked) + number * count * length
 
 
 def _made_up(prompt: tuple[int, ...], length: int, shift: int) -> tuple[int, ...]:

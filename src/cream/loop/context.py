@@ -1,33 +1,100 @@
-"""What the steps of a run share: recipe, run directory, data, template, models, progress."""
+"""What the stages of a run share: recipe, run directory, data, template, models, progress.
+
+The models outside the loop that a method ranks by, its judge and its reward model, are found and
+examined when a run is opened; loaded by their stage only, and only while nothing else is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, assert_never
 
+import torch
+
+from cream.algorithms.judging import comparison_prompt, judge_prompt
 from cream.data.dataset import LoadedData
 from cream.data.verifiers import CUSTOM
 from cream.engines.checkpoints import Checkpoints
 from cream.engines.engine import EngineChoice
 from cream.errors import DataError
 from cream.loop.extensions import Extensions
-from cream.loop.scorer_models import ScorerModels
 from cream.models.chat import ChatEncoder
+from cream.models.conversations import ConversationEncoder
+from cream.models.loading import load_reward_model
 from cream.plan import RunPlan
 from cream.protocols import Engine, Progress, SamplingParams, Verifier
 from cream.recipe import Recipe
 from cream.recipe.recipe import EvaluationConfig, SamplingConfig
+from cream.recipe.scorers import JudgeConfig, PairwiseJudgeConfig
 from cream.records import StageSpec
 from cream.runs.store import Run, Stage, fingerprint
 from cream.runs.trackers import RunTrackers
 from cream.types import EncodedPrompt, Prompt
 
 
+@dataclass(frozen=True, slots=True)
+class ExternalJudge:
+    """A judge that is no model of the run; its weights are M0 of checkpoints of its own."""
+
+    checkpoints: Checkpoints
+    encoder: ChatEncoder
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalRewardModel:
+    """A reward model that has been examined and not loaded."""
+
+    folder: Path
+    encoder: ConversationEncoder
+    fingerprint: str
+    context_length: int | None
+    device: torch.device
+    compute_dtype: torch.dtype
+    trust_remote_code: bool
+
+    def load(self) -> Any:
+        """Load the weights."""
+        return load_reward_model(
+            self.folder,
+            dtype=self.compute_dtype,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerModels:
+    """What a method needs beside the models of its run; mostly nothing."""
+
+    judge: ExternalJudge | None = None
+    """None also where a model of the run judges."""
+    reward_model: ExternalRewardModel | None = None
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint per scorer, for the manifest."""
+        found = {"judge": self.judge, "reward_model": self.reward_model}
+        return {name: model.fingerprint for name, model in found.items() if model is not None}
+
+
+def empty_question(judge: JudgeConfig | PairwiseJudgeConfig) -> str:
+    """What a judge is asked, without prompt and responses."""
+    match judge:
+        case JudgeConfig():
+            return judge_prompt("", "")
+        case PairwiseJudgeConfig():
+            return comparison_prompt("", "", "")
+        case _:
+            assert_never(judge)
+
+
 @dataclass
 class Context:
-    """Everything a step needs. Holds no results: those are in the run directory."""
+    """Everything a stage needs. Holds no results: those are in the run directory."""
 
     recipe: Recipe
     run: Run

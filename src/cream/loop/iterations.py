@@ -1,41 +1,85 @@
 """The loop itself: the stages of the plan, one after another, each skipped where it exists.
 
 Which stages there are and in what order is written in `cream.planner`; what one does, in the
-function that `STEPS` names for its kind. Paper numbering: M0 is the seed model, M1 the model after
+function that `STAGES` names for its kind. Paper numbering: M0 is the seed model, M1 the model after
 supervised fine-tuning, and iteration t turns M_t into M_{t+1}.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from cream.loop.context import Context
-from cream.loop.data_steps import freeze_prompts, freeze_seed, freeze_seed_parts
-from cream.loop.inference_steps import evaluate_step, matrix_step, sample_step, score_step
-from cream.loop.pair_step import pair_step
-from cream.loop.score_columns import score_column_step
-from cream.loop.tracked import track
-from cream.loop.training_steps import fine_tune_step, remove_unneeded, train_step
-from cream.loop.transform_steps import score_examples_step, transform_step
-from cream.records import StageKind, StageSpec
+from cream.loop.data_stages import freeze_prompts, freeze_seed, freeze_seed_parts
+from cream.loop.inference_stages import evaluate_stage, sample_stage, score_stage
+from cream.loop.matrix_stages import matrix_stage, pair_stage
+from cream.loop.score_columns import score_column_stage
+from cream.loop.training_stages import fine_tune_stage, remove_unneeded, train_stage
+from cream.loop.transform_stages import score_examples_stage, transform_stage
+from cream.records import EvaluateSummary, PairSummary, StageKind, StageSpec
 from cream.runs.store import StageRecord
 
-STEPS: Mapping[StageKind, Callable[[Context, StageSpec], StageRecord]] = {
+ITERATIONS = "iterations"
+MODELS = "models"
+OF_PAIRS = (
+    "consistency/rate",
+    "consistency/low",
+    "consistency/high",
+    "consistency/tau_mean",
+    "consistency_in_loss",
+    "tally/parts/paired",
+    "pair_accuracy/accuracy",
+    "chosen_right/share",
+    "mean_gap",
+    "mean_weight",
+    "kl_to_seed_per_token",
+    "kl_to_previous_per_token",
+    "mean_completion_tokens",
+)
+"""Figures of an iteration worth a curve; those that it does not have are left out."""
+
+
+def track(context: Context, spec: StageSpec, record: StageRecord) -> None:
+    """Send the figures of a finished stage that are worth a curve, if it has any.
+
+    Of the pairs of an iteration x is t; of the greedy accuracy of M_m it is m.
+    """
+    if spec.kind == "pair" and not spec.draft:
+        summary = PairSummary.read(record.summary, spec.name).as_json()
+        found = {key: _leaf(summary, key) for key in OF_PAIRS}
+        told = {key: value for key, value in found.items() if value is not None}
+        context.trackers.point(ITERATIONS, spec.t, told)
+    if spec.kind == "evaluate":
+        answers = EvaluateSummary.read(record.summary, spec.name)
+        m = context.plan.measured().index(str(spec.model))
+        accuracy = answers.greedy_right / answers.greedy_total
+        context.trackers.point(MODELS, m, {"accuracy": accuracy})
+
+
+def _leaf(summary: Mapping[str, Any], key: str) -> float | None:
+    value: Any = summary
+    for part in key.split("/"):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return None if value is None else float(value)
+
+
+STAGES: Mapping[StageKind, Callable[[Context, StageSpec], StageRecord]] = {
     "freeze_prompts": freeze_prompts,
     "freeze_seed": freeze_seed,
     "freeze_seed_parts": freeze_seed_parts,
-    "evaluate": evaluate_step,
-    "fine_tune": fine_tune_step,
-    "sample": sample_step,
-    "score": score_step,
-    "verify": score_column_step,
-    "mark": score_column_step,
-    "text_score": score_column_step,
-    "matrix": matrix_step,
-    "pair": pair_step,
-    "transform": transform_step,
-    "score_examples": score_examples_step,
-    "train": train_step,
+    "evaluate": evaluate_stage,
+    "fine_tune": fine_tune_stage,
+    "sample": sample_stage,
+    "score": score_stage,
+    "verify": score_column_stage,
+    "mark": score_column_stage,
+    "text_score": score_column_stage,
+    "matrix": matrix_stage,
+    "pair": pair_stage,
+    "transform": transform_stage,
+    "score_examples": score_examples_stage,
+    "train": train_stage,
 }
 
 
@@ -58,7 +102,7 @@ def run_iteration(context: Context, t: int) -> None:
 
 def run_stage(context: Context, spec: StageSpec) -> StageRecord:
     """Make one stage, unless it is there; what it reads must be finished."""
-    record = STEPS[spec.kind](context, spec)
+    record = STAGES[spec.kind](context, spec)
     track(context, spec, record)
     return record
 

@@ -1,4 +1,4 @@
-"""What the pair step records about an iteration: C, whether it is right, and what was sampled.
+"""What the pair stage records about an iteration: C, whether it is right, and what was sampled.
 
 Figures that read verdicts are for people; nothing here decides a pair.
 """

@@ -1,6 +1,6 @@
 """Making pairs from a stored score matrix: read the columns a method needs, decide, keep why.
 
-Shared by the pair step of a run and by `cream pair --from`, which needs no model and no torch.
+Shared by the pair stage of a run and by `cream pair --from`, which needs no model and no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from cream.algorithms.pair_consistency import Calibration
 from cream.errors import RunError
 from cream.loop.pair_summary import summarise_pairs
-from cream.recipe.parts import EXTRACTED, VERIFIER, MethodParts
+from cream.recipe.parts import EXTRACTED, VERIFIER, Calibrated, MethodParts
 from cream.records import PairSummary
 from cream.runs.files import write_table
 from cream.runs.seeds import derive_seed
@@ -27,9 +27,10 @@ from cream.runs.tables import (
     matrix_from_tables,
     pairs_to_table,
 )
+from cream.stages.calibrate import calibrate
 from cream.stages.pair import UNANIMOUS, PromptTable, pair
 from cream.stages.witnesses import SCORE_WITNESSES
-from cream.types import ScoreMatrix
+from cream.types import Origin, ScoreMatrix
 
 UNANIMOUS_FILE = "unanimous.parquet"
 """What unanimous groups say, one completion per prompt, where the method trains on it."""
@@ -149,3 +150,52 @@ def _prompt_columns(prompts: PromptTable) -> pa.Table:
             "outcome": pa.array(prompts.outcome, pa.string()),
         }
     )
+
+
+def calibration_of(stage: Stage, parts: MethodParts) -> Calibration | None:
+    """Counts for the two rankings that a method compares; None if its C is not calibrated.
+
+    Args:
+        stage: Score matrix of the held-out seed prompts' completions.
+        parts: Of iteration 1, whatever the iteration: completions are M1's, and so is the reward.
+
+    Raises:
+        RunError: The scores are not there, or no pair could be counted.
+    """
+    spec = parts.agreement
+    if spec is None or not isinstance(spec.level, Calibrated):
+        return None
+    available = pq.read_schema(stage.part(0)).names
+    missing = [name for name in parts.logp_columns if LOGP_PREFIX + name not in available]
+    if missing:
+        raise RunError(
+            f"{stage.folder} has no column {', '.join(missing)}, which this method reads; a run "
+            "with `calibration` scores under M0, M1 and its witnesses (in a new run_dir)"
+        )
+    wanted = [*BASE_COLUMNS, "text", "origin", *(LOGP_PREFIX + m for m in parts.logp_columns)]
+    tables = list(stage.tables(wanted))
+    table = pa.concat_tables(tables)
+    gold = np.array([origin != Origin.POLICY for origin in table["origin"].to_pylist()])
+    prompts, texts = table["prompt_id"].to_pylist(), table["text"].to_pylist()
+    keys = [(prompt, _normalised(text)) for prompt, text in zip(prompts, texts, strict=True)]
+    known = {key for key, is_gold in zip(keys, gold.tolist(), strict=True) if is_gold}
+    found = calibrate(
+        matrix_from_tables(tables, parts.logp_columns, ()),
+        gold,
+        np.array([key not in known for key in keys]),
+        spec.first,
+        spec.second,
+        parts.pairing,
+        source=f"{len(set(prompts))} held-out seed prompts answered by M1",
+    )
+    if found.agree_total + found.disagree_total == 0:
+        raise RunError(
+            f"{stage.folder} holds no pair of a seed completion and another one that reward and "
+            "witness both order; raise calibration.seed_share or sampling.num_completions"
+        )
+    return found
+
+
+def _normalised(text: str) -> str:
+    """Without case and spacing, which do not make an answer wrong."""
+    return " ".join(text.casefold().split())

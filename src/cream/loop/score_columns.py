@@ -1,6 +1,6 @@
-"""Steps that fill the score columns beside the log-probabilities: verifier, judge, reward model.
+"""Stages that fill the score columns beside the log-probabilities: verifier, judge, reward model.
 
-`SCORE_COLUMNS` is the one place where the name of a column leads to the step that makes it and to
+`SCORE_COLUMNS` is the one place where the name of a column leads to what makes its stage and to
 what the score matrix takes from it. What is needed follows from the parts of the method.
 """
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 from cream.errors import RecipeError
 from cream.loop.context import Context
 from cream.loop.stage_runner import run_shards
-from cream.loop.text_scorers import judge_step, own_scorer_step, reward_model_step
+from cream.loop.text_scorers import judge_stage, own_scorer_stage, reward_model_stage
 from cream.recipe.parts import EXTRACTED, FROM_DATA, JUDGE, REWARD_MODEL, VERIFIER
 from cream.records import StageSpec
 from cream.runs.files import read_table
@@ -40,15 +40,15 @@ VERDICT_SCHEMA = pa.schema(
 class ScoreColumn:
     """How a score column is made."""
 
-    step: Callable[[Context, StageSpec], StageRecord]
+    make: Callable[[Context, StageSpec], StageRecord]
     """Makes the stage that fills it for a set of completions."""
     columns: tuple[str, ...]
     """What the score matrix takes from it: the scores, and why they are missing."""
 
 
-def score_column_step(context: Context, spec: StageSpec) -> StageRecord:
+def score_column_stage(context: Context, spec: StageSpec) -> StageRecord:
     """Fill a score column for a set of completions."""
-    return score_column(context, str(spec.column)).step(context, spec)
+    return score_column(context, str(spec.column)).make(context, spec)
 
 
 def score_column(context: Context, name: str) -> ScoreColumn:
@@ -56,7 +56,7 @@ def score_column(context: Context, name: str) -> ScoreColumn:
     scorer = context.extensions.scorers.get(name)
     if scorer is None:
         return SCORE_COLUMNS[name]
-    return ScoreColumn(partial(own_scorer_step, scorer), (name, f"{name}_reason"))
+    return ScoreColumn(partial(own_scorer_stage, scorer), (name, f"{name}_reason"))
 
 
 def check_score_columns(context: Context) -> None:
@@ -82,7 +82,7 @@ def check_score_columns(context: Context) -> None:
             )
 
 
-def verify_step(context: Context, spec: StageSpec) -> StageRecord:
+def verify_stage(context: Context, spec: StageSpec) -> StageRecord:
     """Verdicts on a set's completions, where prompts have answers; the same in every iteration.
 
     Read by the `oracle` method and by reports; no other method may.
@@ -128,7 +128,7 @@ def verify_step(context: Context, spec: StageSpec) -> StageRecord:
     )
 
 
-def from_data_step(context: Context, spec: StageSpec) -> StageRecord:
+def from_data_stage(context: Context, spec: StageSpec) -> StageRecord:
     """Which of a set's completions a data set holds (1) and which M_t sampled (0)."""
     sampled = context.run.finished(spec.inputs[0])
     stage = context.stage(spec, {"completions": sampled.fingerprint})
@@ -168,8 +168,8 @@ def _summarise_verdicts(stage: Stage) -> tuple[dict[str, Any], str]:
 
 
 SCORE_COLUMNS: Mapping[str, ScoreColumn] = {
-    VERIFIER: ScoreColumn(verify_step, (VERIFIER, "partial_credit", EXTRACTED)),
-    FROM_DATA: ScoreColumn(from_data_step, (FROM_DATA,)),
-    JUDGE: ScoreColumn(judge_step, (JUDGE, f"{JUDGE}_reason", f"{JUDGE}_count")),
-    REWARD_MODEL: ScoreColumn(reward_model_step, (REWARD_MODEL, f"{REWARD_MODEL}_reason")),
+    VERIFIER: ScoreColumn(verify_stage, (VERIFIER, "partial_credit", EXTRACTED)),
+    FROM_DATA: ScoreColumn(from_data_stage, (FROM_DATA,)),
+    JUDGE: ScoreColumn(judge_stage, (JUDGE, f"{JUDGE}_reason", f"{JUDGE}_count")),
+    REWARD_MODEL: ScoreColumn(reward_model_stage, (REWARD_MODEL, f"{REWARD_MODEL}_reason")),
 }

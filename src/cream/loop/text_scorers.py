@@ -1,4 +1,4 @@
-"""The steps of scorers that read text: a judge's scores, a reward model's scores.
+"""The stages of scorers that read text: a judge's scores, a reward model's scores.
 
 A part per part of the completions, so an interruption loses one at most and a resumed run equals an
 uninterrupted one: seeds are derived from iteration, completion and number of the judgement.
@@ -17,9 +17,8 @@ from cream.engines.engine import OnTorch
 from cream.engines.judge import AskedModel, PairwiseJudge, RubricJudge
 from cream.engines.reward_model import RewardModel
 from cream.engines.texts import TextScorer
-from cream.loop.context import Context
+from cream.loop.context import Context, empty_question
 from cream.loop.extensions import OwnScorer
-from cream.loop.scorer_models import empty_question
 from cream.loop.stage_runner import run_shards
 from cream.models.chat import ChatEncoder
 from cream.protocols import Engine, SamplingParams
@@ -66,7 +65,7 @@ class _Judge:
     """What decides its judgements, beside questions and settings."""
 
 
-def judge_step(context: Context, spec: StageSpec) -> StageRecord:
+def judge_stage(context: Context, spec: StageSpec) -> StageRecord:
     """Scores that the method's judge gives completions of iteration t."""
     settings = context.recipe.method.scorer
     assert isinstance(settings, JudgeModel), "a method that reads the column `judge` has a judge"
@@ -90,13 +89,13 @@ def judge_step(context: Context, spec: StageSpec) -> StageRecord:
         named = [dict(zip(names, row, strict=True)) for row in values]
         return pa.Table.from_pylist(named, schema=JUDGE_SCHEMA)
 
-    record = _score_texts_step(context, spec, inputs, scorer, table)
+    record = _score_texts_stage(context, spec, inputs, scorer, table)
     if judge.checkpoints is not context.checkpoints:
         judge.checkpoints.release()
     return record
 
 
-def reward_model_step(context: Context, spec: StageSpec) -> StageRecord:
+def reward_model_stage(context: Context, spec: StageSpec) -> StageRecord:
     """Scores that the method's reward model, the same in every iteration, gives completions."""
     settings = context.recipe.method.scorer
     model = context.scorers.reward_model
@@ -124,10 +123,10 @@ def reward_model_step(context: Context, spec: StageSpec) -> StageRecord:
         named = [dict(zip(names, row, strict=True)) for row in values]
         return pa.Table.from_pylist(named, schema=REWARD_MODEL_SCHEMA)
 
-    return _score_texts_step(context, spec, inputs, scorer, table)
+    return _score_texts_stage(context, spec, inputs, scorer, table)
 
 
-def own_scorer_step(scorer: OwnScorer, context: Context, spec: StageSpec) -> StageRecord:
+def own_scorer_stage(scorer: OwnScorer, context: Context, spec: StageSpec) -> StageRecord:
     """Scores of a scorer that the user brought."""
     column = str(spec.column)
 
@@ -140,7 +139,7 @@ def own_scorer_step(scorer: OwnScorer, context: Context, spec: StageSpec) -> Sta
         return pa.Table.from_pylist(named, schema=schema)
 
     inputs = {"scorer": scorer.fingerprint}
-    return _score_texts_step(context, spec, inputs, lambda: scorer, table)
+    return _score_texts_stage(context, spec, inputs, lambda: scorer, table)
 
 
 def _judge(context: Context, settings: JudgeConfig | PairwiseJudgeConfig, t: int) -> _Judge:
@@ -181,7 +180,7 @@ def _text_scorer(
             assert_never(settings)
 
 
-def _score_texts_step(
+def _score_texts_stage(
     context: Context,
     spec: StageSpec,
     inputs: dict[str, Any],

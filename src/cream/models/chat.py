@@ -107,16 +107,16 @@ class ChatEncoder:
         said = next((i for i in self._template.special_in(text) if i in self.stop_ids), None)
         if said is not None:
             self._refuse_stop(text, said)
-        prompt_ids = self.encode_prompt(messages)
+        prompt_token_ids = self.encode_prompt(messages)
         answer = self._render_answer(messages, text)
         full = self._render(messages, generation_prompt=True) + answer
         ids = self._encode(full)
-        if ids[: len(prompt_ids)] != prompt_ids:
+        if ids[: len(prompt_token_ids)] != prompt_token_ids:
             raise ModelError(
                 f"the completion {short(text)} merges with the end of the prompt into other "
                 "tokens, so the policy could never have sampled it. Strip white space at its start."
             )
-        ids = ids[len(prompt_ids) :]
+        ids = ids[len(prompt_token_ids) :]
         if self.end_of_turn_id not in ids:
             raise ModelError(
                 f"the chat template does not end the completion {short(text)} with "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cream.engines.checkpoints import Checkpoints
 from cream.errors import ModelError
-from cream.loop.scorer_models import (
+from cream.loop.context import (
     ExternalJudge,
     ExternalRewardModel,
     ScorerModels,

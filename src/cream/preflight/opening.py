@@ -14,7 +14,7 @@ from cream.errors import DataError, RecipeError, RunError
 from cream.loop.context import Context
 from cream.loop.extensions import Extensions
 from cream.loop.score_columns import check_score_columns
-from cream.loop.training_steps import check_objective
+from cream.loop.training_stages import check_objective
 from cream.models.fingerprints import model_fingerprint, stored_parameters
 from cream.plan import is_calibrated
 from cream.planner import build_plan

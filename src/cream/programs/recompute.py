@@ -7,8 +7,7 @@ from pathlib import Path
 
 from cream.algorithms.pair_consistency import Calibration
 from cream.errors import RunError
-from cream.loop.calibration import calibration_of
-from cream.loop.pairing import make_pairs, read_matrix
+from cream.loop.pairing import calibration_of, make_pairs, read_matrix
 from cream.plan import CALIBRATION_MATRIX, is_calibrated
 from cream.recipe import Recipe
 from cream.recipe.load import apply_overrides, validate_recipe

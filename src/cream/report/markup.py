@@ -22,7 +22,7 @@ _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class PageSection:
     """A titled piece of the page. Pages are lists of these, so callers can add their own."""
 
     key: str

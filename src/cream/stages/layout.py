@@ -17,7 +17,7 @@ from cream.algorithms.pairing import (
     keep_truncated,
 )
 from cream.algorithms.ranking import (
-    Agreement,
+    RankAgreement,
     by_position,
     kendall_tau,
     spearman,
@@ -39,8 +39,8 @@ from cream.algorithms.rewards import (
     vote_share,
 )
 from cream.recipe.pairing import PairingRule, Penalise
-from cream.recipe.parts import Agreement as AgreementSpec
 from cream.recipe.parts import (
+    Agreement,
     AnyQuantity,
     Ensemble,
     LengthRegularised,
@@ -146,7 +146,7 @@ class Layout:
             return drop_truncated(self.groups, reward, self.truncated)
         return keep_truncated(self.groups, reward)
 
-    def correlation(self, spec: AgreementSpec) -> Agreement:
+    def correlation(self, spec: Agreement) -> RankAgreement:
         """How far two rankings agree, per prompt, over the completions that may be paired."""
         first, second = self.quantity(spec.first), self.quantity(spec.second)
         distinct = self.usable & self.groups.distinct

@@ -44,7 +44,7 @@ from cream.algorithms.pairing import (
     top_bottom,
     unanimous,
 )
-from cream.algorithms.ranking import Agreement, Definedness
+from cream.algorithms.ranking import Definedness, RankAgreement
 from cream.algorithms.rewards import Reward
 from cream.recipe.pairing import (
     AllPairs,
@@ -54,8 +54,8 @@ from cream.recipe.pairing import (
     PairingConfig,
     TopBottom,
 )
-from cream.recipe.parts import Agreement as AgreementSpec
 from cream.recipe.parts import (
+    Agreement,
     Calibrated,
     LengthRegularised,
     Level,
@@ -246,7 +246,7 @@ def _past_against_future(
     )
 
 
-def _rates(spec: AgreementSpec, correlation: Agreement) -> Agreement:
+def _rates(spec: Agreement, correlation: RankAgreement) -> RankAgreement:
     # TopOrder is a rate already; the others are correlations in [-1, 1].
     return correlation if spec.statistic == "top_order" else consistency_rates(correlation)
 
@@ -256,7 +256,7 @@ def _trust(
     parts: MethodParts,
     candidates: Candidates,
     pairs: Pairs,
-    rates: Agreement | None,
+    rates: RankAgreement | None,
     calibration: Calibration | None,
 ) -> tuple[Float64[np.ndarray, " pair"], np.ndarray]:
     """C of each proposed pair as it enters the loss, and `KEPT` or why the pair is dropped."""
@@ -284,7 +284,7 @@ def _trust(
 
 
 def _level(
-    level: Level | TwoGaussian, candidates: Candidates, pairs: Pairs, rates: Agreement
+    level: Level | TwoGaussian, candidates: Candidates, pairs: Pairs, rates: RankAgreement
 ) -> Float64[np.ndarray, " pair"]:
     """C of each pair before anything happens to values below 1/2."""
     match level:
@@ -339,7 +339,7 @@ def _pair_table(
 
 
 def _prompt_table(
-    matrix: ScoreMatrix, groups: Groups, correlation: Agreement | None, outcome: np.ndarray
+    matrix: ScoreMatrix, groups: Groups, correlation: RankAgreement | None, outcome: np.ndarray
 ) -> PromptTable:
     count = len(matrix.prompt_ids)
     reasons = np.array([kind.name.lower() for kind in Definedness], dtype=object)

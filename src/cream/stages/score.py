@@ -39,31 +39,31 @@ class VerdictRow:
 
 
 def scoring_requests(
-    groups: Iterable[Sequence[Completion]], prompt_ids: Mapping[str, tuple[int, ...]]
+    groups: Iterable[Sequence[Completion]], prompt_token_ids: Mapping[str, tuple[int, ...]]
 ) -> Iterator[ScoringRequest]:
     """Pair each prompt's completions with the prompt's token ids."""
     for group in groups:
         key = group[0].prompt_id
-        yield ScoringRequest(key, prompt_ids[key], tuple(c.token_ids for c in group))
+        yield ScoringRequest(key, prompt_token_ids[key], tuple(c.token_ids for c in group))
 
 
 def score(
     groups: Sequence[Sequence[Completion]],
-    prompt_ids: Mapping[str, tuple[int, ...]],
+    prompt_token_ids: Mapping[str, tuple[int, ...]],
     scorer: LogpScorer,
 ) -> list[LogpRow]:
     """Score all completions under one model; rows in the order of the completions.
 
     Args:
         groups: Completions, one sequence per prompt.
-        prompt_ids: Token ids per prompt id.
+        prompt_token_ids: Token ids per prompt id.
         scorer: The model's scorer; may answer in any order.
 
     Raises:
         ValueError: The scorer left a prompt out or returned a wrong number of tokens, or a
             log-probability that is not finite.
     """
-    scored = {s.prompt_id: s for s in scorer.score(scoring_requests(groups, prompt_ids))}
+    scored = {s.prompt_id: s for s in scorer.score(scoring_requests(groups, prompt_token_ids))}
     rows = []
     for group in groups:
         answer = scored.get(group[0].prompt_id)
@@ -82,7 +82,7 @@ def score(
 
 def measure_noise(
     groups: Sequence[Sequence[Completion]],
-    prompt_ids: Mapping[str, tuple[int, ...]],
+    prompt_token_ids: Mapping[str, tuple[int, ...]],
     scorer: LogpScorer,
 ) -> float:
     """Noise floor of a scorer, in nats per square root of a token.
@@ -92,11 +92,11 @@ def measure_noise(
     sqrt(tokens), so a sum over T tokens has noise of about ``floor * sqrt(T)``. Float32 gives about
     1e-6; bfloat16 0.01 to 0.1.
     """
-    together = {row.completion_id: row for row in score(groups, prompt_ids, scorer)}
+    together = {row.completion_id: row for row in score(groups, prompt_token_ids, scorer)}
     squares = []
     for k in range(max((len(group) for group in groups), default=0)):
         one_each = [group[k : k + 1] for group in groups if len(group) > k]
-        for row in score(one_each, prompt_ids, scorer):
+        for row in score(one_each, prompt_token_ids, scorer):
             shift = row.logps - together[row.completion_id].logps
             squares.append(shift**2 / row.num_tokens)
     return float(np.sqrt(np.mean(squares))) if squares else 0.0

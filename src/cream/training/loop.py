@@ -1,8 +1,8 @@
 """The optimisation loop: steps, micro-batches, clipping, schedule, resume. It knows no loss.
 
-A task says what a micro-batch contributes to the loss of its step, already divided by the number
-of items of the *whole* step, so cutting a step differently changes nothing but rounding. Metrics
-are summed over micro-batches the same way.
+An `Optimisation` says what a micro-batch contributes to the loss of its step, already divided by
+the number of items of the *whole* step, so cutting a step differently changes nothing but rounding.
+Metrics are summed over micro-batches the same way.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Contribution:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Optimisation:
     """What is optimised: steps as lists of micro-batches of item indices, and their loss."""
 
     steps: Sequence[Sequence[Sequence[int]]]
@@ -72,7 +72,8 @@ class Optimised:
     """What the loop did."""
 
     metrics: tuple[Mapping[str, float], ...]
-    """One mapping per step; ``loss``, ``grad_norm``, ``learning_rate`` and the task's own, and
+    """One mapping per step; ``loss``, ``grad_norm``, ``learning_rate`` those of the
+    micro-batches, and
     ``grad_norm/<name>`` for each module of the objective."""
     real_tokens: int
     """Tokens run through the model by this call, padding excluded."""
@@ -82,7 +83,7 @@ class Optimised:
 
 def optimise(
     model: Any,
-    task: Task,
+    work: Optimisation,
     optimiser_config: OptimiserConfig,
     compute: ComputeConfig,
     *,
@@ -96,7 +97,7 @@ def optimise(
 
     Args:
         model: Float32 causal language model; parameters that require no gradient stay as they are.
-        task: What to optimise.
+        work: What to optimise.
         optimiser_config: Learning rate, schedule, decay, clipping.
         compute: Checkpointing and how often to save.
         dtype: Dtype of forward and backward.
@@ -108,31 +109,31 @@ def optimise(
     Raises:
         TrainingError: A loss or gradient is not finite, or the saved state is of another training.
     """
-    weights = Weights(model, dtype, task.decoder)
-    optimiser = adamw(weights.masters, optimiser_config, task.auxiliary)
-    trained = Trained({**weights.masters, **auxiliary_parameters(task.auxiliary)}, optimiser)
+    weights = Weights(model, dtype, work.decoder)
+    optimiser = adamw(weights.masters, optimiser_config, work.auxiliary)
+    trained = Trained({**weights.masters, **auxiliary_parameters(work.auxiliary)}, optimiser)
     weights.publish()
     metrics: list[Mapping[str, float]] = []
-    tokens, started, total = 0, time.monotonic(), len(task.steps)
-    with _training_behaviour(weights.computing, task, compute) as has_dropout:
-        if task.prepare is not None:
+    tokens, started, total = 0, time.monotonic(), len(work.steps)
+    with _training_behaviour(weights.computing, work, compute) as has_dropout:
+        if work.prepare is not None:
             with _seeded(derive_seed(seed, "prepare") if has_dropout else None):
-                task.prepare(weights.computing)
+                work.prepare(weights.computing)
         states = None
         if state_dir is not None:
-            states = _States(state_dir, task.fingerprint, trained, compute)
+            states = _States(state_dir, work.fingerprint, trained, compute)
             metrics = states.restore()
             weights.publish()
         for step in range(len(metrics), total):
             with _seeded(derive_seed(seed, "dropout", step) if has_dropout else None):
-                values, step_tokens = _accumulate(weights.computing, task, step)
-            values |= _clip(weights, task, optimiser_config)
+                values, step_tokens = _accumulate(weights.computing, work, step)
+            values |= _clip(weights, work, optimiser_config)
             _require_finite(values, step)
             values["learning_rate"] = update(
                 optimiser, optimiser_config, step, total, scale=learning_rate_scale
             )
             weights.clear_gradients()
-            for own in task.auxiliary.values():
+            for own in work.auxiliary.values():
                 own.module.zero_grad()
             weights.publish()
             metrics.append(values)
@@ -146,10 +147,10 @@ def optimise(
     return Optimised(tuple(metrics), tokens, time.monotonic() - started)
 
 
-def _clip(weights: Weights, task: Task, config: OptimiserConfig) -> dict[str, float]:
+def _clip(weights: Weights, work: Optimisation, config: OptimiserConfig) -> dict[str, float]:
     """Clip the model's gradient, and that of each module of the objective apart from it."""
     norms = {"grad_norm": clip_gradients(list(weights.masters.values()), config.max_grad_norm)}
-    for name, own in task.auxiliary.items():
+    for name, own in work.auxiliary.items():
         parameters = list(own.module.parameters())
         norms[f"grad_norm/{name}"] = clip_gradients(parameters, own.max_grad_norm)
     return norms
@@ -184,26 +185,28 @@ class _States:
 
 
 @contextmanager
-def _training_behaviour(computing: Any, task: Task, compute: ComputeConfig) -> Iterator[bool]:
+def _training_behaviour(
+    computing: Any, work: Optimisation, compute: ComputeConfig
+) -> Iterator[bool]:
     """Behave as in inference, but for adapters; yields whether anything drops out."""
-    if task.decoder is not None:  # has no modes: its formula is that of inference
+    if work.decoder is not None:  # has no modes: its formula is that of inference
         yield False
         return
     with (
         inference_behaviour(computing, gradient_checkpointing=compute.gradient_checkpointing),
-        plain_attention(computing, longest_row=task.longest_row),
+        plain_attention(computing, longest_row=work.longest_row),
         _adapter_dropout(computing) as has_dropout,
     ):
         yield has_dropout
 
 
-def _accumulate(model: Any, task: Task, step: int) -> tuple[dict[str, float], int]:
+def _accumulate(model: Any, work: Optimisation, step: int) -> tuple[dict[str, float], int]:
     values: dict[str, float] = {"loss": 0.0}
     sums: dict[str, float] = {}
     counts: dict[str, float] = {}
     tokens = 0
-    for micro_batch in task.steps[step]:
-        part = task.contribute(model, micro_batch, task.steps[step])
+    for micro_batch in work.steps[step]:
+        part = work.contribute(model, micro_batch, work.steps[step])
         part.loss.backward()
         values["loss"] += part.loss.item()
         for name, (value, count) in part.metrics.items():

@@ -6,9 +6,12 @@ with the examples; no reference model runs.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -25,9 +28,8 @@ from cream.runs.seeds import derive_seed
 from cream.training.batches import micro_batches, steps_of
 from cream.training.examples import Layout, require
 from cream.training.forward import Route, allows_fused, choose_route, inference_behaviour
-from cream.training.loop import Contribution, OnStep, Optimised, Task, optimise
+from cream.training.loop import Contribution, OnStep, Optimisation, Optimised, optimise
 from cream.training.lora import adapters
-from cream.training.summary import TrainingSummary, fingerprint_of
 from cream.types import Example, Tally
 
 
@@ -88,7 +90,7 @@ def train(
         with adapters(model, settings.lora, seed=seed):
             done = optimise(
                 model,
-                work.task(fingerprint),
+                work.optimisation(fingerprint),
                 settings.optimiser,
                 settings.compute,
                 dtype=dtype,
@@ -136,9 +138,9 @@ class _Work:
         self.auxiliary = _own_modules(objective, model, seed, self.device)
         self.start: dict[str, Mapping[str, Tensor]] = {}
 
-    def task(self, fingerprint: str) -> Task:
+    def optimisation(self, fingerprint: str) -> Optimisation:
         """What the optimisation loop takes."""
-        return Task(
+        return Optimisation(
             self.steps,
             self.contribute,
             max(max(self.layout.row_lengths(example)) for example in self.examples),
@@ -271,3 +273,54 @@ def _save(auxiliary: Mapping[str, Auxiliary], path: Path) -> None:
     }
     with replacing_file(path) as temporary:
         save_file(tensors, temporary)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSummary:
+    """The outcome of one stage of training."""
+
+    steps: int
+    """Optimiser steps of the whole training, restored ones included."""
+    tally: Tally
+    """What became of the items given."""
+    metrics: tuple[Mapping[str, float], ...]
+    """Metrics of each step, in order."""
+    real_tokens: int
+    """Tokens run through the model by this call, padding excluded."""
+    seconds: float
+    """Wall-clock of the steps of this call."""
+    precision: str
+    """Dtype of forward and backward."""
+    head: Literal["hidden", "logits"]
+    """Whether the head ran on completion tokens alone, or the model gave all logits."""
+    layout: Literal["shared", "separate"]
+    """Whether sequences of one prompt shared a row."""
+    learning_rate_scale: float = 1.0
+    """Factor on the learning rate; 0 if the stage was skipped."""
+    skipped: str | None = None
+    """Why nothing was trained, or None."""
+    warnings: tuple[str, ...] = ()
+    """Observations a user should see, each one sentence."""
+
+
+def fingerprint_of(
+    examples: Sequence[Example],
+    objective: Objective,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    learning_rate_scale: float = 1.0,
+) -> str:
+    """Hash what the steps depend on, but for the model's weights at the start.
+
+    How often a state is saved is left out: it may change between two attempts.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for example in examples:
+        digest.update(json.dumps(asdict(example), sort_keys=True).encode())
+    digest.update(f"{objective.name} {objective.fingerprint}".encode())
+    fields = settings.model_dump_json(exclude={"compute": {"save_state_every_minutes"}})
+    digest.update(fields.encode())
+    digest.update(f"{seed} {dtype} {learning_rate_scale!r}".encode())
+    return digest.hexdigest()

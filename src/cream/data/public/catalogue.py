@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from cream.data.public import questions
 from cream.data.public.questions import ReadQuestion
@@ -50,8 +49,6 @@ class Conversations:
 
 
 PublicDataset = Questions | Conversations
-Role = Literal["seed", "prompts", "test"]
-"""What a written file is for."""
 
 DATASETS: Mapping[str, PublicDataset] = {
     "oasst1": Conversations("OpenAssistant/oasst1", task="oasst1", split="train"),

@@ -16,12 +16,7 @@ from typing import Any, assert_never
 
 from cream.data.dedup import question_key
 from cream.data.files import Row, file_rows, hub_rows
-from cream.data.public.catalogue import (
-    Conversations,
-    Questions,
-    Role,
-    dataset_named,
-)
+from cream.data.public.catalogue import Conversations, Questions, dataset_named
 from cream.data.public.conversations import first_turns
 from cream.data.public.questions import (
     EVALUATION_INSTRUCTION,
@@ -30,6 +25,7 @@ from cream.data.public.questions import (
     ReadQuestion,
     evaluation_prompt,
 )
+from cream.data.sources import RoleName
 from cream.errors import DataError
 from cream.recipe.data import HubSource
 from cream.runs.files import replacing_file, write_json
@@ -99,7 +95,9 @@ def prepare_dataset(
     return value
 
 
-def _questions(dataset: Questions, read: Read) -> tuple[dict[Role, Records], dict[Role, Tally]]:
+def _questions(
+    dataset: Questions, read: Read
+) -> tuple[dict[RoleName, Records], dict[RoleName, Tally]]:
     """Test first, because a training question that is also a test question is dropped."""
     test: Records = []
     counts: Counter[str] = Counter()
@@ -149,7 +147,7 @@ def _record(question: Question, task: str) -> dict[str, Any]:
 
 def _conversations(
     dataset: Conversations, read: Read
-) -> tuple[dict[Role, Records], dict[Role, Tally]]:
+) -> tuple[dict[RoleName, Records], dict[RoleName, Tally]]:
     rows = read(None, dataset.split)
     turns, counts = first_turns(rows)
     seed: Records = []

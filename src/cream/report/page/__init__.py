@@ -7,7 +7,7 @@ markup (figures are SVG drawn here), `entries` and `packing` prepare what the ex
 that the page's script shows through ``textContent`` alone.
 """
 
-from cream.report.markup import Section
+from cream.report.markup import PageSection
 from cream.report.page.document import PageResult, write_full_page, write_page
 
-__all__ = ["PageResult", "Section", "write_full_page", "write_page"]
+__all__ = ["PageResult", "PageSection", "write_full_page", "write_page"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from cream.errors import RecipeError
 from cream.recipe.load import validate_recipe
-from cream.report.markup import Html, Section, join, paragraph, table, tag, text
+from cream.report.markup import Html, PageSection, join, paragraph, table, tag, text
 from cream.report.page.figures import Words, stack_figure
 from cream.report.page.records import RunRecords
 from cream.report.page.settings import REQUIRED, Setting, settings
@@ -29,7 +29,7 @@ OUTCOMES = {
 """Outcomes of `cream.stages.pair` in words; one without an entry is shown by its name."""
 
 
-def tallies(records: RunRecords) -> Section | None:
+def tallies(records: RunRecords) -> PageSection | None:
     """What became of the prompts of each iteration; None before any pairs."""
     rows = records.iterations
     if not rows:
@@ -50,14 +50,14 @@ def tallies(records: RunRecords) -> Section | None:
     head = ["outcome", "meaning", *(label for label, _ in parts)]
     body = [[n, OUTCOMES.get(n, ""), *(str(p.get(n, 0)) for _, p in parts)] for n in names]
     body.append(["all", "", *(str(row.tally.total) for row in rows)])
-    return Section(
+    return PageSection(
         "outcomes",
         "What became of the prompts",
         join([figure, table(head, body, "Prompts per iteration by outcome", words=2)]),
     )
 
 
-def costs(records: RunRecords) -> Section | None:
+def costs(records: RunRecords) -> PageSection | None:
     """Seconds and tokens of each stage; None before any stage is finished."""
     seconds = records.summary.seconds
     if not seconds:
@@ -86,10 +86,10 @@ def costs(records: RunRecords) -> Section | None:
         table(["stage", "seconds", "tokens", "tokens per second"], rows, caption),
         *_environment(records),
     ]
-    return Section("costs", "Time and tokens", join(body))
+    return PageSection("costs", "Time and tokens", join(body))
 
 
-def recipe(records: RunRecords) -> Section:
+def recipe(records: RunRecords) -> PageSection:
     """The settings that differ from the defaults, and behind a disclosure all of them."""
     try:
         found = settings(validate_recipe(records.recipe, source="recipe.yaml"))
@@ -100,7 +100,7 @@ def recipe(records: RunRecords) -> Section:
         )
         whole = json.dumps(dict(records.recipe), indent=2, ensure_ascii=False)
         body = join([said, tag("pre", text(whole))])
-        return Section("recipe", "Recipe", body)
+        return PageSection("recipe", "Recipe", body)
     usual = [setting for setting in found if setting.default != REQUIRED]
     changed = [setting for setting in usual if setting.value != setting.default]
     head = ["setting", "value", "default"]
@@ -114,7 +114,7 @@ def recipe(records: RunRecords) -> Section:
             _all_settings(found),
         ]
     )
-    return Section("recipe", "Recipe", body)
+    return PageSection("recipe", "Recipe", body)
 
 
 def _all_settings(found: Sequence[Setting]) -> Html:

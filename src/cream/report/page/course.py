@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cream.report.markup import Html, Section, join, paragraph, tag
+from cream.report.markup import Html, PageSection, join, paragraph, tag
 from cream.report.page.axes import Axis, Frame, axis_over, axis_within, category_axis
 from cream.report.page.figures import Point, Reference, Series, Words, line_figure, point_figure
 from cream.report.page.records import Curve, RunRecords
@@ -12,7 +12,7 @@ from cream.report.summary import IterationSummary
 from cream.report.table import Table, figure, html, percent, signed
 
 
-def losses(records: RunRecords) -> Section | None:
+def losses(records: RunRecords) -> PageSection | None:
     """Loss over steps of fine-tuning, of each witness, and of each iteration; None before any."""
     figures = [
         _curve_figure(
@@ -34,10 +34,10 @@ def losses(records: RunRecords) -> Section | None:
     ]
     parts = [paragraph(said, "warning") for said in warnings]
     parts.append(tag("div", *figures, attributes={"class": "figures"}))
-    return Section("losses", "Loss curves", join(parts))
+    return PageSection("losses", "Loss curves", join(parts))
 
 
-def margins(records: RunRecords) -> Section | None:
+def margins(records: RunRecords) -> PageSection | None:
     """Margin x over steps and the fixed point logit C it is driven to; None before any."""
     figures = []
     for row in records.iterations:
@@ -53,10 +53,10 @@ def margins(records: RunRecords) -> Section | None:
         "margins away from it."
     )
     body = [paragraph(explained), tag("div", *figures, attributes={"class": "figures"})]
-    return Section("margins", "Margins and their fixed point", join(body))
+    return PageSection("margins", "Margins and their fixed point", join(body))
 
 
-def profile(records: RunRecords) -> Section | None:
+def profile(records: RunRecords) -> PageSection | None:
     """Divergence, length and diversity of each model's completions; None before any pairs."""
     rows = records.iterations
     if not rows:
@@ -102,7 +102,7 @@ def profile(records: RunRecords) -> Section | None:
         tag("div", *figures, attributes={"class": "figures"}),
         html(_profile_table(rows, [None if f is None else f.distinct_2 for f in sampled])),
     ]
-    return Section("profile", "Divergence, length and diversity", join(body))
+    return PageSection("profile", "Divergence, length and diversity", join(body))
 
 
 def _profile_table(rows: Sequence[IterationSummary], distinct_2: Sequence[float | None]) -> Table:

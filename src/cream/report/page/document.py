@@ -21,7 +21,7 @@ from typing import Any
 
 from cream import __version__
 from cream.errors import RunError
-from cream.report.markup import EMPTY, Html, Section, join, tag, text
+from cream.report.markup import EMPTY, Html, PageSection, join, tag, text
 from cream.report.page import account, course, headline, trust
 from cream.report.page.entries import Entry, entries, set_facts
 from cream.report.page.packing import EMBED_LIMIT, Index, compress, pack, shards
@@ -48,7 +48,7 @@ class PageResult:
 
 
 def write_page(
-    roots: Sequence[Path], out: Path, *, extra: Sequence[Section] = (), limit: int = EMBED_LIMIT
+    roots: Sequence[Path], out: Path, *, extra: Sequence[PageSection] = (), limit: int = EMBED_LIMIT
 ) -> PageResult:
     """Write one self-contained file.
 
@@ -74,7 +74,7 @@ def write_page(
 
 
 def write_full_page(
-    roots: Sequence[Path], folder: Path, *, extra: Sequence[Section] = ()
+    roots: Sequence[Path], folder: Path, *, extra: Sequence[PageSection] = ()
 ) -> PageResult:
     """Write a folder with ``index.html`` and every record beside it; opens from a disk as it is.
 
@@ -109,7 +109,7 @@ def write_full_page(
     return PageResult(folder / FULL_PAGE, size, len(index), len(index))
 
 
-def run_sections(records: RunRecords) -> list[Section]:
+def run_sections(records: RunRecords) -> list[PageSection]:
     """Every section about one run, in reading order; those without anything to show are absent."""
     summary = records.summary
     found = [
@@ -173,7 +173,7 @@ def _about(runs: Mapping[str, RunRecords], index: Index, total: int) -> dict[str
 
 def _document(
     runs: Mapping[str, RunRecords],
-    extra: Sequence[Section],
+    extra: Sequence[PageSection],
     about: Mapping[str, Any],
     scripts: Sequence[Html],
     *,
@@ -186,8 +186,10 @@ def _document(
     for number, (name, records) in enumerate(runs.items(), 1):
         found = run_sections(records)
         if len(runs) > 1:
-            found = [Section(f"run-{number}-{s.key}", f"{name}: {s.title}", s.body) for s in found]
-            contents.append(Section(found[0].key, name, EMPTY))
+            found = [
+                PageSection(f"run-{number}-{s.key}", f"{name}: {s.title}", s.body) for s in found
+            ]
+            contents.append(PageSection(found[0].key, name, EMPTY))
         else:
             contents += found
         parts += found
@@ -199,7 +201,7 @@ def _document(
         "script": script,
         "title": text(title),
         "subtitle": text(_subtitle(runs)),
-        "navigation": _navigation([*contents, Section("explorer", "Prompts", EMPTY)]),
+        "navigation": _navigation([*contents, PageSection("explorer", "Prompts", EMPTY)]),
         "sections": join(map(_section, parts)),
         "shown": text(_shown(len(about["rows"]["id"]), about["total"])),
         "records": join(scripts),
@@ -241,13 +243,13 @@ def _source_hash(content: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _navigation(parts: Sequence[Section]) -> Html:
+def _navigation(parts: Sequence[PageSection]) -> Html:
     return join(
         tag("li", tag("a", text(part.title), attributes={"href": f"#{part.key}"})) for part in parts
     )
 
 
-def _section(part: Section) -> Html:
+def _section(part: PageSection) -> Html:
     heading = tag("h2", text(part.title), attributes={"id": f"{part.key}-title"})
     named = {"id": part.key, "aria-labelledby": f"{part.key}-title"}
     return tag("section", heading, part.body, attributes=named)

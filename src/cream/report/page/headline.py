@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cream.records import ConstantAnswer
-from cream.report.markup import EMPTY, Html, Section, join, paragraph, tag, text
+from cream.report.markup import EMPTY, Html, PageSection, join, paragraph, tag, text
 from cream.report.page.axes import Frame, category_axis, percent_axis
 from cream.report.page.figures import Point, Reference, Series, Words, point_figure
 from cream.report.summary import Difference, ModelResult, RunSummary, overall_baseline
@@ -25,19 +25,19 @@ ONE_SEED = (
 )
 
 
-def headline(runs: Summaries) -> Section:
+def headline(runs: Summaries) -> PageSection:
     """Accuracy of every model with intervals, and what the gain over M1 means."""
     told = {name: summary for name, summary in runs.items() if summary.models}
     if not told:
         body = paragraph("No model has been evaluated yet, so there is no result to show.")
-        return Section("result", "Result", body)
+        return PageSection("result", "Result", body)
     verdicts = [_verdict(name if len(runs) > 1 else "", summary) for name, summary in told.items()]
     told_by = tag("div", *verdicts, paragraph(ONE_SEED, "note"), attributes={"class": "verdict"})
     beside = tag("div", told_by, _accuracy(told), attributes={"class": "beside"})
     rows = [(name, row) for name, run in told.items() for row in run.models]
     named = rows if len(runs) > 1 else [("", row) for _, row in rows]
     table = html(accuracy_table("Accuracy of greedy answers", named))
-    return Section("result", "Result", join([beside, table]))
+    return PageSection("result", "Result", join([beside, table]))
 
 
 def gain_in_words(gain: Difference, model: str, n: int) -> str:
@@ -114,7 +114,9 @@ def _accuracy(runs: Summaries) -> Html:
     return point_figure(said, frame, series, references, joined=True)
 
 
-def tasks(models: Sequence[ModelResult], baseline: Mapping[str, ConstantAnswer]) -> Section | None:
+def tasks(
+    models: Sequence[ModelResult], baseline: Mapping[str, ConstantAnswer]
+) -> PageSection | None:
     """Accuracy per task of one run; None if nothing was evaluated or there is one task only."""
     if not models or len(models[0].tasks) < 2:
         return None
@@ -125,7 +127,7 @@ def tasks(models: Sequence[ModelResult], baseline: Mapping[str, ConstantAnswer])
         "note",
     )
     body = join([note, tag("div", *figures, attributes={"class": "figures small"})])
-    return Section("tasks", "Accuracy per task", body)
+    return PageSection("tasks", "Accuracy per task", body)
 
 
 def _task(

@@ -11,7 +11,7 @@ from cream.report.comparison import (
     comparison_runs,
     summarise_comparison,
 )
-from cream.report.markup import Html, Section, join, paragraph
+from cream.report.markup import Html, PageSection, join, paragraph
 from cream.report.page.axes import Frame, category_axis, percent_axis
 from cream.report.page.document import PageResult, write_page
 from cream.report.page.figures import Point, Series, Words, point_figure
@@ -33,7 +33,7 @@ def write_comparison_page(root: Path, out: Path) -> PageResult:
     return write_page(first, out, extra=comparison_sections(comparison))
 
 
-def comparison_sections(comparison: Comparison) -> list[Section]:
+def comparison_sections(comparison: Comparison) -> list[PageSection]:
     """Accuracy, pairs and cost of the methods side by side; without results there are none."""
     methods = comparison.methods
     if not any(method.models for method in methods):
@@ -45,13 +45,13 @@ def comparison_sections(comparison: Comparison) -> list[Section]:
         "seed."
     )
     parts = [paragraph(said), _accuracy_figure(methods), html(compared_accuracy_table(comparison))]
-    found = [Section("methods", "Methods compared", join(parts))]
+    found = [PageSection("methods", "Methods compared", join(parts))]
     if any(method.iterations for method in methods):
         found.append(
-            Section("methods-pairs", "Pairs of the methods", html(compared_pair_table(methods)))
+            PageSection("methods-pairs", "Pairs of the methods", html(compared_pair_table(methods)))
         )
     costs = cost_table([(method.name, method.cost) for method in methods], comparison.cost)
-    return [*found, Section("methods-cost", "Cost of the methods", html(costs))]
+    return [*found, PageSection("methods-cost", "Cost of the methods", html(costs))]
 
 
 def _accuracy_figure(methods: Sequence[ComparedMethod]) -> Html:

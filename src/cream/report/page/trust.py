@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cream.algorithms.statistics import Interval, wilson_interval
-from cream.report.markup import Html, Section, join, paragraph, tag
+from cream.report.markup import Html, PageSection, join, paragraph, tag
 from cream.report.page.axes import Axis, Frame, axis_over, category_axis, percent_axis
 from cream.report.page.figures import (
     Point,
@@ -27,7 +27,7 @@ TAU_EDGES = tuple(np.linspace(-1, 1, 22).round(6).tolist())
 SHARES = Axis("C, predicted", 0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
 
 
-def consistency(records: RunRecords) -> Section | None:
+def consistency(records: RunRecords) -> PageSection | None:
     """C per iteration and how tau is distributed over prompts; None if nothing was compared."""
     rows = [row for row in records.iterations if row.consistency]
     if not rows:
@@ -44,10 +44,10 @@ def consistency(records: RunRecords) -> Section | None:
         html(iteration_table(records.iterations)),
         html(_agreement_table(rows)),
     ]
-    return Section("consistency", "Consistency of the rankings", join(parts))
+    return PageSection("consistency", "Consistency of the rankings", join(parts))
 
 
-def calibration(records: RunRecords) -> Section | None:
+def calibration(records: RunRecords) -> PageSection | None:
     """C against the verifier on decidable pairs; None if no iteration has any."""
     rows = [row for row in records.iterations if row.pair_accuracy.n]
     if not rows:
@@ -65,10 +65,10 @@ def calibration(records: RunRecords) -> Section | None:
         tag("div", *figures, attributes={"class": "figures"}),
         html(_validity_table(rows)),
     ]
-    return Section("calibration", "Was the ranking right?", join(parts))
+    return PageSection("calibration", "Was the ranking right?", join(parts))
 
 
-def witnesses(records: RunRecords) -> Section | None:
+def witnesses(records: RunRecords) -> PageSection | None:
     """How often pairs were right where a witness agreed and where not; None without witnesses."""
     rows = [
         (
@@ -90,7 +90,7 @@ def witnesses(records: RunRecords) -> Section | None:
     )
     head = ("iteration", "witness", "right where it agrees", "right where it does not")
     table = Table("Share of decidable pairs", head, tuple(rows), "95 % Wilson intervals", words=2)
-    return Section("witnesses", "Witnesses", join([paragraph(explained), html(table)]))
+    return PageSection("witnesses", "Witnesses", join([paragraph(explained), html(table)]))
 
 
 def _of(accuracy: float | None, low: float | None, high: float | None, n: int) -> str:

@@ -1,13 +1,13 @@
-"""Steps that run a model of the run forward: sample, score, evaluate; and the score matrix.
+"""Stages that run a model of the run forward: sample, score, evaluate.
 
-Each step names its artifact, says what determines it, and makes it if missing. What is
+Each function names its artifact, says what determines it, and makes it if missing. What is
 computed is the stages' business (`cream.stages`), how it is kept the store's (`cream.runs`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache, partial
 from typing import Any
 
@@ -15,12 +15,10 @@ import pyarrow as pa
 
 from cream.loop.context import Context, sampling_params
 from cream.loop.sample_summary import SAMPLE_COLUMNS, sample_summary
-from cream.loop.score_columns import score_column
 from cream.loop.stage_runner import PartProgress, batched, run_shards
 from cream.records import (
     EngineUsed,
     EvaluateSummary,
-    MatrixSummary,
     SampleSummary,
     ScoreSummary,
     StageSpec,
@@ -34,8 +32,6 @@ from cream.runs.tables import (
     NUM_TOKENS,
     completions_from_table,
     completions_to_table,
-    interleave,
-    join_by_id,
     read_metadata,
     with_metadata,
 )
@@ -48,7 +44,7 @@ NOISE_GROUPS = 8
 """Prompts whose completions are scored twice to measure the noise floor of a scorer."""
 
 
-def sample_step(context: Context, spec: StageSpec) -> StageRecord:
+def sample_stage(context: Context, spec: StageSpec) -> StageRecord:
     """Completions of a model for a set of prompts."""
     settings, model = context.recipe.sampling, str(spec.model)
     samples = context.plan.sets[spec.name]
@@ -117,7 +113,7 @@ def _summarise_samples(stage: Stage, engine: Mapping[str, str]) -> tuple[dict[st
     return summary.as_json(), f"{words}{found.truncated} truncated"
 
 
-def score_step(context: Context, spec: StageSpec) -> StageRecord:
+def score_stage(context: Context, spec: StageSpec) -> StageRecord:
     """Log-probabilities of a set's completions under one model."""
     (source,), model = spec.inputs, str(spec.model)
     sampled = context.run.finished(source)
@@ -132,14 +128,14 @@ def score_step(context: Context, spec: StageSpec) -> StageRecord:
     )
 
     prompts = context.plan.sets[source].prompts
-    prompt_ids = cache(partial(context.encode_set, source))
+    prompt_token_ids = cache(partial(context.encode_set, source))
     within = PartProgress(context.progress)
 
     def work(shard: Sequence[Any]) -> pa.Table:
         (path,) = shard
         groups = _groups(completions_from_table(read_table(path)))
         scorer = context.engine.scorer(model)
-        rows = score(groups, prompt_ids(), within.scorer(scorer))
+        rows = score(groups, prompt_token_ids(), within.scorer(scorer))
         table = pa.table(
             {
                 "prompt_id": [row.prompt_id for row in rows],
@@ -149,7 +145,7 @@ def score_step(context: Context, spec: StageSpec) -> StageRecord:
             }
         )
         if path == sampled.parts()[0]:
-            noise = measure_noise(groups[:NOISE_GROUPS], prompt_ids(), scorer)
+            noise = measure_noise(groups[:NOISE_GROUPS], prompt_token_ids(), scorer)
             table = with_metadata(table, {"noise": noise})
         return table
 
@@ -170,79 +166,7 @@ def score_step(context: Context, spec: StageSpec) -> StageRecord:
     )
 
 
-@dataclass(frozen=True)
-class _ScoredSet:
-    """The finished stages of a sample set that a score matrix joins."""
-
-    sampled: Stage
-    columns: Mapping[str, Stage]
-    """Per model."""
-    scores: Mapping[str, Stage]
-    """Per score column."""
-
-    @property
-    def fingerprints(self) -> dict[str, Any]:
-        return {
-            "completions": self.sampled.fingerprint,
-            "columns": {name: column.fingerprint for name, column in self.columns.items()},
-            **{name: other.fingerprint for name, other in self.scores.items()},
-        }
-
-    def part(self, index: int, taken: Mapping[str, Sequence[str]]) -> pa.Table:
-        """Completions of a part with their columns, joined by id."""
-        table = read_table(self.sampled.part(index))
-        for place, (name, column) in enumerate(self.columns.items()):
-            names = [LOGP_PREFIX + name] if place else [NUM_TOKENS, LOGP_PREFIX + name]
-            table = join_by_id(table, read_table(column.part(index)), names)
-        for name, other in self.scores.items():
-            table = join_by_id(table, read_table(other.part(index)), taken[name])
-        return table
-
-
-def matrix_step(context: Context, spec: StageSpec) -> StageRecord:
-    """The score matrix: completions of all sets that it reads, with their columns."""
-    read = [context.run.finished(name) for name in spec.inputs]
-    joined = [_scored_set(one, read) for one in read if one.spec.kind == "sample"]
-    first, *rest = joined
-    others = {str(other.sampled.spec.origin): other.fingerprints for other in rest}
-    stage = context.stage(spec, {**first.fingerprints, **({"others": others} if others else {})})
-    taken = {name: score_column(context, name).columns for name in first.scores}
-
-    def work(shard: Sequence[Any]) -> pa.Table:
-        (index,) = shard
-        table = interleave([one.part(index, taken) for one in joined])
-        noise = {
-            name: read_metadata(read_table(column.part(0), ["completion_id"]))["noise"]
-            for name, column in first.columns.items()
-        }
-        return with_metadata(table, {"noise": noise})
-
-    return run_shards(
-        stage,
-        context.progress,
-        label=spec.label,
-        unit="shards",
-        shards=[[index] for index in range(len(first.sampled.parts()))],
-        work=work,
-        summarise=lambda stage: (
-            MatrixSummary(columns=list(first.columns)).as_json(),
-            ", ".join(first.columns),
-        ),
-    )
-
-
-def _scored_set(sampled: Stage, read: Sequence[Stage]) -> _ScoredSet:
-    """A set of completions with those of the stages read that scored it."""
-    scored = [one.spec for one in read if one.spec.inputs == (sampled.spec.name,)]
-    by_name = {one.spec.name: one for one in read}
-    return _ScoredSet(
-        sampled,
-        {str(spec.model): by_name[spec.name] for spec in scored if spec.kind == "score"},
-        {str(spec.column): by_name[spec.name] for spec in scored if spec.kind != "score"},
-    )
-
-
-def evaluate_step(context: Context, spec: StageSpec) -> StageRecord:
+def evaluate_stage(context: Context, spec: StageSpec) -> StageRecord:
     """Results of a model on the test prompts."""
     settings, model = context.recipe.evaluation, str(spec.model)
     stage = context.stage(

@@ -1,4 +1,4 @@
-"""Steps that make models: supervised fine-tuning (M1, witnesses) and preference training."""
+"""Stages that make models: supervised fine-tuning (M1, witnesses) and preference training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cream.loop.card import model_card
 from cream.loop.context import Context
 from cream.loop.pairing import UNANIMOUS_FILE
 from cream.loop.stage_runner import stopwatch
-from cream.loop.transform_steps import transformed_examples
+from cream.loop.transform_stages import transformed_examples
 from cream.plan import columns, score_columns, unneeded_models
 from cream.recipe.parts import MethodParts
 from cream.records import PairSummary, StageSpec, TrainSummary
@@ -27,8 +27,7 @@ from cream.runs.tables import LOGP_PREFIX, pairs_from_table
 from cream.runs.trackers import JsonlTracker, logged_metrics
 from cream.stages.train import agreed_examples, pair_columns, pair_examples, seed_examples
 from cream.training.loop import OnStep
-from cream.training.summary import TrainingSummary
-from cream.training.train import train
+from cream.training.train import TrainingSummary, train
 from cream.types import Example, SetConsistency
 
 STATE = "state"
@@ -44,7 +43,7 @@ Train = Callable[[Any, OnStep], TrainingSummary]
 """Trains a model in place, telling about each step."""
 
 
-def fine_tune_step(context: Context, spec: StageSpec) -> StageRecord:
+def fine_tune_stage(context: Context, spec: StageSpec) -> StageRecord:
     """M0 fine-tuned on a part of the seed examples: M1, or a witness in an order of its own."""
     part = str(spec.seed_part)
     examples = context.plan.seed_parts[part]
@@ -74,7 +73,7 @@ def fine_tune_step(context: Context, spec: StageSpec) -> StageRecord:
     return _train(context, stage, fine_tune)
 
 
-def train_step(context: Context, spec: StageSpec) -> StageRecord:
+def train_stage(context: Context, spec: StageSpec) -> StageRecord:
     """M_{t+1}, or the future model: M_t trained on the pairs of iteration t, or of its draft."""
     parts = context.plan.phase_parts(spec)
     own = context.extensions.objective

@@ -1,4 +1,4 @@
-"""Steps between pairs and training: a transform's examples, and their second scoring pass."""
+"""Stages between pairs and training: a transform's examples, and their second scoring pass."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REFERENCE_SCHEMA = pa.schema(
 )
 
 
-def transform_step(context: Context, spec: StageSpec) -> StageRecord:
+def transform_stage(context: Context, spec: StageSpec) -> StageRecord:
     """The examples that the method's transform makes of the pairs."""
     transform = context.extensions.transforms[str(spec.column)]
     paired, matrix = map(context.run.finished, spec.inputs)
@@ -90,7 +90,7 @@ def _pairs(context: Context, spec: StageSpec, paired: Stage, matrix: Stage) -> l
     )
 
 
-def score_examples_step(context: Context, spec: StageSpec) -> StageRecord:
+def score_examples_stage(context: Context, spec: StageSpec) -> StageRecord:
     """Sums of the sequences that the transform left unscored, under the loss reference."""
     (source,), model = spec.inputs, str(spec.model)
     transformed, budget = context.run.finished(source), context.recipe.scoring.token_budget
