@@ -157,6 +157,8 @@ def finish(run: Run, name: str, summary: dict[str, Any], seconds: float, *tables
     stage.begin()
     for index, table in enumerate(tables):
         stage.write_part(index, table, 0.0)
+    if stage.model_folder is not None:
+        write_json(stage.model_folder / "config.json", {})
     stage.finish(summary, seconds)
 
 

@@ -1,6 +1,10 @@
 """A run directory never mixes results of different inputs, and loses one part at most."""
 
+import hashlib
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +14,14 @@ import pytest
 
 from cream.errors import RunError
 from cream.records import StageSpec
-from cream.runs.files import read_table, read_yaml, write_json
+from cream.runs.files import (
+    read_json,
+    read_sealed,
+    read_table,
+    read_yaml,
+    write_json,
+    write_sealed,
+)
 from cream.runs.plan import StoredPlan
 from cream.runs.store import BEGUN, DONE, Run, Stage, fingerprint
 
@@ -119,16 +130,161 @@ def test_a_part_keeps_the_metadata_of_its_table(tmp_path: Path):
     assert read_table(stage.part(0)).schema.metadata == {b"cream": b"{}", b"seconds": b"0.25"}
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove", "grow"])
-def test_a_finished_stage_whose_file_changed_is_refused(tmp_path: Path, damage: str):
+def flip_a_bit(path: Path, *, keep_time: bool = False) -> None:
+    """Flip one bit in the middle of a file: the size stays."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    if keep_time:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("truncate", "was changed: it has another size"),
+        ("grow", "was changed: it has another size"),
+        ("remove", "is missing"),
+        ("flip", "is damaged: its size is right"),
+        ("flip and keep the time", "is damaged: its size is right"),
+    ],
+)
+def test_a_finished_stage_whose_file_changed_is_refused(tmp_path: Path, damage: str, words: str):
     part = finished_stage(tmp_path / "s").part(1)
     content = part.read_bytes()
-    part.unlink()
-    if damage != "remove":
-        part.write_bytes(content[:-1] if damage == "truncate" else content + b"0")
+    match damage:
+        case "truncate":
+            part.write_bytes(content[:-1])
+        case "grow":
+            part.write_bytes(content + b"0")
+        case "remove":
+            part.unlink()
+        case _:
+            flip_a_bit(part, keep_time=damage.endswith("time"))
 
-    with pytest.raises(RunError, match=r"part-00001\.parquet is missing or has changed.*delete"):
+    with pytest.raises(RunError, match=rf"part-00001\.parquet {words}.* the stage s: delete .*s "):
         Stage(tmp_path / "s", INPUTS, SPEC).finished()
+
+
+def test_a_file_damaged_after_it_was_checked_is_noticed_by_the_same_process(tmp_path: Path):
+    stage = finished_stage(tmp_path / "s")
+    assert stage.finished() is not None
+    flip_a_bit(stage.part(0), keep_time=True)
+
+    with pytest.raises(RunError, match="is damaged"):
+        stage.finished()
+
+
+def test_a_part_that_the_stage_did_not_write_is_refused(tmp_path: Path):
+    stage = finished_stage(tmp_path / "s")
+    shutil.copy(stage.part(0), stage.part(2))
+
+    with pytest.raises(RunError, match=r"part-00002\.parquet was added"):
+        stage.finished()
+
+
+def test_a_copy_with_other_times_is_the_same_stage(tmp_path: Path):
+    finished_stage(tmp_path / "s")
+    shutil.copytree(tmp_path / "s", tmp_path / "other" / "s", copy_function=shutil.copyfile)
+
+    assert Run(tmp_path / "other").finished("s").fingerprint == fingerprint(INPUTS)
+
+
+def test_a_record_put_into_another_stage_is_refused(tmp_path: Path):
+    finished_stage(tmp_path / "s")
+    shutil.copytree(tmp_path / "s", tmp_path / "t")
+
+    with pytest.raises(RunError, match="is the record of the stage s, copied here"):
+        Run(tmp_path).finished("t")
+
+
+@pytest.mark.parametrize("key", ["summary", "seconds", "inputs", "files", "fingerprint"])
+def test_a_value_changed_in_a_record_breaks_its_seal(tmp_path: Path, key: str):
+    stage = finished_stage(tmp_path / "s")
+    record = json.loads((tmp_path / "s" / DONE).read_text("utf-8"))
+    other = {"summary": {"rows": 4}, "seconds": 3.6, "fingerprint": "0"}
+    record[key] = other.get(key, {})
+    write_json(tmp_path / "s" / DONE, record)
+
+    with pytest.raises(RunError, match="its seal does not fit; delete its folder"):
+        stage.finished()
+
+
+# --- models of stages ---
+
+MAKES_M1 = StageSpec(name="sft/train", kind="fine_tune", label="fine-tune", result="M1")
+
+
+def training_stage(root: Path) -> Stage:
+    """A finished stage that made a model of two files and a card."""
+    stage = Run(root).stage(MAKES_M1, {})
+    stage.begin()
+    folder = root / "models" / "M1"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(bytes(range(256)))
+    (folder / "config.json").write_text("{}")
+    (folder / "README.md").write_text("a card")
+    stage.finish({}, 1.0)
+    return stage
+
+
+def test_a_model_that_was_not_written_finishes_no_stage(tmp_path: Path):
+    stage = Run(tmp_path).stage(MAKES_M1, {})
+    stage.begin()
+
+    with pytest.raises(RunError, match=r"models/M1, the model of the stage sft/train, was not"):
+        stage.finish({}, 0.0)
+    assert stage.finished() is None
+
+
+def test_a_whole_model_passes_and_its_card_may_be_edited(tmp_path: Path):
+    stage = training_stage(tmp_path)
+    (tmp_path / "models/M1/README.md").write_text("edited")
+
+    assert stage.finished() is not None
+    stage.check_model()
+
+
+def test_a_model_that_is_gone_is_missed_before_anything_is_read(tmp_path: Path):
+    stage = training_stage(tmp_path)
+    shutil.rmtree(tmp_path / "models" / "M1")
+
+    with pytest.raises(RunError, match=r"models/M1 is missing.*of the stage sft/train: delete"):
+        stage.finished()
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_config.json"])
+def test_a_file_put_into_a_model_is_refused(tmp_path: Path, name: str):
+    stage = training_stage(tmp_path)
+    (tmp_path / "models" / "M1" / name).write_text("{}")
+
+    with pytest.raises(RunError, match=rf"{re.escape(name)} was added"):
+        stage.finished()
+
+
+def test_a_bit_of_a_model_is_seen_at_the_first_look_by_its_time_and_else_before_loading(
+    tmp_path: Path,
+):
+    stage = training_stage(tmp_path)
+    weights = tmp_path / "models/M1/model.safetensors"
+    flip_a_bit(weights, keep_time=True)
+    assert stage.finished() is not None
+    with pytest.raises(RunError, match=r"model\.safetensors is damaged"):
+        stage.check_model()
+
+    weights.touch()
+    with pytest.raises(RunError, match=r"model\.safetensors is damaged"):
+        stage.finished()
+
+
+def test_a_model_removed_on_purpose_is_no_damage_and_the_reason_is_kept(tmp_path: Path):
+    stage = training_stage(tmp_path)
+    stage.remove_model("keep_checkpoints: last")
+
+    assert not (tmp_path / "models" / "M1").exists()
+    assert stage.finished() is not None
+    assert stage.damages(full=True) == []
+    assert read_json(stage.folder / "removed.json") == {"why": "keep_checkpoints: last"}
 
 
 def test_files_in_subfolders_are_watched_too(tmp_path: Path):
@@ -203,8 +359,8 @@ def test_what_a_stage_does_is_kept_beside_its_fingerprint_and_is_no_part_of_it(t
 
     assert run.finished("s").spec == SPEC
     assert run.stage(other, {"x": 1}).finished() is not None
-    record = json.loads((tmp_path / "s" / DONE).read_text("utf-8"))
-    write_json(tmp_path / "s" / DONE, {**record, "spec": {"name": "s"}})
+    record = read_sealed(tmp_path / "s" / DONE)
+    write_sealed(tmp_path / "s" / DONE, {**record, "spec": {"name": "s"}})
     with pytest.raises(RunError, match="`spec` does not describe a stage"):
         run.finished("s")
 
@@ -351,6 +507,12 @@ def test_a_record_on_disk_says_what_made_it(tmp_path: Path):
 
     assert record["inputs"] == INPUTS
     assert record["files"] == {
-        name: (tmp_path / "s" / name).stat().st_size
+        name: {
+            "bytes": (tmp_path / "s" / name).stat().st_size,
+            "mtime_ns": (tmp_path / "s" / name).stat().st_mtime_ns,
+            "blake2b": hashlib.blake2b(
+                (tmp_path / "s" / name).read_bytes(), digest_size=32
+            ).hexdigest(),
+        }
         for name in ("part-00000.parquet", "part-00001.parquet")
     }

@@ -264,6 +264,7 @@ def documents() -> dict[str, Any]:
     from cream.report.explain import Explanation
     from cream.report.export import WrittenExport
     from cream.report.status import RunStatus
+    from cream.runs.verification import Verification
 
     return {
         "bench": BenchDocument,
@@ -284,6 +285,7 @@ def documents() -> dict[str, Any]:
         "score": MatrixSummary,
         "status": RunStatus,
         "train": TrainSummary,
+        "verify": Verification,
     }
 
 

@@ -1,4 +1,4 @@
-"""``cream plan|status|explain|doctor``: questions that are answered without a run.
+"""``cream plan|status|verify|explain|doctor``: questions that are answered without a run.
 
 Nothing here trains or writes to a run directory.
 """
@@ -106,7 +106,7 @@ def status(
     """Show which stages of a run are finished, and the results so far."""
     from cream.report.status import status_of
     from cream.report.table import terminal
-    from cream.report.tables import run_tables, status_table
+    from cream.report.tables import damage_table, run_tables, status_table
 
     found = status_of(run)
     if as_json:
@@ -114,7 +114,31 @@ def status(
         return
     console = output()
     console.print(terminal(status_table(found.stages)))
+    if any(stage.problems for stage in found.stages):
+        console.print(terminal(damage_table(found.stages)))
     console.print(run_tables(found.summary))
+
+
+def verify(
+    run: RunPath,
+    as_json: Json = False,
+) -> None:
+    """Read every file of a run, models included; exit code 1 if one is not what was written."""
+    with ConsoleProgress(messages()).busy("reading every file of the run"):
+        from cream.report.table import terminal
+        from cream.report.tables import damage_table, verification_table
+        from cream.runs.verification import verify_run
+
+        found = verify_run(run)
+    if as_json:
+        print_json(found)
+    else:
+        console = output()
+        console.print(terminal(verification_table(found.stages)))
+        if not found.whole:
+            console.print(terminal(damage_table(found.stages)))
+    if not found.whole:
+        raise typer.Exit(1)
 
 
 class Question(StrEnum):

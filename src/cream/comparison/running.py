@@ -174,7 +174,7 @@ def borrower(
             return
         for lender in lenders:
             found = lendable(stage, lender)
-            if found is not None and _take_model(context, stage, lender):
+            if found is not None and _take_model(context, stage, found):
                 take_stage(stage, found, lender)  # the finished mark comes last
                 taken[lender.root] += 1
                 return
@@ -182,14 +182,14 @@ def borrower(
     return borrow
 
 
-def _take_model(context: Context, stage: Stage, lender: Run) -> bool:
+def _take_model(context: Context, stage: Stage, found: Stage) -> bool:
     """Take the model that a stage made, if it made one; False if the lender has removed it."""
     name = stage.spec.result
-    if name is None:
+    if name is None or found.model_folder is None:
         return True
-    source = lender.root / "models" / name
-    if not source.exists():
+    if found.model_removed:
         return False
+    found.check_model()
     card = model_card(name, context.recipe, context.checkpoints.seed_name)
-    take_folder(source, context.checkpoints.path(name), {CARD: card})
+    take_folder(found.model_folder, context.checkpoints.path(name), {CARD: card})
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shutil
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from cream.errors import RunError
 from cream.models.loading import load_model
 from cream.models.positions import Reach
 from cream.models.saving import save_model
-from cream.runs.files import remove_leftovers
+from cream.runs.files import remove_folder, remove_leftovers
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,9 @@ class Checkpoints:
     trust_remote_code: bool = False
     fast: Reach = field(default_factory=lambda: Reach(None))
     """How long a sequence the fast forms of this architecture can take, by its configuration."""
+    check: Callable[[str], None] | None = None
+    """Called with the name of a model of the run before it is read: raises unless it is what its
+    stage wrote. None: there is no record of what was written."""
     _held: _Held | None = field(default=None, repr=False)
 
     def path(self, name: str) -> Path:
@@ -81,8 +83,7 @@ class Checkpoints:
     def save(self, model: Any, name: str, card: str) -> Path:
         """Write a trained model as an ordinary Hugging Face folder, whole or not at all."""
         target = self.path(name)
-        if target.exists():  # left by an attempt that was killed before its stage was finished
-            shutil.rmtree(target)
+        remove_folder(target)  # left by an attempt that was killed before its stage was finished
         if self.folder.exists():
             remove_leftovers(self.folder)
         save_model(model, self.tokenizer, target, card=card)
@@ -112,7 +113,7 @@ class Checkpoints:
         """Folder of a model that must be there.
 
         Raises:
-            RunError: It is gone.
+            RunError: It is gone, or is not what its stage wrote.
         """
         folder = self.path(name)
         if not folder.exists():
@@ -120,6 +121,8 @@ class Checkpoints:
                 f"{folder} is needed and gone; it was removed by hand or by keep_checkpoints: "
                 "last. Delete the stages from the one that made it on, and run again"
             )
+        if self.check is not None and name != "M0":
+            self.check(name)
         return folder
 
     def _load(self, name: str, dtype: torch.dtype) -> Any:

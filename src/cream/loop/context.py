@@ -152,6 +152,14 @@ class Context:
             return self.seed_model_fingerprint
         return self.run.finished(self.plan.maker(model).name).fingerprint
 
+    def check_model(self, model: str) -> None:
+        """Check that a model of this run is what the stage that made it wrote, once per process.
+
+        Raises:
+            RunError: It is not.
+        """
+        self.run.finished(self.plan.maker(model).name).check_model()
+
     def verified_by(self, prompts: Sequence[Prompt]) -> dict[str, str]:
         """The user's verifier as an input of a stage that verifies these prompts, if it does."""
         verifier = self.extensions.verifier

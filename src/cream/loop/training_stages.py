@@ -241,4 +241,4 @@ def remove_unneeded(context: Context, t: int) -> None:
     if context.recipe.keep_checkpoints == "all":
         return
     for name in unneeded_models(context.plan, context.recipe, t):
-        shutil.rmtree(context.checkpoints.folder / name, ignore_errors=True)
+        context.run.finished(context.plan.maker(name).name).remove_model("keep_checkpoints: last")

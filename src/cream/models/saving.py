@@ -19,8 +19,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from cream.errors import ModelError
 from cream.runs.files import replacing_folder
-
-CARD = "README.md"
+from cream.runs.store import CARD
 
 
 def save_model(
@@ -51,7 +50,8 @@ def save_model(
             model.save_pretrained(temporary, state_dict=_cast(model.state_dict(), dtype))
         generation.to_json_file(temporary / "generation_config.json")
         for weights in temporary.glob("*.safetensors"):
-            weights.chmod(0o644)  # the library writes them for the owner alone
+            # The library writes them for the owner alone.
+            weights.chmod(temporary.stat().st_mode & 0o666)
         _state_dtype(temporary / "config.json", dtype)
         tokenizer.save_pretrained(temporary)
         if card is not None:

@@ -30,6 +30,7 @@ from cream.models.positions import context_length, fast_reach
 from cream.recipe import Recipe
 from cream.recipe.model import ModelConfig
 from cream.recipe.scorers import OWN_MODELS, JudgeConfig, PairwiseJudgeConfig, RewardModelConfig
+from cream.runs.verification import refuse_damaged_model
 from cream.training.lora import refuse_unfit
 from cream.types import Message
 
@@ -45,6 +46,7 @@ def open_models(
         cache_dir: Cream's cache.
     """
     seed_folder = resolve_model(config, cache_dir)
+    refuse_damaged_model(seed_folder)
     template = read_chat_template(config.chat_template)
     shape = load_config(seed_folder, trust_remote_code=config.trust_remote_code)
     tokenizer = load_tokenizer(

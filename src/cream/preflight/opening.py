@@ -132,6 +132,7 @@ def check_run(
         extensions=own,
         scorers=open_scorers(recipe, checkpoints, encoder, cache_dir),
     )
+    checkpoints.check = context.check_model
     _check_calibration(context)
     check_score_columns(context)
     check_objective(context)

@@ -11,6 +11,7 @@ from cream.recipe.load import validate_recipe
 from cream.report.summary import RunSummary
 from cream.runs.files import read_yaml
 from cream.runs.store import RECIPE
+from cream.runs.verification import refuse_damaged_model
 
 
 def model_upload(root: Path, model: str, repository: str, results: RunSummary) -> Upload:
@@ -23,7 +24,7 @@ def model_upload(root: Path, model: str, repository: str, results: RunSummary) -
         results: Summary of the run.
 
     Raises:
-        RunError: The run has no such model.
+        RunError: The run has no such model, or it is not what its stage wrote.
         ModelError: See `cream.models.publishing.prepare_upload`.
     """
     folder = root / "models" / model
@@ -33,6 +34,7 @@ def model_upload(root: Path, model: str, repository: str, results: RunSummary) -
             f"{root} has no model {model}; it has {', '.join(there) or 'none'} (M0 is "
             "the seed model, which the run only reads)"
         )
+    refuse_damaged_model(folder)
     recipe = validate_recipe(read_yaml(root / RECIPE), source=str(root / RECIPE))
     card = model_card(model, recipe, recipe.model.name, results=results, repository=repository)
     return prepare_upload(folder, card, repository)

@@ -10,7 +10,6 @@ from rich.text import Text
 from cream.records import Consistency, ConstantAnswer, Share
 from cream.report.comparison import ComparedMethod, ComparedModel, Comparison
 from cream.report.costs import KINDS, Cost
-from cream.report.status import StageStatus
 from cream.report.summary import (
     Accuracy,
     IterationSummary,
@@ -29,6 +28,7 @@ from cream.report.table import (
     terminal,
     within,
 )
+from cream.runs.verification import StageState
 
 COMMON = "all"
 """Stands for every method where they share a model, as M0 and M1."""
@@ -172,13 +172,28 @@ def time_line(stages: Mapping[str, float]) -> str:
     return f"time: {sum(kinds.values()):.0f} s ({shown})"
 
 
-def status_table(stages: Sequence[StageStatus]) -> Table:
+def status_table(stages: Sequence[StageState]) -> Table:
     """One line per stage."""
     rows = [
         (stage.stage, stage.state, str(stage.parts or ""), _seconds(stage.seconds))
         for stage in stages
     ]
     return Table("stages", ("stage", "state", "parts", "seconds"), tuple(rows), words=2)
+
+
+def verification_table(stages: Sequence[StageState]) -> Table:
+    """One line per stage: whether every file is what was written, and how many bytes were read."""
+    rows = [
+        (stage.stage, stage.state, "" if stage.bytes is None else f"{stage.bytes:,}")
+        for stage in stages
+    ]
+    return Table("files of the run", ("stage", "state", "bytes"), tuple(rows), words=2)
+
+
+def damage_table(stages: Sequence[StageState]) -> Table:
+    """One line per file that is not what its stage wrote; no line if all are."""
+    rows = [(stage.stage, problem) for stage in stages for problem in stage.problems]
+    return Table("damaged", ("stage", "what is wrong"), tuple(rows), words=2)
 
 
 def _seconds(seconds: float | None) -> str:

@@ -1,15 +1,17 @@
-"""Writing so that nothing half-written is ever mistaken for whole.
+"""Writing so that nothing half-written is ever mistaken for whole, and nothing whole is lost.
 
-Every file is written beside its place under a temporary name, flushed to disk, and renamed.
-A reader sees the old file, the whole new one, or none.
+Every file is written beside its place under a temporary name, synced to disk, and renamed; then
+the folder that holds the name is synced too. A reader sees the old file, the whole new one, or
+none, and after a power cut finds whatever a later write relied on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,21 +25,23 @@ from cream.errors import RunError
 
 TEMPORARY_PREFIX = ".tmp-"
 """Names starting so are leftovers of an interrupted write and may be deleted."""
+SEAL = "seal"
+"""Key of a sealed JSON object under which the digest of its other keys stands."""
 
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; on success it replaces `path` atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    make_folder(path.parent)
+    temporary = _temporary(path)
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = temporary.stat().st_mode
     try:
         yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(mode)  # some writers make a file of their own, for the owner alone
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -45,14 +49,49 @@ def replacing_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder; on success it takes the place of `path`, which must not exist."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
+    make_folder(path.parent)
+    temporary = _temporary(path)
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o755)
+        for inner in sorted(temporary.rglob("*"), reverse=True):  # what is deeper comes first
+            sync(inner)
+        sync(temporary)
         temporary.rename(path)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{path.suffix}"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, each on disk before anything is put into it."""
+    missing = [place for place in (path, *path.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(exist_ok=True)
+        sync(place.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder, if it is there; killed meanwhile it leaves nothing under its name."""
+    if not path.exists():
+        return
+    doomed = _temporary(path)
+    path.rename(doomed)
+    sync(path.parent)
+    shutil.rmtree(doomed)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -96,6 +135,28 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with a digest of itself, by which any later change is noticed."""
+    write_json(path, {**value, SEAL: _seal(value)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read what `write_sealed` wrote, without the digest.
+
+    Raises:
+        RunError: As `read_json`, or the content is not what was written.
+    """
+    value = read_json(path)
+    if value.pop(SEAL, None) != _seal(value):
+        raise RunError(f"{path} is damaged, or was changed by hand: its seal does not fit")
+    return value
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
     """Write a mapping as YAML, keys in the order given."""
     with replacing_file(path) as temporary:
@@ -121,9 +182,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file (zstd)."""
+    """Write a Parquet file (zstd, a checksum per page)."""
     with replacing_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -133,7 +194,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         RunError: The file is missing or damaged.
     """
     try:
-        return pq.ParquetFile(path).read(columns=columns)
+        return pq.ParquetFile(path, page_checksum_verification=True).read(columns=columns)
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing") from error
     except pa.ArrowException as error:

@@ -14,7 +14,13 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cream.runs.files import remove_leftovers, replacing_folder, write_json
+from cream.runs.files import (
+    make_folder,
+    remove_folder,
+    remove_leftovers,
+    replacing_folder,
+    write_json,
+)
 from cream.runs.store import DONE, Run, Stage
 
 POINTER = "shared.json"
@@ -29,7 +35,7 @@ def lendable(stage: Stage, lender: Run) -> Stage | None:
     """This very stage as finished by another run, or None.
 
     Raises:
-        RunError: The other run's stage has lost a file.
+        RunError: A file of the other run's stage is not what was written.
     """
     name = stage.spec.name
     if not (lender.root / name / DONE).exists():
@@ -65,9 +71,8 @@ def take_folder(source: Path, target: Path, texts: Mapping[str, str]) -> None:
         target: Where to; a folder there is left by an interrupted attempt and is replaced.
         texts: Files that are written anew instead of taken, by name.
     """
-    if target.exists():
-        shutil.rmtree(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_folder(target)
+    make_folder(target.parent)
     remove_leftovers(target.parent)
     with replacing_folder(target) as temporary:
         _link_files(source, temporary, without=texts)

@@ -2,8 +2,9 @@
 
 A stage is a folder. It holds numbered parts (``part-00000.parquet``), other files, and, once
 finished, ``stage.json``: the fingerprint of everything that determined it, what it counted, how
-long it took, and the size of each file. A finished stage is never recomputed; an unfinished one
-goes on after its last whole part. Nothing here knows what a stage computes.
+long it took, and a digest of each file, those of a model that it made included. A finished stage is
+never recomputed, and never read without a look at whether it is still what was written; an
+unfinished one goes on after its last whole part. Nothing here knows what a stage computes.
 """
 
 from __future__ import annotations
@@ -24,18 +25,31 @@ from cream.errors import RunError
 from cream.records import StageSpec
 from cream.runs.files import (
     TEMPORARY_PREFIX,
+    make_folder,
     read_json,
+    read_sealed,
     read_table,
     read_yaml,
+    remove_folder,
     remove_leftovers,
     write_json,
+    write_sealed,
     write_table,
     write_yaml,
 )
+from cream.runs.integrity import Damage, FileMark, damages, mark_files, read_marks
 from cream.runs.plan import PLAN, RECIPE, StoredPlan
 
 DONE = "stage.json"
 BEGUN = "begun.json"
+REMOVED = "removed.json"
+"""Beside ``stage.json`` of a stage whose model was deleted on purpose: why it was."""
+MAKE_AGAIN = "delete its folder (and those of later stages) to make it again"
+"""What to do about a stage whose record is of no use."""
+MODELS = "models"
+"""Folder of a run's models."""
+CARD = "README.md"
+"""Card of a model: a text for people, who may edit it; no part of what a stage made."""
 GIVEN = "given"
 """Key of an input that is an object of the user's: its name."""
 
@@ -76,21 +90,90 @@ class Stage:
     def finished(self) -> StageRecord | None:
         """The record of this stage if it is whole, else None.
 
+        The content of its files is checked, once per process; of a model that it made, whether the
+        files are there and untouched (see `check_model`).
+
         Raises:
-            RunError: The folder was made from other inputs, or a file it lists is gone.
+            RunError: The folder was made from other inputs, or a file is not what was written.
         """
         if not (self.folder / DONE).exists():
             return None
         record = _read_record(self.folder / DONE)
         self._refuse_other_inputs(record["inputs"])
-        for name, size in record["files"].items():
-            path = self.folder / name
-            if not path.exists() or path.stat().st_size != size:
-                raise RunError(
-                    f"{path} is missing or has changed since it was written; "
-                    f"delete {self.folder} (and later stages) to make it again"
-                )
+        self._refuse(self._file_damages(record, full=True))  # small, and about to be read
+        self._refuse(self._model_damages(record, full=False))
         return StageRecord(self.fingerprint, record["seconds"], record["summary"])
+
+    def damages(self, *, full: bool) -> list[Damage]:
+        """Every file of this finished stage, or of its model, that is not what was written.
+
+        Args:
+            full: Read the content of all, not only of those whose time of change is another.
+
+        Raises:
+            RunError: Its record cannot be read.
+        """
+        record = _read_record(self.folder / DONE)
+        found = self._file_damages(record, full=full), self._model_damages(record, full=full)
+        return [damage for source in found for damage in source]
+
+    def bytes(self) -> int:
+        """Size of the files of this finished stage, those of its model included."""
+        record = _read_record(self.folder / DONE)
+        models = {} if self.model_removed else record["model_files"]
+        marks = (read_marks(self.folder / DONE, value) for value in (record["files"], models))
+        return sum(mark.bytes for of in marks for mark in of.values())
+
+    @property
+    def model_folder(self) -> Path | None:
+        """Where the model is that this stage makes; None if it makes none."""
+        if self.spec.result is None:
+            return None
+        return self.folder.parents[self.spec.name.count("/")] / MODELS / self.spec.result
+
+    @property
+    def model_removed(self) -> bool:
+        """Whether the model that this stage made was deleted on purpose."""
+        return (self.folder / REMOVED).exists()
+
+    def check_model(self) -> None:
+        """Check the content of the model that this finished stage made, once per process.
+
+        Raises:
+            RunError: A file of it is not what was written.
+        """
+        self._refuse(self._model_damages(_read_record(self.folder / DONE), full=True))
+
+    def remove_model(self, why: str) -> None:
+        """Delete the model that this finished stage made, and keep a note of it."""
+        if self.model_folder is not None and not self.model_removed:
+            write_json(self.folder / REMOVED, {"why": why})
+        if self.model_folder is not None:
+            remove_folder(self.model_folder)
+
+    def _file_damages(self, record: Mapping[str, Any], *, full: bool) -> Iterator[Damage]:
+        marks = read_marks(self.folder / DONE, record["files"])
+        yield from damages(self.folder, marks, full=full)
+        yield from (Damage(p, "added") for p in self.parts() if p.name not in marks)
+
+    def _model_damages(self, record: Mapping[str, Any], *, full: bool) -> Iterator[Damage]:
+        folder = self.model_folder
+        if folder is None or self.model_removed:
+            return
+        marks = read_marks(self.folder / DONE, record["model_files"])
+        if not folder.is_dir():
+            yield Damage(folder, "missing")
+            return
+        yield from damages(folder, marks, full=full)
+        added = [p for p in sorted(folder.iterdir()) if p.name not in marks and _is_of_model(p)]
+        yield from (Damage(path, "added") for path in added)
+
+    def _refuse(self, found: Iterator[Damage]) -> None:
+        for first in found:
+            raise RunError(
+                f"{first}. It is of the stage {self.spec.name}: delete {self.folder} (and those of "
+                "later stages) to make it again, or put the file back from a copy"
+            )
 
     def begin(self) -> None:
         """Make the folder ready: clear leftovers of interrupted writes, keep whole parts.
@@ -98,7 +181,7 @@ class Stage:
         Raises:
             RunError: The folder holds parts made from other inputs.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         remove_leftovers(self.folder)
         begun = self.folder / BEGUN
         if begun.exists():
@@ -132,23 +215,31 @@ class Stage:
         return sum(float(entry.get(b"seconds", b"0")) for entry in metadata)
 
     def finish(self, summary: Mapping[str, Any], seconds: float) -> StageRecord:
-        """Write the finished mark, last of all."""
-        files = {
-            str(path.relative_to(self.folder)): path.stat().st_size
-            for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and path.name not in (BEGUN, DONE)
-        }
+        """Write the finished mark, last of all: everything that it speaks of is on the disk before.
+
+        Raises:
+            RunError: The model that the stage makes is not there.
+        """
         record = {
             "spec": self.spec.model_dump(mode="json"),
             "fingerprint": self.fingerprint,
             "seconds": seconds,
             "summary": dict(summary),
             "inputs": self.inputs,
-            "files": files,
+            "files": _dumped(mark_files(self.folder, kept=_is_result)),
+            "model_files": self._mark_model(),
         }
-        write_json(self.folder / DONE, record)
+        write_sealed(self.folder / DONE, record)
         (self.folder / BEGUN).unlink(missing_ok=True)
         return StageRecord(self.fingerprint, seconds, summary)
+
+    def _mark_model(self) -> dict[str, Any]:
+        folder = self.model_folder
+        if folder is None:
+            return {}
+        if not folder.is_dir():
+            raise RunError(f"{folder}, the model of the stage {self.spec.name}, was not written")
+        return _dumped(mark_files(folder, kept=_is_of_model))
 
     def _refuse_other_inputs(self, found: Mapping[str, Any]) -> None:
         if fingerprint(found) == self.fingerprint:
@@ -174,7 +265,17 @@ class Run:
         """A stage that must be whole already, known by its own record.
 
         Raises:
-            RunError: It is not finished, or a file it lists is gone.
+            RunError: It is not finished, or a file is not what was written.
+        """
+        stage = self.recorded(name)
+        stage.finished()
+        return stage
+
+    def recorded(self, name: str) -> Stage:
+        """A finished stage as its own record describes it; its files are not looked at.
+
+        Raises:
+            RunError: It is not finished, or its record is damaged or another stage's.
         """
         done = self.root / name / DONE
         if not done.exists():
@@ -183,9 +284,12 @@ class Run:
                 "and `cream run` makes what is missing"
             )
         record = _read_record(done)
-        stage = Stage(self.root / name, record["inputs"], _read_spec(done, record["spec"]))
-        stage.finished()
-        return stage
+        spec = _read_spec(done, record["spec"])
+        if spec.name != name:
+            raise RunError(
+                f"{done} is the record of the stage {spec.name}, copied here; {MAKE_AGAIN}"
+            )
+        return Stage(self.root / name, record["inputs"], spec)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -194,7 +298,7 @@ class Run:
         Raises:
             RunError: Another process holds it.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         with (self.root / ".lock").open("w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -253,13 +357,28 @@ class Run:
                 )
 
 
+def _is_result(path: Path) -> bool:
+    return path.name not in (BEGUN, DONE, REMOVED)
+
+
+def _is_of_model(path: Path) -> bool:
+    return path.name != CARD and not path.name.startswith(".")
+
+
+def _dumped(marks: Mapping[str, FileMark]) -> dict[str, Any]:
+    return {name: mark.model_dump() for name, mark in marks.items()}
+
+
 def _read_record(path: Path) -> dict[str, Any]:
-    record = read_json(path)
-    absent = {"spec", "inputs", "files", "seconds", "summary"} - record.keys()
+    try:
+        record = read_sealed(path)
+    except RunError as error:
+        raise RunError(f"{error}; {MAKE_AGAIN}") from error
+    absent = {"spec", "inputs", "files", "model_files", "seconds", "summary"} - record.keys()
     if absent:
         raise RunError(
-            f"{path} lacks {', '.join(sorted(absent))}; it was changed by hand: delete its folder "
-            "(and those of later stages) to make it again"
+            f"{path} lacks {', '.join(sorted(absent))}; it was changed by hand, or written by "
+            f"another version: {MAKE_AGAIN}"
         )
     return record
 
@@ -269,8 +388,7 @@ def _read_spec(path: Path, value: Any) -> StageSpec:
         return StageSpec.model_validate(value)
     except ValidationError as error:
         raise RunError(
-            f"{path}: `spec` does not describe a stage; it was changed by hand: delete its folder "
-            "(and those of later stages) to make it again"
+            f"{path}: `spec` does not describe a stage; it was changed by hand: {MAKE_AGAIN}"
         ) from error
 
 

@@ -7,18 +7,25 @@ fingerprint names what it belongs to; a state of other data or options is refuse
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cream.algorithms.objective import Auxiliary
-from cream.errors import TrainingError
-from cream.runs.files import read_json, remove_leftovers, replacing_folder, write_json
+from cream.errors import CreamError, TrainingError
+from cream.runs.files import (
+    read_sealed,
+    remove_folder,
+    remove_leftovers,
+    replacing_folder,
+    write_sealed,
+)
+from cream.runs.integrity import digest
 
 TENSORS, PROGRESS = "tensors.safetensors", "progress.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -59,12 +66,16 @@ def save_state(
         return
     with replacing_folder(target) as temporary:
         save_file(tensors, temporary / TENSORS)
-        write_json(
+        write_sealed(
             temporary / PROGRESS,
-            {"fingerprint": fingerprint, "metrics": [dict(m) for m in metrics]},
+            {
+                "fingerprint": fingerprint,
+                "metrics": [dict(m) for m in metrics],
+                "tensors": digest(temporary / TENSORS),
+            },
         )
     for older in _states(folder)[:-1]:
-        shutil.rmtree(older)
+        remove_folder(older)
 
 
 def load_state(folder: Path, trained: Trained, *, fingerprint: str) -> list[Mapping[str, float]]:
@@ -74,7 +85,7 @@ def load_state(folder: Path, trained: Trained, *, fingerprint: str) -> list[Mapp
         Metrics of each step done, in order; empty if there is no state.
 
     Raises:
-        TrainingError: The state belongs to other data, options or model.
+        TrainingError: The state belongs to other data, options or model, or is damaged.
     """
     if not folder.is_dir():
         return []
@@ -82,7 +93,7 @@ def load_state(folder: Path, trained: Trained, *, fingerprint: str) -> list[Mapp
     states = _states(folder)
     if not states:
         return []
-    values = read_json(states[-1] / PROGRESS)
+    values = _whole(states[-1])
     tensors = load_file(states[-1] / TENSORS)
     names = {name.removeprefix("weight/") for name in tensors if name.startswith("weight/")}
     if values["fingerprint"] != fingerprint or names != set(trained.parameters):
@@ -99,6 +110,20 @@ def load_state(folder: Path, trained: Trained, *, fingerprint: str) -> list[Mapp
                 key: tensors[f"{key}/{name}"].to(parameter.device) for key in ("step", *MOMENTS)
             }
     return list(values["metrics"])
+
+
+def _whole(state: Path) -> dict[str, Any]:
+    """What a state says of itself, once its tensors are what was saved."""
+    try:
+        values = read_sealed(state / PROGRESS)
+        if values["tensors"] == digest(state / TENSORS):
+            return values
+        raise TrainingError(f"{state / TENSORS} is damaged")
+    except (OSError, KeyError, CreamError) as error:
+        raise TrainingError(
+            f"the saved training state {state} cannot be used ({error}). Delete that folder to "
+            "train from the start, or from an older state if there is one."
+        ) from error
 
 
 def _states(folder: Path) -> list[Path]:
