@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cream.errors import RunError
+from cream.errors import ModelError, RunError
 from cream.recipe import Recipe
 from cream.runs.verification import verify_run
+from cream.testing import tiny_model
 
 MakeRecipe = Callable[..., Recipe]
 RunWhole = Callable[..., Path]
@@ -112,6 +113,19 @@ def test_the_remedy_that_the_message_names_makes_the_same_model_again(
     assert verify_run(run_copy).whole
     one, other = (root / "models" / "M1" / WEIGHTS for root in (run_copy, finished_run))
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_seed_model_that_is_not_finite_is_refused_before_it_answers(
+    tiny_inputs: Path, tmp_path: Path, tiny_recipe: MakeRecipe, run_whole: RunWhole
+):
+    """It was once reported as 0.0 % accurate."""
+    model = tiny_model()
+    model.model.norm.weight.data[:] = float("nan")
+    model.save_pretrained(shutil.copytree(tiny_inputs / "model", tmp_path / "model"))
+
+    with pytest.raises(ModelError, match=r"weights of .*model are not finite"):
+        run_whole(tiny_recipe(tmp_path / "run", f"model.name={tmp_path / 'model'}"))
+    assert not (tmp_path / "run/seed-model/evaluate/stage.json").exists()
 
 
 def test_every_bit_flip_in_a_finished_run_is_found_by_verify(run_copy: Path):

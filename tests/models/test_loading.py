@@ -104,6 +104,32 @@ def test_existing_folder_is_not_overwritten(folder: Path):
         save_model(tiny_model(), tiny_tokenizer(), folder)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
+    value: float, folder: Path, tmp_path: Path
+):
+    model = tiny_model()
+    model.model.layers[1].mlp.up_proj.weight.data[3, 5] = value
+    with pytest.raises(ModelError, match=r"not saved: .* \(first: model\.layers\.1\.mlp\.up_proj"):
+        save_model(model, tiny_tokenizer(), tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+    model.save_pretrained(folder)
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(ModelError, match=r"weights of .*tiny are not finite \(first: model\.l"):
+            load_model(folder, dtype=dtype)
+
+
+def test_weights_that_overflow_the_type_on_disk_are_not_saved(tmp_path: Path):
+    model = tiny_model()
+    model.model.norm.weight.data[0] = 3.4e38  # bfloat16 rounds it up, to infinity
+
+    with pytest.raises(ModelError, match="not finite"):
+        save_model(model, tiny_tokenizer(), tmp_path / "half", dtype=torch.bfloat16)
+    save_model(model, tiny_tokenizer(), tmp_path / "full")
+    assert load_model(tmp_path / "full").model.norm.weight[0].item() == pytest.approx(3.4e38)
+
+
 def test_failed_save_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tokenizer = tiny_tokenizer()
 

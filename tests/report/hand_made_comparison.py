@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from hand_made_run import PAIR_SUMMARY, STAGES, plan_of, spec_of
+from hand_made_run import PAIR_SUMMARY, STAGES, plan_of, spec_of, write_model
 
 from cream.records import PairAccuracy
 from cream.runs.files import write_json, write_yaml
@@ -71,6 +71,7 @@ def finish(
     stage.begin()
     if columns:
         stage.write_part(0, pa.table(columns), 0.0)
+    write_model(stage)
     stage.finish(summary, seconds)
     if shared:
         write_json(stage.folder / POINTER, {"run": shared})

@@ -12,7 +12,7 @@ from cream.recipe.methods.cream import CreamMethod
 from cream.records import Consistency, PairAccuracy, PairSummary, Share, StageSpec
 from cream.runs.files import write_json, write_yaml
 from cream.runs.plan import StoredPlan
-from cream.runs.store import Run
+from cream.runs.store import Run, Stage
 from cream.runs.tables import EVALUATION_SCHEMA
 from cream.types import Tally
 
@@ -152,13 +152,18 @@ def plan_of(names: Iterable[str], iterations: int = 0) -> StoredPlan:
     return StoredPlan(stages=tuple(map(spec_of, names)), parts=parts)
 
 
+def write_model(stage: Stage) -> None:
+    """What stands for the model of a training stage: a stage without its model is not finished."""
+    if stage.model_folder is not None:
+        write_json(stage.model_folder / "config.json", {})
+
+
 def finish(run: Run, name: str, summary: dict[str, Any], seconds: float, *tables: pa.Table) -> None:
     stage = run.stage(spec_of(name), {})
     stage.begin()
     for index, table in enumerate(tables):
         stage.write_part(index, table, 0.0)
-    if stage.model_folder is not None:
-        write_json(stage.model_folder / "config.json", {})
+    write_model(stage)
     stage.finish(summary, seconds)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from hand_made_run import STAGES, spec_of
+from hand_made_run import STAGES, spec_of, write_model
 
 from cream.data.snapshot import prompts_to_table
 from cream.loop.pairing import make_pairs
@@ -131,6 +131,7 @@ def train(run: Run, name: str, lines: Sequence[dict[str, Any]], warnings: Sequen
     stage.begin()
     text = "".join(json.dumps({"stage": name, **line}) + "\n" for line in lines)
     (stage.folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+    write_model(stage)
     stage.finish({"steps": len(lines), "warnings": list(warnings)}, 2.0)
 
 

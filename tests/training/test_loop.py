@@ -112,3 +112,36 @@ def test_an_infinite_metric_stops_training_before_the_update():
     with pytest.raises(TrainingError, match="training step 1: loss is inf"):
         optimise(tiny_model(), bad, OPTIMISER, COMPUTE, dtype=torch.float32)
     assert own.value.item() == 0
+
+
+def test_weights_that_the_last_step_breaks_are_refused_with_the_last_finite_step():
+    """Two updates of 3e38 down a slope of 1: -3e38 is a number of float32 and -6e38 is none."""
+    own = Offset()
+
+    def contribute(model, indices, step):
+        value = 1e-30 * own.value.sum()
+        return Contribution(value, {"distance": value.detach()}, 1)
+
+    auxiliary = {"offset": Auxiliary(own, 3e38, max_grad_norm=100.0)}
+    last = replace(task(own, steps=2), contribute=contribute, auxiliary=auxiliary)
+    with pytest.raises(
+        TrainingError,
+        match=r"training step 2: its loss is finite.*first: objective\.offset\.value\).*of step 1\.",
+    ):
+        optimise(tiny_model(), last, OPTIMISER, COMPUTE, dtype=torch.float32)
+
+
+def test_no_state_is_saved_of_broken_weights(tmp_path):
+    own = Offset()
+    own.value.data.fill_(torch.inf)
+    loss = (own.value * 0).nan_to_num().sum()
+    with pytest.raises(TrainingError, match="training step 1: its loss is finite"):
+        optimise(
+            tiny_model(),
+            task(own, loss=loss),
+            OPTIMISER,
+            COMPUTE,
+            dtype=torch.float32,
+            state_dir=tmp_path,
+        )
+    assert list(tmp_path.iterdir()) == []

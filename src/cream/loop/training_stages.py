@@ -11,7 +11,7 @@ import pyarrow as pa
 from cream.algorithms.objective import Needs, Objective
 from cream.algorithms.preference import PAIR, supervised
 from cream.data.splits import POLICY
-from cream.errors import RecipeError
+from cream.errors import RecipeError, TrainingError
 from cream.loop.card import model_card
 from cream.loop.context import Context
 from cream.loop.pairing import UNANIMOUS_FILE
@@ -206,7 +206,10 @@ def _train(context: Context, stage: Stage, train: Train) -> StageRecord:
 
     with stopwatch() as seconds:
         model = context.checkpoints.for_training(start)
-        summary = train(model, on_step)
+        try:
+            summary = train(model, on_step)
+        except TrainingError as error:
+            raise TrainingError(f"stage {name}: {error}") from error
         context.checkpoints.save(
             model, result, model_card(result, context.recipe, context.checkpoints.seed_name)
         )

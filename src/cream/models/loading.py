@@ -34,6 +34,7 @@ from cream.models.folders import (
     is_adapter,
     read_json,
 )
+from cream.models.saving import first_not_finite
 
 
 def load_config(folder: Path, *, trust_remote_code: bool = False) -> ModelShape:
@@ -99,7 +100,7 @@ def load_model(
 
     Raises:
         ModelError: The folder is not a usable model, not a causal language model, its weights are
-            damaged or incomplete, or they do not fit into memory.
+            damaged, incomplete or not finite, or they do not fit into memory.
     """
     check_model_folder(folder)
     if is_adapter(folder):
@@ -211,6 +212,7 @@ def _whole(kind: Any, folder: Path, dtype: torch.dtype, trust_remote_code: bool)
             f"{folder} lacks {len(absent)} of the model's weights (first: {absent[0]}), or they "
             "have another shape. It is incomplete, or not the kind of model that it says."
         )
+    _refuse_not_finite(model, folder)
     return model
 
 
@@ -229,7 +231,17 @@ def _merged(folder: Path, trust_remote_code: bool) -> Model:
             "It is incomplete, or belongs to another base model."
         )
     merged: Any = adapted.merge_and_unload(safe_merge=True)
+    _refuse_not_finite(merged, folder)
     return merged
+
+
+def _refuse_not_finite(model: Model, folder: Path) -> None:
+    bad = first_not_finite(model.named_parameters())
+    if bad is not None:
+        raise ModelError(
+            f"weights of {folder} are not finite (first: {bad} has a NaN or an infinity). Nothing "
+            "can be computed with them; take an earlier or another copy of the model."
+        )
 
 
 @contextmanager

@@ -7,7 +7,7 @@ weights are written once. Optimizer and other training state are no part of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,22 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from cream.errors import ModelError
 from cream.runs.files import replacing_folder
 from cream.runs.store import CARD
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of weights whose numbers can be looked at."""
+
+
+def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Name of the first tensor that has a NaN or an infinity, or None if all numbers are finite.
+
+    One pass over memory, without a copy: the extremes of a tensor are finite if all of it is.
+    """
+    for name, tensor in tensors:
+        if tensor.dtype in FLOATS and tensor.numel():
+            low, high = torch.aminmax(tensor.detach())
+            if not (torch.isfinite(low) and torch.isfinite(high)):
+                return name
+    return None
 
 
 def save_model(
@@ -41,13 +57,19 @@ def save_model(
         card: Text of the model card (``README.md``); none is written without it.
 
     Raises:
-        ModelError: `folder` exists.
+        ModelError: `folder` exists, or a weight is NaN or infinite.
     """
     if folder.exists():
         raise ModelError(f"{folder} exists already. Remove it or choose another folder.")
+    state = _cast(model.state_dict(), dtype)
+    bad = first_not_finite((name, state[name]) for name, _ in model.named_parameters())
+    if bad is not None:
+        raise ModelError(
+            f"the model for {folder} was not saved: its weights are not finite (first: {bad})"
+        )
     with replacing_folder(folder) as temporary:
         with _without_generation_config(model) as generation:
-            model.save_pretrained(temporary, state_dict=_cast(model.state_dict(), dtype))
+            model.save_pretrained(temporary, state_dict=state)
         generation.to_json_file(temporary / "generation_config.json")
         for weights in temporary.glob("*.safetensors"):
             # The library writes them for the owner alone.

@@ -26,7 +26,7 @@ from cream.recipe.parts import VERIFIER
 from cream.records import StageSpec
 from cream.runs.files import free_bytes, read_json, write_json
 from cream.runs.manifest import build_manifest
-from cream.runs.plan import refuse_old_run
+from cream.runs.plan import refuse_old_run, refuse_other_recipe
 from cream.runs.store import Run
 from cream.runs.trackers import TrackedRun, check_installed, open_trackers
 from cream.types import EncodedPrompt, Origin
@@ -99,7 +99,7 @@ def check_run(
     own = extensions or Extensions()
     check_installed(recipe.trackers)
     refuse_old_run(run.root)
-    run.refuse_other_recipe(recipe.model_dump(mode="json"), may_change=may_change)
+    refuse_other_recipe(run.root, recipe.model_dump(mode="json"), may_change=may_change)
     data = data or load_data(
         recipe.data, seed=recipe.seed, iterations=recipe.iterations, base_dir=base_dir
     )

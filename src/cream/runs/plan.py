@@ -6,16 +6,17 @@ reads and does in each iteration, also of a method that was composed in Python.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from cream.errors import RunError
 from cream.recipe.parts import MethodParts
 from cream.records import Record, StageSpec
-from cream.runs.files import read_json
+from cream.runs.files import TEMPORARY_PREFIX, read_json, read_yaml
 
 RECIPE, PLAN = "recipe.yaml", "plan.json"
 FORMAT = 2
@@ -78,3 +79,61 @@ def refuse_old_run(root: Path) -> None:
             f"{root} was made by {'Cream ' + version if version else 'another version of Cream'}, "
             f"and this version cannot read it; use that one, or set run_dir to a new folder"
         )
+
+
+def refuse_other_recipe(
+    root: Path, recipe: Mapping[str, Any], *, may_change: Callable[[str], bool]
+) -> None:
+    """Check that the directory is this recipe's, or nobody's. Writes nothing.
+
+    Args:
+        root: Run directory.
+        recipe: The resolved recipe as JSON values.
+        may_change: Tells of a dotted key whether it may differ from the recorded one (for
+            example ``iterations``, which may be raised later).
+
+    Raises:
+        RunError: The directory was made by another recipe (the differing keys are named), or
+            it holds something that is no run.
+    """
+    path = root / RECIPE
+    if path.exists():
+        before, now = _flatten(read_yaml(path)), _flatten(recipe)
+        changed = [
+            key
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key) and not may_change(key)
+        ]
+        if changed:
+            shown = "; ".join(
+                f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in changed[:5]
+            )
+            raise RunError(
+                f"{root} was made by another recipe ({shown}"
+                f"{'; ...' if len(changed) > 5 else ''}); set run_dir to a new folder"
+            )
+    elif root.exists():
+        names = sorted(path.name for path in root.iterdir())
+        # What a killed first write of the recipe left behind is no stranger.
+        ours = (".lock", PLAN)
+        strangers = [n for n in names if n not in ours and not n.startswith(TEMPORARY_PREFIX)]
+        if strangers:
+            raise RunError(
+                f"{root} is not empty and holds no run (found {strangers[0]}); "
+                "set run_dir to a new folder"
+            )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted path; an empty mapping says nothing, like a key that is not there."""
+    if isinstance(value, Mapping):
+        children = value.items()
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        children = enumerate(value)
+    else:
+        return {prefix: value}
+    return {
+        key: leaf
+        for name, inner in children
+        for key, leaf in _flatten(inner, f"{prefix}.{name}" if prefix else str(name)).items()
+    }

@@ -24,12 +24,10 @@ from pydantic import ValidationError
 from cream.errors import RunError
 from cream.records import StageSpec
 from cream.runs.files import (
-    TEMPORARY_PREFIX,
     make_folder,
     read_json,
     read_sealed,
     read_table,
-    read_yaml,
     remove_folder,
     remove_leftovers,
     write_json,
@@ -38,7 +36,7 @@ from cream.runs.files import (
     write_yaml,
 )
 from cream.runs.integrity import Damage, FileMark, damages, mark_files, read_marks
-from cream.runs.plan import PLAN, RECIPE, StoredPlan
+from cream.runs.plan import PLAN, RECIPE, StoredPlan, refuse_other_recipe
 
 DONE = "stage.json"
 BEGUN = "begun.json"
@@ -311,50 +309,9 @@ class Run:
     ) -> None:
         """Record recipe and plan of this run, after `refuse_other_recipe`."""
         remove_leftovers(self.root)
-        self.refuse_other_recipe(recipe, may_change=may_change)
+        refuse_other_recipe(self.root, recipe, may_change=may_change)
         write_json(self.root / PLAN, plan.model_dump(mode="json"))
         write_yaml(self.root / RECIPE, recipe)  # last: with it the directory is a run
-
-    def refuse_other_recipe(
-        self, recipe: Mapping[str, Any], *, may_change: Callable[[str], bool]
-    ) -> None:
-        """Check that the directory is this recipe's, or nobody's. Writes nothing.
-
-        Args:
-            recipe: The resolved recipe as JSON values.
-            may_change: Tells of a dotted key whether it may differ from the recorded one (for
-                example ``iterations``, which may be raised later).
-
-        Raises:
-            RunError: The directory was made by another recipe (the differing keys are named), or
-                it holds something that is no run.
-        """
-        path = self.root / RECIPE
-        if path.exists():
-            before, now = _flatten(read_yaml(path)), _flatten(recipe)
-            changed = [
-                key
-                for key in sorted({*before, *now})
-                if before.get(key) != now.get(key) and not may_change(key)
-            ]
-            if changed:
-                shown = "; ".join(
-                    f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in changed[:5]
-                )
-                raise RunError(
-                    f"{self.root} was made by another recipe ({shown}"
-                    f"{'; ...' if len(changed) > 5 else ''}); set run_dir to a new folder"
-                )
-        elif self.root.exists():
-            names = sorted(path.name for path in self.root.iterdir())
-            # What a killed first write of the recipe left behind is no stranger.
-            ours = (".lock", PLAN)
-            strangers = [n for n in names if n not in ours and not n.startswith(TEMPORARY_PREFIX)]
-            if strangers:
-                raise RunError(
-                    f"{self.root} is not empty and holds no run (found {strangers[0]}); "
-                    "set run_dir to a new folder"
-                )
 
 
 def _is_result(path: Path) -> bool:
@@ -390,18 +347,3 @@ def _read_spec(path: Path, value: Any) -> StageSpec:
         raise RunError(
             f"{path}: `spec` does not describe a stage; it was changed by hand: {MAKE_AGAIN}"
         ) from error
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted path; an empty mapping says nothing, like a key that is not there."""
-    if isinstance(value, Mapping):
-        children = value.items()
-    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
-        children = enumerate(value)
-    else:
-        return {prefix: value}
-    return {
-        key: leaf
-        for name, inner in children
-        for key, leaf in _flatten(inner, f"{prefix}.{name}" if prefix else str(name)).items()
-    }

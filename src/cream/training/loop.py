@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from cream.algorithms.objective import Auxiliary
 from cream.errors import TrainingError
 from cream.models.fused_decoder import FusedDecoder
+from cream.models.saving import first_not_finite
 from cream.recipe.training import ComputeConfig, OptimiserConfig
 from cream.runs.seeds import derive_seed
 from cream.training.forward import inference_behaviour
@@ -107,7 +108,8 @@ def optimise(
         on_step: Called after every step, restored ones excluded.
 
     Raises:
-        TrainingError: A loss or gradient is not finite, or the saved state is of another training.
+        TrainingError: A loss, gradient or weight is not finite, or the saved state is of another
+            training.
     """
     weights = Weights(model, dtype, work.decoder)
     optimiser = adamw(weights.masters, optimiser_config, work.auxiliary)
@@ -142,6 +144,7 @@ def optimise(
                 on_step(step + 1, total, values)
             if states is not None and step + 1 < total:
                 states.save_if_due(metrics)
+        _require_finite_weights(trained, len(metrics))
     for master in trained.parameters.values():
         master.grad = None
     return Optimised(tuple(metrics), tokens, time.monotonic() - started)
@@ -180,6 +183,7 @@ class _States:
         """Save unless the last save was less than the interval ago."""
         if time.monotonic() - self.saved < self.interval_seconds:
             return
+        _require_finite_weights(self.trained, len(metrics))
         save_state(self.folder, self.trained, fingerprint=self.fingerprint, metrics=metrics)
         self.saved = time.monotonic()
 
@@ -223,6 +227,17 @@ def _require_finite(values: Mapping[str, float], step: int) -> None:
         raise TrainingError(
             f"training step {step + 1}: {', '.join(f'{n} is {v}' for n, v in bad.items())}. "
             "Lower the learning rate or beta, or train in float32 (compute.precision)."
+        )
+
+
+def _require_finite_weights(trained: Trained, steps: int) -> None:
+    """Neither a state nor a model is kept of weights that a step has broken."""
+    bad = first_not_finite(trained.parameters.items())
+    if bad is not None:
+        raise TrainingError(
+            f"training step {steps}: its loss is finite and the weights after it are not (first: "
+            f"{bad}); the last finite weights are those of step {steps - 1}. Lower the learning "
+            "rate, or train in float32 (compute.precision)."
         )
 
 
