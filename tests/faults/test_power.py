@@ -215,7 +215,10 @@ def test_a_run_goes_on_after_the_power_was_cut_at_random_moments(
             child.join(timeout=600)
             assert child.exitcode == 0
             assert verify_run(place / "run").whole
-            assert contents(place / "run") == contents(finished_run)
+            found = contents(place / "run")
+            # Deleted after its stage's mark was written, so it may be there again: it is not read.
+            found = {name: v for name, v in found.items() if not name.endswith("begun.json")}
+            assert found == contents(finished_run)
             for name in ("M1", "M2", "M3"):
                 path = Path("models", name, "model.safetensors")
                 assert (place / "run" / path).read_bytes() == (finished_run / path).read_bytes()
