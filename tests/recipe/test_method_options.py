@@ -111,7 +111,7 @@ def test_settings_that_moved_into_the_objective_are_refused_with_their_new_place
 def test_beta_is_set_at_one_place_whatever_the_method(text: str):
     recipe = parse_recipe(BASE + text, ["method.objective.beta=0.37"])
 
-    assert recipe.method.parts(2).objective.beta == 0.37
+    assert recipe.method.parts(2).objective.model_dump()["beta"] == 0.37
 
 
 @pytest.mark.parametrize("name", sorted(cls.model_fields["name"].default for cls in METHODS))

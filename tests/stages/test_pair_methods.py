@@ -202,6 +202,8 @@ def test_where_m0_is_the_witness_it_is_asked_about_pairs_of_the_compared_ranking
     scores = equally_good()
     result = decide(scores, method, t=1)
 
+    assert result.consistency is not None
+    assert isinstance(result.consistency.rate, Interval)
     assert result.consistency.rate.estimate == pytest.approx(0.80, abs=0.01)
     kept = result.pair_tally.parts["kept"] / result.pair_tally.total
     assert kept == pytest.approx(0.988, abs=0.012)

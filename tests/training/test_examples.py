@@ -98,15 +98,16 @@ def test_inputs_equal_one_sequence_at_a_time(architecture, form, shared):
                 logps, hidden = alone(model, example, role)
             n = len(logps)
             if role == "draft":
+                assert got.hidden is not None
                 torch.testing.assert_close(got.hidden[i], hidden[-1], rtol=1e-4, atol=1e-4)
                 continue
-            assert role == "verdict" or got.hidden is not None
             mask = example.sequences[role].loss_mask or (True,) * n
             assert tuple(got.mask[i, :n].tolist()) == mask
             assert not got.mask[i, n:].any()
             expected = torch.where(torch.tensor(mask), logps, 0)
             torch.testing.assert_close(got.token_logps[i, :n], expected, rtol=1e-4, atol=1e-4)
             if role == "answer":
+                assert got.hidden is not None
                 torch.testing.assert_close(got.hidden[i, :n], hidden, rtol=1e-4, atol=1e-4)
                 column = got.token_columns["advantage"][i]
                 given = example.sequences[role].token_columns["advantage"]

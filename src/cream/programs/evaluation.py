@@ -22,6 +22,7 @@ from cream.recipe.data import TestData
 from cream.recipe.engine import AnyEngine
 from cream.recipe.model import ModelConfig
 from cream.recipe.recipe import EvaluationConfig
+from cream.records import ConstantAnswer
 from cream.runs.files import write_json
 from cream.runs.plan import RECIPE
 from cream.runs.seeds import derive_seed
@@ -39,7 +40,7 @@ def evaluate_model(
     base_dir: Path,
     cache_dir: Path,
     progress: Progress,
-) -> tuple[pa.Table, dict[str, Any]]:
+) -> tuple[pa.Table, dict[str, ConstantAnswer]]:
     """Answer and verify test prompts with one model; nothing is written.
 
     Args:
@@ -88,7 +89,7 @@ def evaluate_model(
             progress.advance(len(shard))
     progress.finish()
     baseline = {
-        task: {"answer": c.answer, "accuracy": c.accuracy, "n": c.num_prompts}
+        task: ConstantAnswer(answer=c.answer, accuracy=c.accuracy, n=c.num_prompts)
         for task, c in constant_baseline(prompts, verifier).items()
     }
     return pa.Table.from_pylist(rows), baseline
