@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 from test_pair import AGREE, ALL, MOSTLY, REVERSED, counts, decide, matrix, triples
 
+from cream.algorithms.statistics import Interval
 from cream.errors import DataError, RecipeError
 from cream.recipe.methods.confidence import SpaMethod
 from cream.recipe.methods.cream import (
