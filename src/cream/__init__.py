@@ -57,9 +57,12 @@ if TYPE_CHECKING:
     from cream.training.train import train as train
     from cream.types import Completion as Completion
     from cream.types import Example as Example
+    from cream.types import FinishReason as FinishReason
     from cream.types import Message as Message
     from cream.types import Prompt as Prompt
     from cream.types import RankedPair as RankedPair
+    from cream.types import SampledGroup as SampledGroup
+    from cream.types import SampledTokens as SampledTokens
     from cream.types import SamplingRequest as SamplingRequest
     from cream.types import ScoringRequest as ScoringRequest
     from cream.types import TokenSequence as TokenSequence
@@ -111,8 +114,11 @@ _PLACES = {
     "RankedPair": "cream.types",
     "Transformed": "cream.types",
     "Completion": "cream.types",
+    "FinishReason": "cream.types",
     "Message": "cream.types",
     "Prompt": "cream.types",
+    "SampledTokens": "cream.types",
+    "SampledGroup": "cream.types",
     "SamplingRequest": "cream.types",
     "ScoringRequest": "cream.types",
     "Verdict": "cream.types",
@@ -134,6 +140,7 @@ __all__ = [
     "Completion",
     "CreamError",
     "Example",
+    "FinishReason",
     "LogpScorer",
     "Message",
     "Method",
@@ -150,6 +157,8 @@ __all__ = [
     "RankedPair",
     "Recipe",
     "RunResult",
+    "SampledGroup",
+    "SampledTokens",
     "Sampler",
     "SamplingParams",
     "SamplingRequest",
