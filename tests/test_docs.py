@@ -210,6 +210,7 @@ NAMED = {
     "constant_baseline",
     "baseline",
     "seconds",
+    "seconds_by_kind",
     "witnesses",
     "chosen_from",
     "rejected_from",
@@ -245,10 +246,15 @@ def test_every_key_that_a_run_writes_is_in_the_glossary(finished_run: Path) -> N
     keys = {key for cell, _ in rows for key in re.findall(r"`([^`]+)`", cell)}
     nested = {key for _, cell in rows for key in re.findall(r"`([^`]+)`", cell)}
     used = keys_written(finished_run)
+    # Stages that a run of this method does not have.
+    elsewhere = {
+        cell for cell, told in rows if "`transform`:" in told or "`score-examples`:" in told
+    }
+    others = {key for cell in elsewhere for key in re.findall(r"`([^`]+)`", cell)}
 
     assert {"loss", "rewards/margins", "consistency", "pass_at_k", "unparsed"} <= used
     assert sorted(used - keys - nested) == []
-    assert sorted(keys - used) == []
+    assert sorted(keys - used - others) == []
 
 
 def test_the_glossary_defines_every_term_once() -> None:

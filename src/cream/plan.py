@@ -22,8 +22,8 @@ from cream.types import EncodedPrompt, Message, Prompt, SeedExample
 CALIBRATION = "calibration"
 """Part of the seed examples that no model is fine-tuned on, and the folder of their stages."""
 CALIBRATION_MATRIX = f"{CALIBRATION}/matrix"
-FROZEN_TEST = "data/test"
-"""Stage that keeps the test prompts."""
+FROZEN_TEST, FROZEN_SEED = "data/test", "data/seed"
+"""Stages that keep the test prompts, and the seed examples."""
 PartsAt = Callable[[int], MethodParts]
 """Iteration t >= 1 to what the method reads and does in it."""
 

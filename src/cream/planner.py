@@ -16,6 +16,7 @@ from cream.errors import RecipeError
 from cream.plan import (
     CALIBRATION,
     CALIBRATION_MATRIX,
+    FROZEN_SEED,
     FROZEN_TEST,
     PartsAt,
     RunPlan,
@@ -45,6 +46,11 @@ COLUMNS_WITHOUT_MODEL: Mapping[str, tuple[StageKind, str]] = {
     FROM_DATA: ("mark", "mark the data's completions"),
 }
 """Score columns that no model fills: the kind of their stage, and what it does in words."""
+
+
+def _frozen_prompts(t: int) -> str:
+    """Stage that keeps the unlabelled prompts of iteration t."""
+    return f"data/prompts-{t}"
 
 
 def build_plan(recipe: Recipe, data: LoadedData, parts: PartsAt) -> RunPlan:
@@ -101,7 +107,7 @@ class _Planner:
         self.recipe, self.data, self.parts = recipe, data, parts
         self.sets: dict[str, SampleSet] = {}
         prompts = {t: data.prompts_for(t) for t in range(1, recipe.iterations + 1)}
-        self.frozen = {f"data/prompts-{t}": items for t, items in prompts.items()}
+        self.frozen = {_frozen_prompts(t): items for t, items in prompts.items()}
         self.frozen[FROZEN_TEST] = data.test
         shares = {name: witness.seed_share for name, witness in recipe.witnesses.items()}
         if recipe.calibration is not None:
@@ -230,7 +236,7 @@ class _Planner:
         examples = len(self.data.seed_examples)
         for name, items in self.frozen.items():
             yield StageSpec(name=name, kind="freeze_prompts", label=name, prompts=len(items))
-        name = "data/seed"
+        name = FROZEN_SEED
         yield StageSpec(name=name, kind="freeze_seed", label=name, prompts=examples)
         if len(self.seed_parts) > 1:
             name = "data/seed-parts"
@@ -246,6 +252,7 @@ class _Planner:
             label=f"evaluate {model}",
             t=t,
             model=model,
+            inputs=(FROZEN_TEST,),
             source=TEST,
             prompts=prompts,
             completions=prompts * (1 + settings.num_samples),
@@ -273,6 +280,11 @@ class _Planner:
             return SampleSet(self.data.prompts_for(t), {}, ("sample", t))
         return _with_answers(self.seed_parts[POLICY], ("sample", t))
 
+    def _asked(self, t: int) -> str:
+        """Stage that keeps what is answered in iteration t, or before the loop (0)."""
+        unlabelled = t > 0 and self.parts(t).prompts == "unlabelled"
+        return _frozen_prompts(t) if unlabelled else FROZEN_SEED
+
     def _sample(
         self,
         folder: str,
@@ -292,6 +304,7 @@ class _Planner:
             t=t,
             model=model,
             origin=origin,
+            inputs=(self._asked(t),),
             source=source or folder,
             prompts=count,
             completions=drawn,

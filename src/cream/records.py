@@ -113,7 +113,8 @@ class StageSpec(Record):
     """Score column that is filled; of ``score`` it is the model's, see `model`. Of a transform its
     name."""
     inputs: tuple[str, ...] = ()
-    """Stages that are read, by name. Of scores: the samples. Of a matrix: all samples, those of the
+    """Stages that are read, by name. Of samples and evaluations: the frozen data that the prompts
+    are from. Of scores: the samples. Of a matrix: all samples, those of the
     policy first, then their scores. Of a training: pairs and matrix, then
     the transformed examples and their scores, if there are any."""
     source: str | None = None
@@ -344,3 +345,15 @@ class ConstantAnswer(Record):
     answer: str | None
     accuracy: Rate
     n: Count
+
+
+class FrozenPrompts(Record):
+    """What a copy of prompts holds."""
+
+    prompts: Count
+    constant_baseline: dict[str, ConstantAnswer] = {}
+    """Best constant answer per task, of the test prompts."""
+    tally: Tally | None = None
+    """Test prompts by what became of them."""
+    unused: dict[str, Counts] = {}
+    """Rows with a column that became nothing, by source and column."""

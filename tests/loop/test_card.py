@@ -13,6 +13,7 @@ import yaml
 from cream.loop.card import model_card
 from cream.recipe import Recipe
 from cream.recipe.load import validate_recipe
+from cream.records import StageSpec
 from cream.report.summary import Accuracy, Difference, ModelResult, RunSummary
 
 GAINS = {"M2": (0.05, -0.05, 0.15), "M3": (0.1, 0.01, 0.2)}
@@ -44,7 +45,10 @@ SUMMARY = RunSummary(
     baseline={},
     iterations=[],
     seconds={},
+    seconds_by_kind={},
 )
+M1 = StageSpec(name="a", kind="fine_tune", label="", model="M0", result="M1")
+M3 = StageSpec(name="b", kind="train", label="", model="M2", result="M3", t=2)
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -55,7 +59,7 @@ def test_the_card_tells_data_method_licence_results_recipe_and_use(
     tiny_recipe: Callable[..., Recipe], tmp_path: Path
 ):
     recipe = tiny_recipe(tmp_path / "run")
-    card = model_card("M3", recipe, "smollm2-135m-instruct", results=SUMMARY, repository="ada/x")
+    card = model_card(M3, recipe, "smollm2-135m-instruct", results=SUMMARY, repository="ada/x")
 
     assert front_matter(card)["license"] == "apache-2.0"
     assert front_matter(card)["tags"] == ["cream"]
@@ -72,7 +76,7 @@ def test_the_card_tells_data_method_licence_results_recipe_and_use(
 def test_a_card_without_results_or_stated_licence_claims_neither(
     tiny_recipe: Callable[..., Recipe], tmp_path: Path
 ):
-    card = model_card("M1", tiny_recipe(tmp_path / "run"), "owner/base")
+    card = model_card(M1, tiny_recipe(tmp_path / "run"), "owner/base")
 
     assert "license" not in front_matter(card)
     assert front_matter(card)["base_model"] == "owner/base"

@@ -10,7 +10,7 @@ import pytest
 from cream.errors import RecipeError
 from cream.programs.recompute import recompute_pairs
 from cream.recipe import Recipe
-from cream.report.status import run_status
+from cream.report.summary import status_of
 from run_contents import stage_record, table
 
 MakeRecipe = Callable[..., Recipe]
@@ -187,7 +187,7 @@ def test_calibration_without_held_out_examples_is_refused_when_the_run_is_opened
 
 
 def test_status_knows_the_stages_of_the_calibration(calibrated: Path):
-    states = {entry.stage: entry.state for entry in run_status(calibrated)}
+    states = {entry.stage: entry.state for entry in status_of(calibrated).stages}
     expected = ["data/seed-parts", "witnesses/other/train", "calibration/sample"]
     expected += [f"calibration/score/{name}" for name in ("M1", "M0", "other")]
     names = [name for name in states if name in {*expected, "calibration/matrix"}]

@@ -9,8 +9,7 @@ import pytest
 
 from cream.errors import RecipeError
 from cream.recipe import Recipe
-from cream.report.status import run_status
-from cream.report.summary import stage_seconds
+from cream.report.summary import status_of, summarise_run
 from run_contents import same_weights, stage_record, table, weights
 
 MakeRecipe = Callable[..., Recipe]
@@ -57,10 +56,10 @@ def test_a_witness_is_a_model_beside_m1_that_stays(witnessed: Path):
 
 
 def test_status_and_times_know_the_witness(witnessed: Path):
-    states = {entry.stage: entry.state for entry in run_status(witnessed)}
+    states = {entry.stage: entry.state for entry in status_of(witnessed).stages}
 
     assert states["witnesses/other/train"] == "finished"
-    assert stage_seconds(witnessed)["witnesses/other/train"] > 0
+    assert summarise_run(witnessed).seconds["witnesses/other/train"] > 0
 
 
 def test_without_witnesses_m1_gets_every_seed_example_in_the_order_of_its_sources(

@@ -10,10 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from hand_made_run import PAIR_SUMMARY, STAGES, plan_of, spec_of, write_model
+from hand_made_run import (
+    PAIR_SUMMARY,
+    SAMPLED,
+    STAGES,
+    TRAINED,
+    plan_of,
+    spec_of,
+    write_model,
+)
 
 from cream.records import PairAccuracy
 from cream.runs.files import write_json, write_yaml
+from cream.runs.plan import StoredPlan
 from cream.runs.sharing import POINTER
 from cream.runs.store import Run
 from cream.runs.tables import EVALUATION_SCHEMA
@@ -111,14 +120,16 @@ def write_member(run: Path, method: str, seed: int) -> None:
         },
     )
     names = [name for name in STAGES if not name.startswith("iteration-2")]
-    write_json(run / "plan.json", plan_of(names, 1).model_dump(mode="json"))
+    plan = plan_of(names, 1)
+    stages = [s.model_copy(update={"epochs": 2}) if s.kind == "train" else s for s in plan.stages]
+    write_json(run / "plan.json", StoredPlan(stages=tuple(stages), parts=plan.parts).as_json())
     taken = "../there" if method == "new" else ""
-    finish(run, "sft/train", seed, {"skipped": None}, SECONDS["sft/train"], shared=taken)
+    finish(run, "sft/train", seed, TRAINED.as_json(), SECONDS["sft/train"], shared=taken)
     finish(
         run,
         "iteration-1/sample",
         seed,
-        {"tokens": 100},
+        SAMPLED.as_json(),
         SECONDS["iteration-1/sample"],
         shared=taken,
     )
@@ -126,8 +137,7 @@ def write_member(run: Path, method: str, seed: int) -> None:
         run, "iteration-1/score/M1", seed, {"noise": 0.0}, 0.0, shared=taken, num_tokens=[60, 40]
     )
     finish(run, "iteration-1/pair", method, pair_summary(method, seed), 0.0)
-    trained = {"skipped": None, "tally": {"total": 8, "parts": {"trained": 8}}}
-    finish(run, "iteration-1/train", method, trained, TRAINING_SECONDS[method])
+    finish(run, "iteration-1/train", method, TRAINED.as_json(), TRAINING_SECONDS[method])
     for model, right in RIGHT[method, seed].items():
         own = method if model == "M2" else seed
         finish(

@@ -9,7 +9,15 @@ from typing import Any
 import pyarrow as pa
 
 from cream.recipe.methods.cream import CreamMethod
-from cream.records import Consistency, PairAccuracy, PairSummary, Share, StageSpec
+from cream.records import (
+    Consistency,
+    PairAccuracy,
+    PairSummary,
+    SampleSummary,
+    Share,
+    StageSpec,
+    TrainSummary,
+)
 from cream.runs.files import write_json, write_yaml
 from cream.runs.plan import StoredPlan
 from cream.runs.store import Run, Stage
@@ -28,6 +36,29 @@ GREEDY = {
 
 SAMPLES = {"p1": [True, True], "p2": [True, False], "p3": [False, False], "p4": [False, True]}
 """Two samples per prompt, the same for every model."""
+
+SAMPLED = SampleSummary(
+    engine="torch",
+    engine_reason="",
+    completions=40,
+    tokens=100,
+    truncated=0,
+    distinct=40,
+    duplicate_rate=0.0,
+    distinct_2=None,
+    distinct_2_completions=40,
+)
+
+TRAINED = TrainSummary(
+    steps=1,
+    tally=Tally(8, {"trained": 8}),
+    precision="float32",
+    layout=None,
+    learning_rate_scale=1.0,
+    skipped=None,
+    warnings=[],
+    last_step={},
+)
 
 PAIR_SUMMARY = PairSummary(
     reward="implicit(M1)",
@@ -130,9 +161,11 @@ def spec_of(name: str) -> StageSpec:
     evaluated = {"seed-model": "M0", "sft": "M1"}.get(folder, f"M{t + 1}")
     match last:
         case "evaluate":
-            return StageSpec(kind="evaluate", model=evaluated, source="test", **told)
+            told |= {"inputs": ("data/test",), "source": "test"}
+            return StageSpec(kind="evaluate", model=evaluated, **told)
         case "sample":
-            return StageSpec(kind="sample", model=f"M{t}", origin="policy", source=folder, **told)
+            told |= {"inputs": (f"data/prompts-{t}",), "source": folder}
+            return StageSpec(kind="sample", model=f"M{t}", origin="policy", **told)
         case "train" if t:
             inputs = (f"{folder}/pair", f"{folder}/matrix")
             return StageSpec(kind="train", model=f"M{t}", result=evaluated, inputs=inputs, **told)
@@ -177,14 +210,14 @@ def write_run(root: Path) -> Path:
         "sums": {"answer": "7", "accuracy": 0.5, "n": 2},
         "[red]": {"answer": "[b]", "accuracy": 0.0, "n": 2},
     }
-    finish(run, "data/test", {"constant_baseline": baseline}, 0.0)
+    finish(run, "data/test", {"prompts": 4, "constant_baseline": baseline}, 0.0)
     seconds = {"seed-model": 1.0, "sft": 2.0, "iteration-1": 4.0}
     for folder in GREEDY:
         if folder == "sft":
-            finish(run, "sft/train", {}, 10.0)
+            finish(run, "sft/train", TRAINED.as_json(), 10.0)
         if folder == "iteration-1":
-            finish(run, "iteration-1/sample", {}, 20.0)
-            finish(run, "iteration-1/score/M1", {}, 0.5)
+            finish(run, "iteration-1/sample", SAMPLED.as_json(), 20.0)
+            finish(run, "iteration-1/score/M1", {"noise": 0.0}, 0.5)
             finish(run, "iteration-1/pair", PAIR_SUMMARY.as_json(), 0.25)
         # Two parts, rows in another order for the last model: joins are by id.
         rows = evaluation_rows(folder)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from hand_made_run import STAGES, spec_of, write_model
+from hand_made_run import STAGES, TRAINED, spec_of, write_model
 
 from cream.data.snapshot import prompts_to_table
 from cream.loop.pairing import make_pairs
@@ -132,7 +132,8 @@ def train(run: Run, name: str, lines: Sequence[dict[str, Any]], warnings: Sequen
     text = "".join(json.dumps({"stage": name, **line}) + "\n" for line in lines)
     (stage.folder / "metrics.jsonl").write_text(text, encoding="utf-8")
     write_model(stage)
-    stage.finish({"steps": len(lines), "warnings": list(warnings)}, 2.0)
+    summary = TRAINED.model_copy(update={"steps": len(lines), "warnings": list(warnings)})
+    stage.finish(summary.as_json(), 2.0)
 
 
 def write_page_run(
@@ -155,9 +156,11 @@ def write_page_run(
     plan = StoredPlan(stages=stages, parts=parts)
     write_json(root / "plan.json", plan.model_dump(mode="json"))
     asked, tested = prompts_named("p", prompts, tasks), prompts_named("t", test, tasks)
-    finish(run, "data/prompts-1", {}, prompts_to_table(asked))
+    finish(run, "data/prompts-1", {"prompts": prompts}, prompts_to_table(asked))
     baseline = {task: {"answer": "0", "accuracy": 0.1, "n": test // len(tasks)} for task in tasks}
-    finish(run, "data/test", {"constant_baseline": baseline}, prompts_to_table(tested))
+    finish(
+        run, "data/test", {"prompts": test, "constant_baseline": baseline}, prompts_to_table(tested)
+    )
     rights: dict[str, Callable[[int], bool]] = {
         "M0": lambda n: False,
         "M1": lambda n: n % 2 == 0,
@@ -202,8 +205,9 @@ def _iteration(
         distinct_2_completions=per_prompt * len(prompts),
     )
     finish(run, "iteration-1/sample", sampled.as_json())
-    finish(run, "iteration-1/score/M1", {})
-    finish(run, "iteration-1/matrix", {}, *tables)
+    lengths = [table.select(["num_tokens"]) for table in tables]
+    finish(run, "iteration-1/score/M1", {"noise": 0.01}, *lengths)
+    finish(run, "iteration-1/matrix", {"columns": list(MODELS)}, *tables)
     parts = validate_recipe(recipe, source="test").method.parts(1)
     stated = parts.model_dump(mode="json", exclude={"objective", "prompts"})
     stage = run.stage(spec_of("iteration-1/pair"), {"parts": stated, "report_consistency": True})

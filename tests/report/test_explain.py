@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +14,8 @@ from scipy.stats import kendalltau
 from cream.algorithms.pairing import Outcome
 from cream.algorithms.ranking import Definedness
 from cream.errors import RunError
-from cream.report.explain import OUTCOMES, UNDEFINED, explain, find_prompt, ranks_of
+from cream.report.explain import OUTCOMES, UNDEFINED, explain, find_prompt
+from cream.runs.reader import RunReader
 from cream.stages.pair import DROPPED
 
 
@@ -81,9 +81,9 @@ def test_every_outcome_and_reason_has_words():
 def test_the_beginning_of_an_id_is_enough_if_it_is_the_only_one(finished_run: Path):
     keys = [row["prompt_id"] for row in prompts(finished_run, 2)]
 
-    assert find_prompt(finished_run, 2, keys[0][:12], None) == (2, keys[0])
+    assert find_prompt(RunReader(finished_run), keys[0][:12], None) == (2, keys[0])
     with pytest.raises(RunError, match="no prompt"):
-        find_prompt(finished_run, 2, keys[0], 1)  # of the other iteration
+        find_prompt(RunReader(finished_run), keys[0], 1)  # of the other iteration
 
 
 def test_an_unknown_id_names_close_ones_and_an_ambiguous_one_its_meanings(finished_run: Path):
@@ -91,18 +91,10 @@ def test_an_unknown_id_names_close_ones_and_an_ambiguous_one_its_meanings(finish
     misspelt = key[:6] + ("0" if key[6] != "0" else "1") + key[7:]
 
     with pytest.raises(RunError, match=f"close: .*{key}"):
-        find_prompt(finished_run, 2, misspelt, None)
+        find_prompt(RunReader(finished_run), misspelt, None)
     with pytest.raises(RunError, match="no prompt ''"):
-        find_prompt(finished_run, 2, "", None)
+        find_prompt(RunReader(finished_run), "", None)
     firsts = [row["prompt_id"][0] for t in (1, 2) for row in prompts(finished_run, t)]
     shared = next(letter for letter in firsts if firsts.count(letter) > 1)
     with pytest.raises(RunError, match=f"{firsts.count(shared)} prompts begin with"):
-        find_prompt(finished_run, 2, shared, None)
-
-
-def test_ranks_share_ties_and_leave_out_what_does_not_count():
-    """9 is best; the two 5s share ranks 2 and 3; NaN and the uncounted 7 have none."""
-    values = np.array([5.0, 9.0, np.nan, 5.0, 7.0, 1.0])
-    counted = np.array([True, True, True, True, False, True])
-
-    assert ranks_of(values, counted) == [2.5, 1.0, None, 2.5, None, 4.0]
+        find_prompt(RunReader(finished_run), shared, None)

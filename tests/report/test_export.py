@@ -217,7 +217,7 @@ def test_the_c_of_the_objective_is_exported_where_the_pairs_have_none(
 
 
 def test_a_run_without_finished_pairs_is_refused(finished_run: Path, tmp_path: Path):
-    with pytest.raises(RunError, match="no finished pairs"):
+    with pytest.raises(RunError, match="holds no run"):
         export_pairs(tmp_path, None)
     root = tmp_path / "run"
     shutil.copytree(finished_run, root)
@@ -225,3 +225,6 @@ def test_a_run_without_finished_pairs_is_refused(finished_run: Path, tmp_path: P
     assert export_pairs(root, None).iteration == 1
     with pytest.raises(RunError, match="iteration-2/pair is not finished"):
         export_pairs(root, 2)
+    shutil.rmtree(root / "iteration-1" / "pair")
+    with pytest.raises(RunError, match="no finished pairs"):
+        export_pairs(root, None)

@@ -16,21 +16,22 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hand_made_run import write_run
+from hand_made_run import STAGES, plan_of, write_run
 from page_run import TASKS, recipe_values, write_page_run
 from scipy.stats import rankdata
 
 from cream.errors import RunError
 from cream.recipe.load import validate_recipe
+from cream.report.explain import OUTCOMES, explain
 from cream.report.markup import table, text
 from cream.report.page import PageSection, write_full_page, write_page
 from cream.report.page.document import run_names
 from cream.report.page.headline import gain_in_words
 from cream.report.page.packing import pack
-from cream.report.page.ranked import ranks
 from cream.report.page.settings import REQUIRED, settings
+from cream.report.ranked import ranks
 from cream.report.summary import Difference, RunSummary
-from cream.runs.files import write_yaml
+from cream.runs.files import write_json, write_yaml
 
 HOSTILE = (
     "</script><script>window.caught=1</script>",
@@ -146,6 +147,7 @@ def test_every_figure_has_a_text_alternative_and_its_numbers(page: str):
 
 def test_an_unfinished_run_has_a_page_that_says_so(tmp_path: Path):
     write_yaml(tmp_path / "run" / "recipe.yaml", recipe_values())
+    write_json(tmp_path / "run" / "plan.json", plan_of(STAGES, 1).as_json())
     result = write_page([tmp_path / "run"], tmp_path / "report.html")
     said = Elements(result.path.read_text(encoding="utf-8")).text
 
@@ -171,7 +173,7 @@ def test_a_record_that_lacks_something_is_said_to_be_of_another_version(tmp_path
     path = root / "iteration-1/pair/pairs.parquet"
     pq.write_table(pq.read_table(path).drop_columns("weight"), path)
 
-    with pytest.raises(RunError, match=r"has no 'weight': the run was made by another version"):
+    with pytest.raises(RunError, match=r"weight.*: the run was made by another version"):
         write_page([root], tmp_path / "report.html")
     with pytest.raises(RunError, match="another version"):
         write_full_page([root], tmp_path / "full")
@@ -244,7 +246,7 @@ def test_runs_side_by_side_share_the_headline_and_the_explorer(run: Path, tmp_pa
 def test_runs_are_named_by_what_tells_them_apart(
     runs: Sequence[tuple[str, str, int]], names: Sequence[str]
 ):
-    nothing = {"models": [], "baseline": {}, "iterations": [], "seconds": {}}
+    nothing = {"models": [], "baseline": {}, "iterations": [], "seconds": {}, "seconds_by_kind": {}}
     told = {"iterations_planned": 1, **nothing}
     summaries = [RunSummary(name=n, method=m, seed=s, **told) for n, m, s in runs]
     roots = [Path(f"r{i}") for i in range(len(runs))]
@@ -277,7 +279,15 @@ def test_the_explorer_holds_every_completion_with_its_reward_ranks_and_pair(run:
     assert record["completions"][rejected]["text"] == rows[pairs[key]["rejected_id"]]["text"]
     assert record["completions"][chosen]["ranks"][0] == 1
     assert record["completions"][rejected]["ranks"][0] == 3
-    assert record["consistency"] == pytest.approx((record["tau"] + 1) / 2, abs=1e-4)
+    (decided,) = (
+        row
+        for row in pq.read_table(run / "iteration-1/pair/prompts.parquet").to_pylist()
+        if row["prompt_id"] == key
+    )
+    rate = (decided["correlation"] + 1) / 2
+    assert index["rows"]["c"][0] == pytest.approx(rate, abs=1e-4)
+    assert record["outcome"] == OUTCOMES["paired"]
+    assert record["words"] == explain("consistency", run, key, 1).words
 
 
 def test_a_test_prompt_shows_how_each_model_answered_and_what_changed(page: str):
@@ -293,16 +303,18 @@ def test_a_test_prompt_shows_how_each_model_answered_and_what_changed(page: str)
     assert [len(given) for given in records[first]["answers"].values()] == [3, 3, 3]
 
 
-def test_ranks_count_the_larger_values_among_those_that_count():
+def test_ranks_share_ties_and_leave_out_what_does_not_count():
     values = np.array([[3.0, 1.0, 2.0, 9.0], [5.0, 5.0, np.nan, 4.0]])
     counted = np.array([[True, True, True, False], [True, True, True, True]])
 
-    assert ranks(values, counted).tolist() == [[1, 3, 2, 0], [1, 1, 0, 3]]
+    none = np.nan
+    expected = [[1, 3, 2, none], [1.5, 1.5, none, 3]]
+    assert np.array_equal(ranks(values, counted), expected, equal_nan=True)
 
 
 def test_ranks_are_those_of_scipy():
     values = np.random.default_rng(0).integers(0, 6, (50, 9)).astype(np.float64)
-    expected = rankdata(-values, method="min", axis=1)
+    expected = rankdata(-values, method="average", axis=1)
 
     assert (ranks(values, np.ones(values.shape, dtype=bool)) == expected).all()
 

@@ -8,8 +8,7 @@ from hand_made_run import spec_of, write_run
 from rich.console import Console
 
 from cream.records import PairAccuracy
-from cream.report.status import run_status
-from cream.report.summary import RunSummary, summarise_run
+from cream.report.summary import RunSummary, status_of, summarise_run
 from cream.report.table import terminal
 from cream.report.tables import run_tables, status_table
 from cream.runs.files import write_json
@@ -124,7 +123,7 @@ def test_status_is_one_line_per_stage(tmp_path: Path):
     write_json(
         root / "plan.json", plan.model_copy(update={"stages": stages}).model_dump(mode="json")
     )
-    Console(file=stream, width=120).print(terminal(status_table(run_status(root))))
+    Console(file=stream, width=120).print(terminal(status_table(status_of(root).stages)))
     text = stream.getvalue()
 
     assert [word for word in line(text, "sft/train").split() if word != "│"] == [

@@ -8,7 +8,7 @@ import pytest
 from hand_made_run import RECIPE, STAGES, write_run
 
 from cream.errors import RunError
-from cream.report.status import run_status
+from cream.report.summary import status_of
 from cream.runs.files import write_yaml
 from cream.runs.verification import verify_run
 
@@ -16,7 +16,7 @@ from cream.runs.verification import verify_run
 def test_every_stage_of_the_recipe_has_a_state(tmp_path: Path):
     stages = {
         entry.stage: entry.model_dump(exclude={"stage", "bytes", "problems"})
-        for entry in run_status(write_run(tmp_path / "run"))
+        for entry in status_of(write_run(tmp_path / "run")).stages
     }
 
     assert tuple(stages) == STAGES
@@ -31,7 +31,7 @@ def test_a_hole_under_a_finished_stage_is_shown_as_damage_with_what_is_wrong(tmp
     root = write_run(tmp_path / "run")
     (root / "sft/evaluate/part-00001.parquet").unlink()
     shutil.rmtree(root / "models/M1")
-    stages = {entry.stage: entry for entry in run_status(root)}
+    stages = {entry.stage: entry for entry in status_of(root).stages}
 
     assert stages["seed-model/evaluate"].state == "finished"
     assert stages["sft/evaluate"].state == stages["sft/train"].state == "damaged"
@@ -47,7 +47,7 @@ def test_only_reading_all_finds_a_bit_that_flipped_without_a_trace(tmp_path: Pat
     before = weights.stat()
     weights.write_bytes(bytes([weights.read_bytes()[0] ^ 1]) + weights.read_bytes()[1:])
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert {entry.state for entry in run_status(root)} == {"finished", "begun", "missing"}
+    assert {entry.state for entry in status_of(root).stages} == {"finished", "begun", "missing"}
 
     found = verify_run(root)
 
@@ -70,9 +70,9 @@ def test_a_run_of_an_older_version_is_refused_and_the_version_named(tmp_path: Pa
     write_yaml(tmp_path / "recipe.yaml", RECIPE)
 
     with pytest.raises(RunError, match=r"was made by Cream 0\.1"):
-        run_status(tmp_path)
+        status_of(tmp_path)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):
     with pytest.raises(RunError, match="holds no run"):
-        run_status(tmp_path)
+        status_of(tmp_path)

@@ -5,19 +5,25 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hand_made_run import EVALUATION_SCHEMA, PAIR_SUMMARY, evaluation_rows, finish, write_run
+from hand_made_run import (
+    EVALUATION_SCHEMA,
+    PAIR_SUMMARY,
+    STAGES,
+    evaluation_rows,
+    finish,
+    plan_of,
+    write_run,
+)
 from scipy.stats import binomtest
 
 from cream.errors import RunError
 from cream.records import ConstantAnswer
 from cream.report.summary import (
-    model_folders,
     overall_baseline,
-    stage_seconds,
     summarise_evaluation,
     summarise_run,
 )
-from cream.runs.files import write_yaml
+from cream.runs.files import write_json, write_yaml
 from cream.runs.store import Run
 
 
@@ -91,13 +97,13 @@ def test_the_gain_over_m1_is_paired_by_id(root: Path):
 
 def test_the_gain_has_no_spread_where_every_prompt_gains_alike(tmp_path: Path):
     run = Run(tmp_path / "run")
-    write_run(run.root)
-    for folder, right in (("a/sft", False), ("a/iteration-1", True)):
+    for folder, right in (("sft", False), ("iteration-1", True)):
         rows = [{**row, "correct": right} for row in evaluation_rows("sft")]
         table = pa.Table.from_pylist(rows, schema=EVALUATION_SCHEMA)
         finish(run, f"{folder}/evaluate", {}, 0.0, table)
-    write_yaml(run.root / "a" / "recipe.yaml", {"name": "x", "seed": 0, "iterations": 1} | METHOD)
-    models = summary_of(run.root / "a")["models"]
+    write_yaml(run.root / "recipe.yaml", {"name": "x", "seed": 0, "iterations": 1} | METHOD)
+    write_json(run.root / "plan.json", plan_of(STAGES, 1).as_json())
+    models = summary_of(run.root)["models"]
 
     assert [m["model"] for m in models] == ["M1", "M2"]
     assert models[1]["gain"] == {"difference": 1.0, "low": 1.0, "high": 1.0}
@@ -134,16 +140,15 @@ def test_the_constant_baseline_is_weighted_by_the_prompts_of_each_task(root: Pat
 
 
 def test_seconds_are_told_per_stage_in_running_order(root: Path):
-    """Stages of another folder (a backup, say) are none of this run's."""
+    """Stages of another folder (a backup, say) are none of this run's plan."""
     finish(Run(root), "backup/iteration-1/pair", {}, 99.0)
-    finish(Run(root), "iteration-10/pair", {}, 7.0)
     finish(Run(root), "iteration-2-old/pair", {}, 99.0)
-    finish(Run(root), "iteration-2/pair", {}, 3.0)
-    seconds = stage_seconds(root)
+    finish(Run(root), "iteration-2/sample", {}, 3.0)
+    summary = summarise_run(root)
 
-    assert list(seconds) == [
-        "data/seed",
+    assert list(summary.seconds) == [
         "data/test",
+        "data/seed",
         "seed-model/evaluate",
         "sft/train",
         "sft/evaluate",
@@ -151,25 +156,30 @@ def test_seconds_are_told_per_stage_in_running_order(root: Path):
         "iteration-1/score/M1",
         "iteration-1/pair",
         "iteration-1/evaluate",
-        "iteration-2/pair",
-        "iteration-10/pair",
+        "iteration-2/sample",
     ]
-    assert seconds["sft/train"] == 10.0
-    assert sum(seconds.values()) == 47.75
+    assert summary.seconds["sft/train"] == 10.0
+    assert sum(summary.seconds.values()) == 40.75
+    assert summary.seconds_by_kind == {
+        "freeze_prompts": 0.0,
+        "freeze_seed": 0.0,
+        "evaluate": 1.0 + 2.0 + 4.0,
+        "fine_tune": 10.0,
+        "sample": 20.0 + 3.0,
+        "score": 0.5,
+        "pair": 0.25,
+    }
 
 
 def test_a_run_that_has_only_begun_has_an_empty_summary(tmp_path: Path):
     write_yaml(tmp_path / "recipe.yaml", {"name": "x", "seed": 0, "iterations": 1} | METHOD)
+    write_json(tmp_path / "plan.json", plan_of(STAGES, 1).as_json())
     summary = summary_of(tmp_path)
 
     assert summary["models"] == summary["iterations"] == []
-    assert summary["baseline"] == summary["seconds"] == {}
+    assert summary["baseline"] == summary["seconds"] == summary["seconds_by_kind"] == {}
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):
     with pytest.raises(RunError, match=r"holds no run \(no recipe\.yaml\)"):
         summarise_run(tmp_path)
-
-
-def test_models_are_named_by_the_stage_that_made_them():
-    assert model_folders(2) == ["seed-model", "sft", "iteration-1", "iteration-2"]

@@ -48,8 +48,7 @@ from cream.errors import BenchmarkError
 from cream.models.devices import threads
 from cream.models.folders import resolve_model
 from cream.recipe.model import ModelConfig
-from cream.runs.files import read_json
-from cream.runs.store import DONE
+from cream.runs.reader import RunReader
 
 
 class Part(StrEnum):
@@ -295,12 +294,6 @@ def run_whole(recipe: Path, cache_dir: Path, *, threads: int) -> list[dict[str, 
 
 
 def stage_seconds(run: Path) -> list[dict[str, Any]]:
-    """Seconds of every finished stage of a run directory, by its folder."""
-    records = sorted(run.rglob(DONE), key=lambda path: path.stat().st_mtime)
-    return [
-        {
-            "stage": str(path.parent.relative_to(run)),
-            "seconds": float(read_json(path)["seconds"]),
-        }
-        for path in records
-    ]
+    """Seconds of every finished stage of a run directory, in running order."""
+    finished = RunReader(run).finished
+    return [{"stage": name, "seconds": stage.seconds} for name, stage in finished.items()]

@@ -263,7 +263,7 @@ def documents() -> dict[str, Any]:
     from cream.report.comparison import Comparison
     from cream.report.explain import Explanation
     from cream.report.export import WrittenExport
-    from cream.report.status import RunStatus
+    from cream.report.summary import RunStatus
     from cream.runs.verification import Verification
 
     return {

@@ -104,7 +104,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show which stages of a run are finished, and the results so far."""
-    from cream.report.status import status_of
+    from cream.report.summary import status_of
     from cream.report.table import terminal
     from cream.report.tables import damage_table, run_tables, status_table
 

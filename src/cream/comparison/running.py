@@ -190,6 +190,6 @@ def _take_model(context: Context, stage: Stage, found: Stage) -> bool:
     if found.model_removed:
         return False
     found.check_model()
-    card = model_card(name, context.recipe, context.checkpoints.seed_name)
+    card = model_card(stage.spec, context.recipe, context.checkpoints.seed_name)
     take_folder(found.model_folder, context.checkpoints.path(name), {CARD: card})
     return True

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from pydantic import Field
 from rich.console import Console
@@ -19,12 +19,13 @@ from rich.text import Text
 
 from cream.inspect.rates import Rates, StepCost
 from cream.recipe import Recipe
-from cream.records import Count, Record, StageKind, StageSpec
+from cream.records import Count, Record, SampleSummary, StageKind, StageSpec
 from cream.report.table import Table, terminal
 from cream.report.terminal import duration, printable, size
-from cream.runs.files import free_bytes, read_json
+from cream.runs.files import free_bytes
 from cream.runs.plan import TokenCounts
-from cream.runs.store import BEGUN, DONE
+from cream.runs.reader import State, finished_stage, progress_of
+from cream.runs.store import part_files
 
 BYTES_PER_TRAINED_WEIGHT = 16
 """Float32 weight, gradient and two moments; activations come on top."""
@@ -44,7 +45,7 @@ class PlanRow(Record):
     stage: str
     label: str
     kind: StageKind
-    state: Literal["finished", "begun", "missing"]
+    state: State
     model: str | None
     prompts: Count
     completions: Count
@@ -109,10 +110,12 @@ def assumed_length(
         limit: Most tokens of a completion.
     """
     for stage in reversed(stages):
-        record = _record(root, stage)
-        if stage.kind == "sample" and record is not None and record["summary"]["completions"]:
-            sampled = record["summary"]
-            return Length(sampled["tokens"] / sampled["completions"], f"sampled in {stage.name}")
+        record = finished_stage(root, stage)
+        if stage.kind != "sample" or record is None:
+            continue
+        sampled = record.summary(SampleSummary)
+        if sampled.completions:
+            return Length(sampled.tokens / sampled.completions, f"sampled in {stage.name}")
     seed = [c.completion for c in counts.values() if c.completion is not None]
     return Length(min(sum(seed) / len(seed), float(limit)), "seed completions")
 
@@ -171,19 +174,19 @@ def _row(
 ) -> PlanRow:
     tokens = _tokens(stage, counts, _length_of(stage, length, rates))
     seconds, reason = _seconds(recipe, stage, tokens, rates)
-    record = _record(root, stage)
+    record = finished_stage(root, stage)
     done = 1.0 if record is not None else _kept_share(recipe, root, stage)
     return PlanRow(
         stage=stage.name,
         label=stage.label,
         kind=stage.kind,
-        state=_state(root, stage),
+        state=progress_of(root, stage),
         model=stage.model,
         prompts=stage.prompts,
         completions=stage.completions,
         at_most=stage.kind == "train",
         tokens=None if tokens is None else round(tokens),
-        seconds=record["seconds"] if record is not None else seconds,
+        seconds=record.seconds if record is not None else seconds,
         remaining_seconds=0.0 if record is not None else _times(seconds, 1 - done),
         reason=None if record is not None else reason,
     )
@@ -193,22 +196,10 @@ def _times(seconds: float | None, share: float) -> float | None:
     return None if seconds is None else seconds * share
 
 
-def _record(root: Path, stage: StageSpec) -> dict[str, Any] | None:
-    done = root / stage.name / DONE
-    return read_json(done) if done.exists() else None
-
-
-def _state(root: Path, stage: StageSpec) -> Literal["finished", "begun", "missing"]:
-    folder = root / stage.name
-    if (folder / DONE).exists():
-        return "finished"
-    return "begun" if (folder / BEGUN).exists() else "missing"
-
-
 def _kept_share(recipe: Recipe, root: Path, stage: StageSpec) -> float:
     """Share of the prompts whose part is on disk."""
     settings = recipe.evaluation if stage.kind == "evaluate" else recipe.sampling
-    parts = len(list((root / stage.name).glob("part-*.parquet")))
+    parts = len(part_files(root / stage.name))
     return min(parts * settings.prompts_per_shard / stage.prompts, 1.0)
 
 

@@ -13,6 +13,7 @@ import yaml
 from cream.models.licences import licence_of
 from cream.recipe import Recipe
 from cream.recipe.data import FileSource, HubSource, ReasoningGymSource, Role
+from cream.records import StageSpec
 from cream.report.summary import RunSummary
 from cream.report.table import markdown
 from cream.report.tables import accuracy_table
@@ -22,7 +23,7 @@ PAPER = "https://arxiv.org/abs/2410.12735"
 
 
 def model_card(
-    name: str,
+    made: StageSpec,
     recipe: Recipe,
     seed_model: str,
     *,
@@ -32,16 +33,16 @@ def model_card(
     """Markdown that says what this model is, from what it was made, how, and how good it is.
 
     Args:
-        name: M1, M2, ..., a future model, or a witness of the recipe.
+        made: The stage that makes the model.
         recipe: The run's recipe.
         seed_model: Where M0 came from.
         results: Summary of the run, or None before there is one.
         repository: ``owner/name`` that it is published under, or None.
     """
-    sections = [_front_matter(recipe, seed_model), f"# {recipe.name} {name}\n"]
-    sections.append(_made(name, recipe, seed_model))
+    sections = [_front_matter(recipe, seed_model), f"# {recipe.name} {made.result}\n"]
+    sections.append(_made(made, recipe, seed_model))
     if results is not None:
-        sections.append(_results(name, results))
+        sections.append(_results(str(made.result), results))
     sections += [_loading(repository), _recipe(recipe)]
     return "\n".join(sections)
 
@@ -64,11 +65,11 @@ def _on_hub(seed_model: str) -> bool:
     return seed_model.count("/") == 1 and seed_model[0] not in "/.~"
 
 
-def _made(name: str, recipe: Recipe, seed_model: str) -> str:
+def _made(made: StageSpec, recipe: Recipe, seed_model: str) -> str:
     how = (
         f"supervised fine-tuning of M0 ({seed_model}) on seed examples"
-        if name == "M1" or name in recipe.witnesses
-        else f"preference training of M{int(name[1:]) - 1} on pairs it sampled and ranked itself"
+        if made.kind == "fine_tune"
+        else f"preference training of {made.model} on pairs it sampled and ranked itself"
     )
     licence = licence_of(seed_model)
     stated = (

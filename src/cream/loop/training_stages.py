@@ -211,7 +211,7 @@ def _train(context: Context, stage: Stage, train: Train) -> StageRecord:
         except TrainingError as error:
             raise TrainingError(f"stage {name}: {error}") from error
         context.checkpoints.save(
-            model, result, model_card(result, context.recipe, context.checkpoints.seed_name)
+            model, result, model_card(stage.spec, context.recipe, context.checkpoints.seed_name)
         )
     log.clear()
     for step, metrics in enumerate(summary.metrics, start=1):

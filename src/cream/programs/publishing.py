@@ -7,10 +7,8 @@ from pathlib import Path
 from cream.errors import RunError
 from cream.loop.card import model_card
 from cream.models.publishing import Upload, prepare_upload
-from cream.recipe.load import validate_recipe
 from cream.report.summary import RunSummary
-from cream.runs.files import read_yaml
-from cream.runs.store import RECIPE
+from cream.runs.reader import RunReader
 from cream.runs.verification import refuse_damaged_model
 
 
@@ -27,14 +25,15 @@ def model_upload(root: Path, model: str, repository: str, results: RunSummary) -
         RunError: The run has no such model, or it is not what its stage wrote.
         ModelError: See `cream.models.publishing.prepare_upload`.
     """
-    folder = root / "models" / model
-    if not folder.is_dir() or model in (".", ".."):
+    run = RunReader(root)
+    folder, made = root / "models" / model, run.maker(model)
+    if made is None or not folder.is_dir():
         there = sorted(p.name for p in (root / "models").glob("[!.]*") if p.is_dir())
         raise RunError(
             f"{root} has no model {model}; it has {', '.join(there) or 'none'} (M0 is "
             "the seed model, which the run only reads)"
         )
     refuse_damaged_model(folder)
-    recipe = validate_recipe(read_yaml(root / RECIPE), source=str(root / RECIPE))
-    card = model_card(model, recipe, recipe.model.name, results=results, repository=repository)
+    recipe = run.recipe
+    card = model_card(made, recipe, recipe.model.name, results=results, repository=repository)
     return prepare_upload(folder, card, repository)

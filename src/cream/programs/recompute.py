@@ -13,8 +13,8 @@ from cream.recipe import Recipe
 from cream.recipe.load import apply_overrides, validate_recipe
 from cream.recipe.parts import MethodParts
 from cream.records import PairSummary
-from cream.runs.files import read_yaml
-from cream.runs.plan import RECIPE, StoredPlan, read_plan
+from cream.runs.plan import RECIPE, StoredPlan
+from cream.runs.reader import RunReader
 from cream.runs.store import Run, fingerprint
 
 MAY_CHANGE = ("method", "scoring.report_consistency")
@@ -47,9 +47,7 @@ def recompute_pairs(
             an override changes how a stored column was made.
         RecipeError: An override is wrong, or changes something that does not decide pairs.
     """
-    run = Run(source)
-    if not (source / RECIPE).exists():
-        raise RunError(f"{source} holds no run (no {RECIPE})")
+    run = RunReader(source)
     for override in overrides:
         key = override.partition("=")[0]
         if not any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE):
@@ -57,11 +55,9 @@ def recompute_pairs(
                 f"--set {override}: pairs do not depend on {key}; only {', '.join(MAY_CHANGE)} may "
                 "be set with --from"
             )
-    stored = read_yaml(source / RECIPE)
-    recipe = validate_recipe(apply_overrides(stored, overrides), source=str(source / RECIPE))
-    stored_recipe = validate_recipe(stored, source=str(source / RECIPE))
+    stored_recipe, plan = run.recipe, run.plan
+    recipe = validate_recipe(apply_overrides(run.values, overrides), source=str(source / RECIPE))
     _refuse_other_scorers(recipe, stored_recipe)
-    plan = read_plan(source)
     if t not in plan.parts:
         raise RunError(
             f"{source} has no iteration {t}; its plan has {', '.join(map(str, plan.parts))}"
@@ -71,11 +67,12 @@ def recompute_pairs(
         parts, first = recipe.method.parts(t), recipe.method.parts(1)
     _refuse_other_groups(parts, plan.parts[t], recipe.method.name)
     report = recipe.scoring.report_consistency
-    pairing = next(s for s in plan.stages if s.kind == "pair" and s.t == t and not s.draft)
-    matrix_stage = run.finished(pairing.inputs[0])
-    matrix = read_matrix(matrix_stage, parts, t, report_consistency=report)
+    (pairing,) = run.planned("pair", t)
+    matrix = read_matrix(
+        Run(source).finished(pairing.inputs[0]), parts, t, report_consistency=report
+    )
     key = fingerprint([parts.model_dump(mode="json"), report])[:8]
-    folder = out or source / f"iteration-{t}" / f"pair-{key}"
+    folder = out or source / f"{pairing.name}-{key}"
     summary = make_pairs(
         folder,
         matrix,
@@ -83,21 +80,21 @@ def recompute_pairs(
         t,
         seed=recipe.seed,
         report_consistency=report,
-        calibration=_calibration(run, plan, first),
+        calibration=_calibration(source, plan, first),
     )
     return RecomputedPairs(**summary.model_dump(), folder=str(folder))
 
 
-def _calibration(run: Run, plan: StoredPlan, parts: MethodParts) -> Calibration | None:
+def _calibration(source: Path, plan: StoredPlan, parts: MethodParts) -> Calibration | None:
     if not is_calibrated(parts):
         return None
     found = [spec for spec in plan.stages if spec.name == CALIBRATION_MATRIX]
     if not found:
         raise RunError(
-            f"{run.root} holds no calibration, which this method reads; a run with `calibration` "
+            f"{source} holds no calibration, which this method reads; a run with `calibration` "
             "makes one (in a new run_dir)"
         )
-    return calibration_of(run.finished(found[0].name), parts)
+    return calibration_of(Run(source).finished(found[0].name), parts)
 
 
 def _refuse_other_scorers(recipe: Recipe, stored: Recipe) -> None:

@@ -19,19 +19,18 @@ from cream.algorithms.two_level import two_level_interval
 from cream.errors import RunError
 from cream.records import Count, Rate, Record, Share
 from cream.report.costs import Cost, comparison_cost
-from cream.report.status import run_status
 from cream.report.summary import (
     Difference,
     IterationSummary,
     RunSummary,
+    answers_of,
     greedy_answers,
-    model_folders,
-    read_evaluation,
-    summarise_run,
+    summary_of,
 )
 from cream.runs.files import read_yaml
+from cream.runs.plan import RECIPE
+from cream.runs.reader import RunReader
 from cream.runs.sharing import COMPARISON
-from cream.runs.store import DONE, RECIPE
 
 Values = Mapping[int, Mapping[str, float]]
 """Seed -> prompt id -> value."""
@@ -136,7 +135,7 @@ class MemberRecords:
 
     seed: int
     summary: RunSummary
-    """As `summarise_run` gives it."""
+    """As `summary_of` gives it."""
     right: Mapping[str, Mapping[str, float]]
     """Model -> prompt id -> 1 if the greedy answer is right, else 0."""
 
@@ -155,7 +154,7 @@ def summarise_comparison(root: Path) -> Comparison:
         for method in plan["methods"]
     }
     begun = {
-        name: {seed: run for seed, run in runs.items() if (run / RECIPE).exists()}
+        name: {seed: RunReader(run) for seed, run in runs.items() if (run / RECIPE).exists()}
         for name, runs in places.items()
     }
     records = {
@@ -173,7 +172,7 @@ def summarise_comparison(root: Path) -> Comparison:
                 method=name,
                 seed=seed,
                 run=str(run.relative_to(root)),
-                finished=(run / RECIPE).exists() and _finished(run),
+                finished=seed in begun[name] and _finished(begun[name][seed]),
             )
             for name, runs in places.items()
             for seed, run in runs.items()
@@ -202,18 +201,17 @@ def comparison_runs(root: Path) -> list[Path]:
     return [place for place in places if (place / RECIPE).exists()]
 
 
-def _finished(run: Path) -> bool:
-    return all(stage.state == "finished" for stage in run_status(run))
+def _finished(run: RunReader) -> bool:
+    return len(run.finished) == len(run.plan.stages)
 
 
-def _read_member(seed: int, run: Path) -> MemberRecords:
+def _read_member(seed: int, run: RunReader) -> MemberRecords:
     right = {}
-    for m, folder in enumerate(model_folders(read_yaml(run / RECIPE)["iterations"])):
-        if (run / folder / "evaluate" / DONE).exists():
-            table = greedy_answers(read_evaluation(run / folder / "evaluate"))
-            correct = map(float, table["correct"].to_pylist())
-            right[f"M{m}"] = dict(zip(table["prompt_id"].to_pylist(), correct, strict=True))
-    return MemberRecords(seed, summarise_run(run), right)
+    for name, stage in run.evaluations.items():
+        table = greedy_answers(answers_of(stage))
+        correct = map(float, table["correct"].to_pylist())
+        right[name] = dict(zip(table["prompt_id"].to_pylist(), correct, strict=True))
+    return MemberRecords(seed, summary_of(run), right)
 
 
 def _models(

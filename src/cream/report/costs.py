@@ -6,7 +6,8 @@ been listed first. Beside it stands what each method would have cost alone.
 
 Tokens are those of completions: drawn (``sampled``, ``evaluated``), read for their log-probability
 (``scored``, once per model) or trained on (``trained``, once per epoch). Prompts are not counted.
-Fine-tuning, judges and reward models do not record theirs and are listed as not counted.
+Fine-tuning, scorers of text and what a transform makes do not record theirs and are listed as not
+counted.
 """
 
 from __future__ import annotations
@@ -14,13 +15,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from cream.records import Record
-from cream.runs.files import read_json, read_table, read_yaml
-from cream.runs.sharing import POINTER
-from cream.runs.store import DONE, RECIPE
+from cream.records import PairSummary, Record, SampleSummary, TrainSummary
+from cream.runs.reader import FinishedStage, RunReader
 from cream.runs.tables import NUM_TOKENS
 
 Kind = Literal["sampled", "scored", "trained", "evaluated"]
@@ -64,24 +62,23 @@ class StageCost:
 
 
 def comparison_cost(
-    runs: Mapping[str, Mapping[int, Path]],
+    runs: Mapping[str, Mapping[int, RunReader]],
 ) -> tuple[dict[str, Cost], Cost]:
     """Cost of each method and of the whole comparison.
 
     Args:
-        runs: Method -> seed -> run directory.
+        runs: Method -> seed -> run.
     """
     copies: dict[tuple[int, str, str], list[StageCost]] = {}
     unknown: dict[str, set[str]] = {name: set() for name in runs}
     for method, by_seed in runs.items():
         for seed, run in by_seed.items():
-            for done in sorted(run.rglob(DONE)):
-                stage = str(done.parent.relative_to(run))
-                record = read_json(done)
-                cost = _stage_cost(method, run, stage, record)
-                copies.setdefault((seed, stage, record["fingerprint"]), []).append(cost)
-                if cost.tokens is None:
-                    unknown[method].add(stage)
+            for name, stage in run.finished.items():
+                tokens = stage_tokens(run, stage)
+                cost = StageCost(method, not stage.is_shared, stage.seconds, tokens)
+                copies.setdefault((seed, name, stage.fingerprint), []).append(cost)
+                if tokens is None:
+                    unknown[method].add(name)
     sums: dict[str, Sums] = {name: defaultdict(float) for name in runs}
     for group in copies.values():
         _share_out(group, sums)
@@ -114,43 +111,39 @@ def _cost(found: Mapping[str, float], not_counted: Iterable[str]) -> Cost:
     )
 
 
-def _stage_cost(method: str, run: Path, stage: str, record: Mapping[str, Any]) -> StageCost:
-    return StageCost(
-        method=method,
-        made_here=not (run / stage / POINTER).exists(),
-        seconds=record["seconds"],
-        tokens=_tokens(run, stage, record),
-    )
-
-
-def _tokens(run: Path, stage: str, record: Mapping[str, Any]) -> Mapping[Kind, float] | None:
+def stage_tokens(run: RunReader, stage: FinishedStage) -> Mapping[Kind, float] | None:
     """Tokens of a stage by kind; empty if it runs no model, None if they are not recorded."""
-    match stage.split("/"):
-        case [*_, "sample"]:
-            return {"sampled": float(record["summary"]["tokens"])}
-        case [*_, "evaluate"]:
-            return {"evaluated": _column_sum(run / stage)}
-        case [*_, "score", ("judge" | "reward_model")]:
+    match stage.spec.kind:
+        case "sample":
+            return {"sampled": float(stage.summary(SampleSummary).tokens)}
+        case "evaluate":
+            return {"evaluated": _column_sum(stage)}
+        case "score":
+            return {"scored": _column_sum(stage)}
+        case "train":
+            trained = _trained_tokens(run, stage)
+            return None if trained is None else {"trained": trained}
+        case "text_score" | "score_examples" | "fine_tune":
             return None
-        case [*_, "score", _] if "noise" in record["summary"]:
-            return {"scored": _column_sum(run / stage)}
-        case ["sft" | "witnesses", *_, "train"]:
-            return None
-        case [*folder, "train"]:
-            return {"trained": _trained_tokens(run, "/".join(folder), record["summary"])}
     return {}
 
 
-def _column_sum(folder: Path) -> float:
-    parts = sorted(folder.glob("part-*.parquet"))
-    return float(sum(sum(read_table(p, [NUM_TOKENS])[NUM_TOKENS].to_pylist()) for p in parts))
+def _column_sum(stage: FinishedStage) -> float:
+    return float(sum(sum(table[NUM_TOKENS].to_pylist()) for table in stage.tables([NUM_TOKENS])))
 
 
-def _trained_tokens(run: Path, folder: str, summary: Mapping[str, Any]) -> float:
-    """Of chosen and rejected, as often as they are seen; 0 where the training was skipped."""
-    if summary["skipped"] is not None:
+def _trained_tokens(run: RunReader, stage: FinishedStage) -> float | None:
+    """Of chosen and rejected, as often as they are seen; None if other examples were made of them.
+
+    0 where the training was skipped.
+    """
+    summary = stage.summary(TrainSummary)
+    if summary.skipped is not None:
         return 0.0
-    pairs = read_json(run / folder / "pair" / DONE)["summary"]
-    epochs = read_yaml(run / RECIPE)["training"]["epochs"]
-    lengths = (pairs["chosen_tokens"] or 0.0) + (pairs["rejected_tokens"] or 0.0)
-    return float(lengths * summary["tally"]["parts"]["trained"] * epochs)
+    read = [spec for spec in run.plan.stages if spec.name in stage.spec.inputs]
+    if any(spec.kind == "transform" for spec in read):
+        return None
+    (paired,) = (spec.name for spec in read if spec.kind == "pair")
+    pairs = run.finished[paired].summary(PairSummary)
+    lengths = (pairs.chosen_tokens or 0.0) + (pairs.rejected_tokens or 0.0)
+    return float(lengths * summary.tally.parts["trained"] * stage.spec.epochs)

@@ -7,37 +7,37 @@ pair, its C and the outcome are read from what was stored.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field
 from rich.console import Console
 from rich.text import Text
 
-from cream.data.snapshot import read_prompts, read_seed
 from cream.errors import RunError
 from cream.recipe import Recipe
-from cream.recipe.load import validate_recipe
 from cream.recipe.pairing import Penalise
-from cream.recipe.parts import VERIFIER, Agreement, MethodParts
-from cream.records import Count, Record
+from cream.recipe.parts import MethodParts
+from cream.records import Record
+from cream.report.ranked import (
+    Asked,
+    Decided,
+    ExplainedCompletion,
+    ExplainedPair,
+    RankedSet,
+    Turn,
+    read_asked,
+    read_ranked_set,
+)
 from cream.report.table import Table, figure, terminal
 from cream.report.terminal import printable
-from cream.runs.files import read_table, read_yaml
-from cream.runs.plan import RECIPE, read_plan
-from cream.runs.store import DONE, Run
-from cream.runs.tables import LOGP_PREFIX, matrix_from_tables
-from cream.stages.layout import Layout
-from cream.types import Origin, Prompt
+from cream.runs.reader import PROMPTS, RunReader, rows_of
 
 Question = Literal["consistency", "pair", "reward"]
 SHOWN_IDS = 5
 """How many prompt ids an error names."""
-VERDICTS = {1.0: "right", 0.0: "wrong"}
 OUTCOMES: Mapping[str, str] = {
     "paired": "it has a pair",
     "single": "it has fewer than two completions",
@@ -63,37 +63,6 @@ UNDEFINED: Mapping[str, str] = {
 """Why two rankings of a prompt cannot be compared."""
 
 
-class Turn(Record):
-    """One turn of a prompt."""
-
-    role: str
-    content: str
-
-
-class ExplainedCompletion(Record):
-    """A completion of the prompt, in stored order."""
-
-    completion_id: str
-    text: str
-    num_tokens: Count
-    figures: dict[str, float | None]
-    """Log-probability sums per model, and each ranking's values, nats."""
-    ranks: dict[str, float | None]
-    """In each ranking; 1 is best."""
-    notes: list[str]
-
-
-class ExplainedPair(Record):
-    """A pair of the prompt."""
-
-    chosen_id: str
-    rejected_id: str
-    chosen_reward: float
-    rejected_reward: float
-    consistency: float
-    weight: float
-
-
 class Explanation(Record):
     """What a run knows about one prompt."""
 
@@ -106,21 +75,11 @@ class Explanation(Record):
     completions: list[ExplainedCompletion]
     outcome: str
     correlation: float | None
+    """Of the two rankings that were compared; see `definedness`."""
+    definedness: str
+    """``defined``, why the rankings cannot be compared, or empty if none were."""
     pairs: list[ExplainedPair]
     words: list[str]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A prompt in the score matrix of an iteration."""
-
-    t: int
-    prompt_id: str
-    rows: pa.Table
-    """Its rows of the score matrix."""
-    layout: Layout
-    index: int
-    """Its group."""
 
 
 def explain(question: Question, root: Path, prompt: str, t: int | None) -> Explanation:
@@ -135,47 +94,69 @@ def explain(question: Question, root: Path, prompt: str, t: int | None) -> Expla
     Raises:
         RunError: No run, no pairs yet, or no such prompt (close ones are named).
     """
-    if not (root / RECIPE).exists():
-        raise RunError(f"{root} holds no run (no {RECIPE})")
-    recipe = validate_recipe(read_yaml(root / RECIPE), source=str(root / RECIPE))
-    t, prompt_id = find_prompt(root, recipe.iterations, prompt, t)
-    parts = read_plan(root).parts[t]
-    place = _place(root, parts, t, prompt_id)
-    decided = _only(read_table(root / f"iteration-{t}/pair/prompts.parquet"), prompt_id)[0]
-    stored = _only(read_table(root / f"iteration-{t}/pair/pairs.parquet"), prompt_id)
-    pairs = [ExplainedPair(**{k: v for k, v in row.items() if k != "prompt_id"}) for row in stored]
-    compared = parts.agreement or parts.reported
-    told = _prompt(root, parts, t, prompt_id)
+    run = RunReader(root)
+    t, prompt_id = find_prompt(run, prompt, t)
+    ranked = read_ranked_set(run, t)
+    told = read_asked(run.asked(t))[prompt_id]
+    return explained(question, run, ranked, prompt_id, told, ranked.completions(prompt_id))
+
+
+def explained(
+    question: Question,
+    run: RunReader,
+    ranked: RankedSet,
+    prompt_id: str,
+    asked: Asked,
+    completions: Sequence[ExplainedCompletion],
+) -> Explanation:
+    """What is known of a prompt of an iteration that was read; for the terminal and the page."""
+    decided, pairs = ranked.decided[prompt_id], ranked.pairs.get(prompt_id, [])
+    shown = list(completions)
+    if question == "reward":
+        reward, others = str(ranked.parts.reward), set(ranked.values)
+        hidden = others - {reward}
+        shown = [_without(one, hidden) for one in shown]
     return Explanation(
         question=question,
         prompt_id=prompt_id,
-        iteration=t,
-        method=recipe.method.name,
-        prompt=[Turn(role=m.role, content=m.content) for m in told.messages],
-        answer=told.answer,
-        completions=_completions(place, parts, compared if question != "reward" else None),
-        outcome=decided["outcome"],
-        correlation=decided["correlation"],
+        iteration=ranked.t,
+        method=run.recipe.method.name,
+        prompt=list(asked.turns),
+        answer=asked.answer,
+        completions=shown,
+        outcome=decided.outcome,
+        correlation=decided.correlation,
+        definedness=decided.definedness,
         pairs=pairs,
-        words=_words(question, recipe, parts, place, decided, pairs),
+        words=_words(question, run, ranked, prompt_id, shown),
     )
 
 
-def find_prompt(root: Path, iterations: int, prompt: str, t: int | None) -> tuple[int, str]:
+def _without(one: ExplainedCompletion, hidden: Collection[str]) -> ExplainedCompletion:
+    """A completion without some rankings."""
+    return one.model_copy(
+        update={
+            "figures": {name: v for name, v in one.figures.items() if name not in hidden},
+            "ranks": {name: v for name, v in one.ranks.items() if name not in hidden},
+        }
+    )
+
+
+def find_prompt(run: RunReader, prompt: str, t: int | None) -> tuple[int, str]:
     """Iteration and whole id of the one prompt that `prompt` means.
 
     Raises:
         RunError: None, or several. The ids that are meant or close are named.
     """
-    wanted = range(1, iterations + 1) if t is None else [t]
-    paired = [i for i in wanted if (root / f"iteration-{i}/pair" / DONE).exists()]
+    paired = {i: stage for i, stage in run.pairings.items() if t in (None, i)}
     if not paired:
         which = "no iteration" if t is None else f"iteration {t}"
-        raise RunError(f"{root}: {which} has pairs yet; `cream status {root}` shows what is done")
+        said = f"{run.root}: {which} has pairs yet; `cream status {run.root}` shows what is done"
+        raise RunError(said)
     known: dict[str, int] = {}
-    for i in reversed(paired):
-        table = read_table(root / f"iteration-{i}/pair/prompts.parquet", ["prompt_id"])
-        known |= dict.fromkeys(table["prompt_id"].to_pylist(), i)
+    for i, stage in reversed(paired.items()):
+        ids = rows_of(stage.file(PROMPTS, ("prompt_id",)), "prompt_id")
+        known |= {key: i for (key,) in ids}
     if prompt in known:
         return known[prompt], prompt
     matches = sorted(key for key in known if key.startswith(prompt)) if prompt else []
@@ -193,109 +174,27 @@ def _some(ids: Sequence[str]) -> str:
     return f"{shown}, ..." if len(ids) > SHOWN_IDS else shown
 
 
-def _rows_of(table: pa.Table, prompt_id: str) -> pa.Table:
-    return table.filter(pa.array([key == prompt_id for key in table["prompt_id"].to_pylist()]))
-
-
-def _only(table: pa.Table, prompt_id: str) -> list[dict[str, Any]]:
-    return _rows_of(table, prompt_id).to_pylist()
-
-
-def _place(root: Path, parts: MethodParts, t: int, prompt_id: str) -> _Place:
-    stage = Run(root).finished(f"iteration-{t}/matrix")
-    tables = list(stage.tables())
-    names = tables[0].column_names
-    matrix = matrix_from_tables(
-        tables,
-        [name.removeprefix(LOGP_PREFIX) for name in names if name.startswith(LOGP_PREFIX)],
-        [name for name in dict.fromkeys((*parts.score_columns, VERIFIER)) if name in names],
-        parts.label_columns,
-    )
-    table = pa.concat_tables(tables)
-    rows = _rows_of(table, prompt_id)
-    index = matrix.prompt_ids.tolist().index(prompt_id)
-    return _Place(t, prompt_id, rows, Layout(matrix, parts.pairing, parts.reward), index)
-
-
-def _prompt(root: Path, parts: MethodParts, t: int, prompt_id: str) -> Prompt:
-    if parts.prompts == "seed":
-        prompts = [e.prompt for e in read_seed(root / "data/seed/part-00000.parquet")]
-    else:
-        prompts = list(read_prompts(root / f"data/prompts-{t}/part-00000.parquet"))
-    return next(prompt for prompt in prompts if prompt.prompt_id == prompt_id)
-
-
-def _completions(
-    place: _Place, parts: MethodParts, compared: Agreement | None
-) -> list[ExplainedCompletion]:
-    """The group's completions in stored order, with log-probs, reward and ranks."""
-    layout, index = place.layout, place.index
-    counted = (layout.usable & layout.groups.distinct)[index]
-    quantities = dict.fromkeys([parts.reward])
-    if compared is not None:
-        quantities |= dict.fromkeys([compared.first, compared.second])
-    values = {str(q): layout.quantity(q).values[index] for q in quantities}
-    ranks = {name: ranks_of(column, counted) for name, column in values.items()}
-    found = []
-    for member, row in enumerate(place.rows.to_pylist()):
-        logps = {name: row[name] for name in row if name.startswith(LOGP_PREFIX)}
-        found.append(
-            ExplainedCompletion(
-                completion_id=row["completion_id"],
-                text=row["text"],
-                num_tokens=row["num_tokens"],
-                figures=logps | {name: _finite(column[member]) for name, column in values.items()},
-                ranks={name: column[member] for name, column in ranks.items()},
-                notes=_notes(place, row, member),
-            )
-        )
-    return found
-
-
-def _notes(place: _Place, row: Mapping[str, Any], member: int) -> list[str]:
-    notes = [VERDICTS[row[VERIFIER]]] if row.get(VERIFIER) in VERDICTS else []
-    notes += ["duplicate"] if not place.layout.groups.distinct[place.index, member] else []
-    notes += ["truncated"] if place.layout.truncated[place.index, member] else []
-    notes += [f"origin {row['origin']}"] if row["origin"] != Origin.POLICY else []
-    return notes
-
-
-def ranks_of(values: np.ndarray, counted: np.ndarray) -> list[float | None]:
-    """Rank of each value among those that count, 1 the highest, ties their mean rank; else None."""
-    usable = counted & ~np.isnan(values)
-    known = values[usable]
-    return [
-        1 + float((known > value).sum()) + (float((known == value).sum()) - 1) / 2
-        if takes_part
-        else None
-        for value, takes_part in zip(values.tolist(), usable.tolist(), strict=True)
-    ]
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
 def _words(
     question: Question,
-    recipe: Recipe,
-    parts: MethodParts,
-    place: _Place,
-    decided: Mapping[str, Any],
-    pairs: Sequence[ExplainedPair],
+    run: RunReader,
+    ranked: RankedSet,
+    prompt_id: str,
+    completions: Sequence[ExplainedCompletion],
 ) -> list[str]:
+    decided, pairs = ranked.decided[prompt_id], ranked.pairs.get(prompt_id, [])
     match question:
         case "reward":
-            return _reward_words(parts, place)
+            return _reward_words(ranked, prompt_id)
         case "consistency":
-            return _consistency_words(recipe, parts, decided, pairs)
+            return _consistency_words(run.recipe, ranked, decided, pairs)
         case "pair":
-            return _pair_words(parts, place, decided, pairs)
+            return _pair_words(ranked.parts, decided, completions, pairs)
 
 
-def _reward_words(parts: MethodParts, place: _Place) -> list[str]:
-    reward = place.layout.quantity(parts.reward)
-    noise = np.nanmax(reward.noise[place.index], initial=0.0)
+def _reward_words(ranked: RankedSet, prompt_id: str) -> list[str]:
+    parts = ranked.parts
+    noises = ranked.layout.quantity(parts.reward).noise[ranked.place(prompt_id)]
+    noise = np.nanmax(noises, initial=0.0)
     lines = [f"ranked by {parts.reward}: higher is better, rank 1 is best"]
     if noise:
         lines.append(f"values that differ by no more than {noise:.2g} (noise of scoring) are tied")
@@ -305,18 +204,15 @@ def _reward_words(parts: MethodParts, place: _Place) -> list[str]:
 
 
 def _consistency_words(
-    recipe: Recipe,
-    parts: MethodParts,
-    decided: Mapping[str, Any],
-    pairs: Sequence[ExplainedPair],
+    recipe: Recipe, ranked: RankedSet, decided: Decided, pairs: Sequence[ExplainedPair]
 ) -> list[str]:
-    spec = parts.agreement or (parts.reported if recipe.scoring.report_consistency else None)
+    spec, parts = ranked.compared, ranked.parts
     if spec is None:
         return [f"method {recipe.method.name} compares no rankings"]
     lines = [f"compared: {spec.first} and {spec.second}, by {spec.statistic}"]
-    value, reason = decided["correlation"], decided["definedness"]
+    value = decided.correlation
     if value is None:
-        lines.append(f"no value: {UNDEFINED[reason]}")
+        lines.append(f"no value: {UNDEFINED[decided.definedness]}")
     elif spec.statistic == "top_order":
         lines.append(f"C of this prompt: {value:.3f}")
     else:
@@ -335,12 +231,12 @@ def _consistency_words(
 
 def _pair_words(
     parts: MethodParts,
-    place: _Place,
-    decided: Mapping[str, Any],
+    decided: Decided,
+    completions: Sequence[ExplainedCompletion],
     pairs: Sequence[ExplainedPair],
 ) -> list[str]:
     lines = [f"pairing: {parts.pairing.rule} by {parts.reward}"]
-    number = {key: i for i, key in enumerate(place.rows["completion_id"].to_pylist(), start=1)}
+    number = {one.completion_id: i for i, one in enumerate(completions, start=1)}
     for pair in pairs:
         gap = pair.chosen_reward - pair.rejected_reward
         lines.append(
@@ -351,8 +247,8 @@ def _pair_words(
     return lines if pairs else [*lines, f"no pair: {_why(decided)}"]
 
 
-def _why(decided: Mapping[str, Any]) -> str:
-    return OUTCOMES[decided["outcome"]]
+def _why(decided: Decided) -> str:
+    return OUTCOMES[decided.outcome]
 
 
 SHOWN_CHARACTERS = 300

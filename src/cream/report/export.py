@@ -25,18 +25,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from cream.data.snapshot import prompts_from_table, seed_from_table
 from cream.errors import RunError
+from cream.recipe import Recipe
 from cream.recipe.objectives import ObjectiveConfig
 from cream.records import Count, PairSummary, Rate, Record
+from cream.report.ranked import Asked, read_asked
 from cream.report.table import percent, share
-from cream.runs.files import read_table, read_yaml, replacing_folder
+from cream.runs.files import replacing_folder
 from cream.runs.manifest import describe_environment
-from cream.runs.plan import read_plan
+from cream.runs.reader import PAIRS, FinishedStage, RunReader, rows_of
 from cream.runs.seeds import derive_seed
-from cream.runs.store import DONE, GIVEN, RECIPE, Run
-from cream.runs.tables import BASE_COLUMNS, LOGP_PREFIX, pairs_from_table
-from cream.types import FinishReason, Prompt, Tally
+from cream.runs.tables import BASE_COLUMNS, LOGP_PREFIX, NUM_TOKENS, pairs_from_table
+from cream.types import FinishReason, Tally
 
 FileFormat = Literal["jsonl", "parquet"]
 
@@ -115,18 +115,19 @@ def export_pairs(root: Path, iteration: int | None) -> ExportedPairs:
         RunError: No such run, its pairs are unfinished, there are none, or they were trained under
             an objective that was given in Python.
     """
-    run, t = Run(root), iteration or last_paired(root)
+    run = RunReader(root)
+    t = iteration or last_paired(run)
     _refuse_given_objective(run, t)
-    objective = read_plan(root).parts[t].objective
-    paired = run.finished(f"iteration-{t}/pair")
-    pairs = pairs_from_table(read_table(paired.folder / "pairs.parquet"))
+    objective = run.plan.parts[t].objective
+    paired = run.needed("pair", t)
+    pairs = pairs_from_table(paired.file(PAIRS))
     if not len(pairs):
         raise RunError(f"iteration {t} of {root} has no pairs to export; `cream status` tells why")
     wanted = {*pairs.chosen_ids.tolist(), *pairs.rejected_ids.tolist()}
-    completions = _completions(run, t, wanted)
-    prompts = _prompts(run, t)
+    completions = _completions(run.needed("matrix", t), wanted)
+    prompts = read_asked(run.asked(t))
     rows = [
-        _row(prompts[prompt_id], completions[chosen], completions[rejected])
+        _row(prompt_id, prompts[prompt_id], completions[chosen], completions[rejected])
         | {
             "pair_id": f"{chosen}>{rejected}",
             "consistency": _trained(objective, consistency),
@@ -146,21 +147,16 @@ def export_pairs(root: Path, iteration: int | None) -> ExportedPairs:
             strict=True,
         )
     ]
-    record = paired.finished()
-    assert record is not None  # `finished` of the run has just read it
-    summary = PairSummary.read(record.summary, paired.folder)
-    return ExportedPairs(_table(rows), t, summary, objective, None)
+    return ExportedPairs(_table(rows), t, paired.summary(PairSummary), objective, None)
 
 
-def _refuse_given_objective(run: Run, t: int) -> None:
+def _refuse_given_objective(run: RunReader, t: int) -> None:
     """What was trained on the pairs is known to its author only; no other trainer has it."""
-    name = f"iteration-{t}/train"
-    if not (run.root / name / DONE).exists():
-        return
-    objective = run.finished(name).inputs.get("objective")
-    if isinstance(objective, Mapping) and GIVEN in objective:
+    trained = run.sole("train", t)
+    name = trained.given_objective if trained is not None else None
+    if name is not None:
         raise RunError(
-            f"iteration {t} of {run.root} trained under the objective {objective[GIVEN]!r}, which "
+            f"iteration {t} of {run.root} trained under the objective {name!r}, which "
             "was given in Python: pairs exported for another trainer would stand for another "
             "loss. Read them with cream.open_run instead"
         )
@@ -209,19 +205,16 @@ def is_flipped(consistency: float, pair_id: str, *, seed: int) -> bool:
     return bool(draw >= consistency)
 
 
-def last_paired(root: Path) -> int:
+def last_paired(run: RunReader) -> int:
     """The last iteration whose pairs are finished.
 
     Raises:
         RunError: There is none.
     """
-    found = [
-        int(path.parents[1].name.removeprefix("iteration-"))
-        for path in root.glob(f"iteration-*/pair/{DONE}")
-    ]
-    if not found:
+    if not run.pairings:
+        root = run.root
         raise RunError(f"{root} holds no finished pairs; `cream status {root}` shows what it holds")
-    return max(found)
+    return max(run.pairings)
 
 
 def _turned(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,36 +228,41 @@ def _turned(row: Mapping[str, Any]) -> dict[str, Any]:
     return result | {"margin": -row["margin"]}
 
 
-def _row(prompt: Prompt, chosen: Mapping[str, Any], rejected: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A completion of a pair: its text, and columns that are named after the side."""
+
+    text: str
+    columns: Mapping[str, Any]
+
+
+def _row(prompt_id: str, prompt: Asked, chosen: _Side, rejected: _Side) -> dict[str, Any]:
     return {
-        "prompt": [{"role": m.role, "content": m.content} for m in prompt.messages],
-        "chosen": [{"role": "assistant", "content": chosen["text"]}],
-        "rejected": [{"role": "assistant", "content": rejected["text"]}],
-        "prompt_id": prompt.prompt_id,
+        "prompt": [turn.as_json() for turn in prompt.turns],
+        "chosen": [{"role": "assistant", "content": chosen.text}],
+        "rejected": [{"role": "assistant", "content": rejected.text}],
+        "prompt_id": prompt_id,
         "task": prompt.task,
-        **{f"chosen_{name}": value for name, value in chosen.items() if name != "text"},
-        **{f"rejected_{name}": value for name, value in rejected.items() if name != "text"},
+        **{f"chosen_{name}": value for name, value in chosen.columns.items()},
+        **{f"rejected_{name}": value for name, value in rejected.columns.items()},
     }
 
 
-def _completions(run: Run, t: int, wanted: set[str]) -> dict[str, dict[str, Any]]:
+def _completions(matrix: FinishedStage, wanted: set[str]) -> dict[str, _Side]:
     """Text, truncation and scores of the completions named, by id."""
     found = {}
-    for table in run.finished(f"iteration-{t}/matrix").tables():
+    for table in matrix.tables():
         scores = [
             name
             for name, kind in zip(table.column_names, table.schema.types, strict=True)
             if name not in _NO_SCORE and _is_score(name, kind)
         ]
-        columns = ["completion_id", "text", "finish_reason", "num_tokens", *scores]
-        for row in table.select(columns).to_pylist():
-            if row["completion_id"] in wanted:
-                found[row["completion_id"]] = {
-                    "text": row["text"],
-                    "truncated": row["finish_reason"] == str(FinishReason.LENGTH),
-                    "tokens": row["num_tokens"],
-                    **{name: _absent_as_none(row[name]) for name in scores},
-                }
+        names = ("completion_id", "text", "finish_reason", NUM_TOKENS, *scores)
+        for key, text, reason, tokens, *values in rows_of(table, *names):
+            if key in wanted:
+                scored = zip(scores, map(_absent_as_none, values), strict=True)
+                about = {"truncated": reason == str(FinishReason.LENGTH), "tokens": tokens}
+                found[key] = _Side(text, {**about, **dict(scored)})
     return found
 
 
@@ -274,13 +272,6 @@ def _is_score(name: str, kind: pa.DataType) -> bool:
 
 def _absent_as_none(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _prompts(run: Run, t: int) -> dict[str, Prompt]:
-    """Prompts that the iteration may have answered: its own, and those of the seed examples."""
-    own = prompts_from_table(pa.concat_tables(run.finished(f"data/prompts-{t}").tables()))
-    examples = seed_from_table(pa.concat_tables(run.finished("data/seed").tables()))
-    return {p.prompt_id: p for p in (*(example.prompt for example in examples), *own)}
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -317,7 +308,7 @@ def write_export(
             with (temporary / name).open("w", encoding="utf-8") as stream:
                 for row in pairs.table.to_pylist():
                     stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-        card = dataset_card(pairs, read_yaml(root / RECIPE), name, command, seed)
+        card = dataset_card(pairs, RunReader(root).recipe, name, command, seed)
         (temporary / "README.md").write_text(card, encoding="utf-8")
     return WrittenExport(
         kind="trl" if pairs.flipped is None else "flipped",
@@ -333,16 +324,14 @@ def write_export(
     )
 
 
-def dataset_card(
-    pairs: ExportedPairs, recipe: dict[str, Any], name: str, command: str, seed: int
-) -> str:
+def dataset_card(pairs: ExportedPairs, recipe: Recipe, name: str, command: str, seed: int) -> str:
     """Markdown that says what the rows are, how they were made, and with which command."""
     t, count = pairs.iteration, pairs.table.num_rows
     lines = [
         f"- {count} pairs of iteration {t}, from {pairs.summary.tally.total} prompts; the "
         f"completions are of M{t}, nobody labelled them",
-        f"- Method: {recipe['method']['name']}; M0: {recipe['model']['name']}; run seed "
-        f"{recipe['seed']}; Cream {describe_environment()['cream']}",
+        f"- Method: {recipe.method.name}; M0: {recipe.model.name}; run seed {recipe.seed}; "
+        f"Cream {describe_environment()['cream']}",
         f"- Objective of the run: {pairs.objective.name}"
         + ("" if pairs.objective.is_mixture else ", whose loss plain DPO on these rows is not"),
         f"- Mean C of the pairs: {_mean(pairs.table['consistency'].to_pylist()):.3f}",
@@ -359,7 +348,7 @@ configs:
   data_files: {name}
 ---
 
-# {recipe["name"]}, iteration {t} ({kind})
+# {recipe.name}, iteration {t} ({kind})
 
 Preference pairs in TRL's conversational format, made by Cream without preference labels.
 

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cream.errors import RunError
 from cream.report.summary import RunSummary, summarise_run
-from cream.runs.files import read_table
-from cream.runs.store import Run
+from cream.runs.reader import PAIRS, RunReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ class RunResult:
         Raises:
             RunError: It is not finished.
         """
-        return pa.concat_tables(Run(self.root).finished(f"iteration-{t}/matrix").tables())
+        return RunReader(self.root).needed("matrix", t).table()
 
     def pairs(self, t: int) -> pa.Table:
         """Preference pairs of iteration t, by completion id.
@@ -56,8 +54,7 @@ class RunResult:
         Raises:
             RunError: They are not finished.
         """
-        stage = Run(self.root).finished(f"iteration-{t}/pair")
-        return read_table(stage.folder / "pairs.parquet")
+        return RunReader(self.root).needed("pair", t).file(PAIRS)
 
 
 def open_run(folder: str | Path) -> RunResult:
@@ -66,7 +63,4 @@ def open_run(folder: str | Path) -> RunResult:
     Raises:
         RunError: It holds no run.
     """
-    result = RunResult(Path(folder))
-    if not (result.root / "recipe.yaml").exists():
-        raise RunError(f"{result.root} holds no run (no recipe.yaml)")
-    return result
+    return RunResult(RunReader(Path(folder)).root)

@@ -1,6 +1,7 @@
 """A run directory to one summary: accuracy per model, consistency and pairs per iteration, time.
 
-Every figure is computed from stored records and carries its n; intervals are 95 %.
+Every figure is computed from stored records and carries its n; intervals are 95 %. How far each
+stage is stands beside it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,17 @@ from cream.algorithms.statistics import (
     pass_at_k,
     wilson_interval,
 )
-from cream.errors import RunError
-from cream.records import ConstantAnswer, Count, PairSummary, Rate, Record
-from cream.runs.files import read_json, read_table, read_yaml
-from cream.runs.store import DONE, RECIPE
+from cream.records import (
+    ConstantAnswer,
+    Count,
+    FrozenPrompts,
+    PairSummary,
+    Rate,
+    Record,
+    StageKind,
+)
+from cream.runs.reader import FinishedStage, RunReader
+from cream.runs.verification import StageState, stage_state
 
 COLUMNS = ("prompt_id", "task", "index", "correct", "partial_credit", "num_tokens")
 """What a summary reads of an evaluation; the texts stay on disk."""
@@ -96,6 +104,30 @@ class RunSummary(Record):
     """Those with pairs."""
     seconds: dict[str, Annotated[float, Field(ge=0)]]
     """Per finished stage, over all attempts, in running order."""
+    seconds_by_kind: dict[StageKind, Annotated[float, Field(ge=0)]]
+    """The same, summed by what the stages do."""
+
+
+class RunStatus(Record):
+    """Stages of a run, and its results so far."""
+
+    stages: list[StageState]
+    summary: RunSummary
+
+
+def status_of(root: Path) -> RunStatus:
+    """Stages of the run's plan, in running order, and the results.
+
+    Raises:
+        RunError: `root` holds no run.
+    """
+    run = RunReader(root)
+    return RunStatus(stages=stages_of(run), summary=summary_of(run))
+
+
+def stages_of(run: RunReader) -> list[StageState]:
+    """One entry per stage of the run's plan, in running order."""
+    return [stage_state(run.root, spec.name) for spec in run.plan.stages]
 
 
 def summarise_run(root: Path) -> RunSummary:
@@ -104,54 +136,43 @@ def summarise_run(root: Path) -> RunSummary:
     Raises:
         RunError: `root` holds no run.
     """
-    if not (root / RECIPE).exists():
-        raise RunError(f"{root} holds no run (no {RECIPE})")
-    recipe = read_yaml(root / RECIPE)
-    evaluated = {
-        f"M{m}": read_evaluation(root / folder / "evaluate")
-        for m, folder in enumerate(model_folders(recipe["iterations"]))
-        if (root / folder / "evaluate" / DONE).exists()
-    }
-    paired = {t: root / f"iteration-{t}" / "pair" for t in range(1, recipe["iterations"] + 1)}
+    return summary_of(RunReader(root))
+
+
+def summary_of(run: RunReader) -> RunSummary:
+    """See `summarise_run`."""
+    evaluated = {name: answers_of(stage) for name, stage in run.evaluations.items()}
+    frozen = [stage.summary(FrozenPrompts) for stage in run.of("freeze_prompts")]
+    by_kind: dict[StageKind, float] = {}
+    for stage in run.finished.values():
+        by_kind[stage.spec.kind] = by_kind.get(stage.spec.kind, 0.0) + stage.seconds
     return RunSummary(
-        name=recipe["name"],
-        method=recipe["method"]["name"],
-        seed=recipe["seed"],
-        iterations_planned=recipe["iterations"],
+        **_named(run),
         models=[_model(name, table, evaluated.get("M1")) for name, table in evaluated.items()],
-        baseline=_baseline(root),
+        baseline={task: c for found in frozen for task, c in found.constant_baseline.items()},
         iterations=[
-            IterationSummary.read({"iteration": t, **read_json(folder / DONE)["summary"]}, folder)
-            for t, folder in paired.items()
-            if (folder / DONE).exists()
+            IterationSummary(iteration=t, **dict(stage.summary(PairSummary)))
+            for t, stage in run.pairings.items()
         ],
-        seconds=stage_seconds(root),
+        seconds={name: stage.seconds for name, stage in run.finished.items()},
+        seconds_by_kind=by_kind,
     )
+
+
+def _named(run: RunReader) -> dict[str, Any]:
+    """What the stored recipe says of the run, also one that this version does not know whole."""
+    values = run.values
+    return {
+        "name": values["name"],
+        "method": values["method"]["name"],
+        "seed": values["seed"],
+        "iterations_planned": values["iterations"],
+    }
 
 
 def _model(name: str, table: pa.Table, first: pa.Table | None) -> ModelResult:
     gain = _gain(table, first) if name not in ("M0", "M1") else None
     return ModelResult(model=name, gain=gain, **dict(summarise_evaluation(table)))
-
-
-def model_folders(iterations: int) -> list[str]:
-    """Folder of the stage that made each model, M0 first."""
-    return ["seed-model", "sft", *(f"iteration-{t}" for t in range(1, iterations + 1))]
-
-
-def stage_seconds(root: Path) -> dict[str, float]:
-    """Seconds each finished stage took, over all attempts, in running order."""
-    rounds = [p for p in root.glob("iteration-*") if p.name.removeprefix("iteration-").isdigit()]
-    rounds.sort(key=lambda path: int(path.name.removeprefix("iteration-")))
-    found = [
-        path
-        for folder in [
-            root / name for name in ("data", "seed-model", "sft", "witnesses", "calibration")
-        ]
-        + rounds
-        for path in sorted(folder.rglob(DONE), key=lambda path: path.stat().st_mtime_ns)
-    ]
-    return {str(path.parent.relative_to(root)): read_json(path)["seconds"] for path in found}
 
 
 def summarise_evaluation(table: pa.Table) -> Evaluation:
@@ -167,10 +188,9 @@ def summarise_evaluation(table: pa.Table) -> Evaluation:
     return Evaluation(overall=_accuracy(table), tasks=per_task)
 
 
-def read_evaluation(folder: Path) -> pa.Table:
+def answers_of(stage: FinishedStage) -> pa.Table:
     """The records of one evaluation, `COLUMNS` of them."""
-    paths = sorted(folder.glob("part-*.parquet"))
-    return pa.concat_tables(read_table(path, list(COLUMNS)) for path in paths)
+    return stage.table(COLUMNS)
 
 
 def greedy_answers(table: pa.Table) -> pa.Table:
@@ -226,12 +246,6 @@ def _of_samples(samples: pa.Table) -> dict[str, Any]:
         "mean_at_k": float(np.mean(mean_at_k(correct, totals))),
         "pass_at_k": float(np.mean(pass_at_k(correct, totals, k=k))),
     }
-
-
-def _baseline(root: Path) -> dict[str, ConstantAnswer]:
-    done = root / "data" / "test" / DONE
-    found = read_json(done)["summary"].get("constant_baseline", {}) if done.exists() else {}
-    return {task: ConstantAnswer.read(entry, done) for task, entry in found.items()}
 
 
 def overall_baseline(baseline: Mapping[str, ConstantAnswer]) -> float | None:

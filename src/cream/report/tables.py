@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from cream.records import Consistency, ConstantAnswer, Share
+from cream.records import Consistency, ConstantAnswer, Share, StageKind
 from cream.report.comparison import ComparedMethod, ComparedModel, Comparison
 from cream.report.costs import KINDS, Cost
 from cream.report.summary import (
@@ -44,7 +44,7 @@ def run_tables(summary: RunSummary) -> RenderableType:
         blocks.append(terminal(iteration_table(summary.iterations)))
         blocks += [Text(line) for line in drops(summary.iterations)]
     if summary.seconds:
-        blocks.append(Text(time_line(summary.seconds)))
+        blocks.append(Text(time_line(summary.seconds_by_kind)))
     return Group(*blocks) if blocks else Text("nothing is finished yet")
 
 
@@ -160,16 +160,12 @@ def drops(rows: Sequence[IterationSummary]) -> list[str]:
     return [f"iteration {t}: prompts without a pair: {why}" for t, why in found.items() if why]
 
 
-def time_line(stages: Mapping[str, float]) -> str:
+def time_line(seconds: Mapping[StageKind, float]) -> str:
     """Seconds per kind of stage, and in all."""
-    kinds: dict[str, float] = {}
-    for stage, seconds in stages.items():
-        parts = stage.split("/")
-        fine_tuned = stage == "sft/train" or parts[0] == "witnesses"
-        kind = "fine-tune" if fine_tuned else parts[1] if len(parts) > 1 else parts[0]
-        kinds[kind] = kinds.get(kind, 0.0) + seconds
-    shown = ", ".join(f"{kind} {s:.0f}" for kind, s in kinds.items() if s >= 0.5)
-    return f"time: {sum(kinds.values()):.0f} s ({shown})"
+    shown = ", ".join(
+        f"{kind.replace('_', '-')} {s:.0f}" for kind, s in seconds.items() if s >= 0.5
+    )
+    return f"time: {sum(seconds.values()):.0f} s ({shown})"
 
 
 def status_table(stages: Sequence[StageState]) -> Table:

@@ -58,6 +58,11 @@ def fingerprint(value: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
+def part_files(folder: Path) -> list[Path]:
+    """Whole parts of a stage's folder, in order."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
 @dataclass(frozen=True, slots=True)
 class StageRecord:
     """What is known of a finished stage."""
@@ -96,7 +101,7 @@ class Stage:
         """
         if not (self.folder / DONE).exists():
             return None
-        record = _read_record(self.folder / DONE)
+        record = read_record(self.folder / DONE)
         self._refuse_other_inputs(record["inputs"])
         self._refuse(self._file_damages(record, full=True))  # small, and about to be read
         self._refuse(self._model_damages(record, full=False))
@@ -111,13 +116,13 @@ class Stage:
         Raises:
             RunError: Its record cannot be read.
         """
-        record = _read_record(self.folder / DONE)
+        record = read_record(self.folder / DONE)
         found = self._file_damages(record, full=full), self._model_damages(record, full=full)
         return [damage for source in found for damage in source]
 
     def bytes(self) -> int:
         """Size of the files of this finished stage, those of its model included."""
-        record = _read_record(self.folder / DONE)
+        record = read_record(self.folder / DONE)
         models = {} if self.model_removed else record["model_files"]
         marks = (read_marks(self.folder / DONE, value) for value in (record["files"], models))
         return sum(mark.bytes for of in marks for mark in of.values())
@@ -140,7 +145,7 @@ class Stage:
         Raises:
             RunError: A file of it is not what was written.
         """
-        self._refuse(self._model_damages(_read_record(self.folder / DONE), full=True))
+        self._refuse(self._model_damages(read_record(self.folder / DONE), full=True))
 
     def remove_model(self, why: str) -> None:
         """Delete the model that this finished stage made, and keep a note of it."""
@@ -198,7 +203,7 @@ class Stage:
 
     def parts(self) -> list[Path]:
         """Whole parts in order."""
-        return sorted(self.folder.glob("part-*.parquet"))
+        return part_files(self.folder)
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Read the parts one at a time."""
@@ -281,7 +286,7 @@ class Run:
                 f"{self.root / name} is not finished; `cream status {self.root}` shows what is, "
                 "and `cream run` makes what is missing"
             )
-        record = _read_record(done)
+        record = read_record(done)
         spec = _read_spec(done, record["spec"])
         if spec.name != name:
             raise RunError(
@@ -326,12 +331,25 @@ def _dumped(marks: Mapping[str, FileMark]) -> dict[str, Any]:
     return {name: mark.model_dump() for name, mark in marks.items()}
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """A finished mark.
+
+    Raises:
+        RunError: It was changed by hand.
+    """
     try:
         record = read_sealed(path)
     except RunError as error:
         raise RunError(f"{error}; {MAKE_AGAIN}") from error
-    absent = {"spec", "inputs", "files", "model_files", "seconds", "summary"} - record.keys()
+    absent = {
+        "spec",
+        "fingerprint",
+        "inputs",
+        "files",
+        "model_files",
+        "seconds",
+        "summary",
+    } - record.keys()
     if absent:
         raise RunError(
             f"{path} lacks {', '.join(sorted(absent))}; it was changed by hand, or written by "

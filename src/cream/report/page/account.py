@@ -7,26 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cream.errors import RecipeError
-from cream.recipe.load import validate_recipe
+from cream.report.costs import Kind, stage_tokens
+from cream.report.explain import OUTCOMES
 from cream.report.markup import Html, PageSection, join, paragraph, table, tag, text
 from cream.report.page.figures import Words, stack_figure
 from cream.report.page.records import RunRecords
 from cream.report.page.settings import REQUIRED, Setting, settings
-
-OUTCOMES = {
-    "paired": "gave a pair",
-    "single": "fewer than two completions to compare",
-    "all_duplicates": "all completions the same",
-    "unscored": "fewer than two scored completions",
-    "truncated": "too many completions cut off",
-    "tied": "equal rewards within the noise",
-    "below_min_gap": "reward gap below min_gap",
-    "no_majority": "no answer with enough votes",
-    "below_half": "C below 1/2",
-    "witness_silent": "the witness has no order for the pair",
-    "witness_disagrees": "the witness orders the pair the other way",
-}
-"""Outcomes of `cream.stages.pair` in words; one without an entry is shown by its name."""
+from cream.report.table import ABSENT
 
 
 def tallies(records: RunRecords) -> PageSection | None:
@@ -48,7 +35,7 @@ def tallies(records: RunRecords) -> PageSection | None:
     )
     figure = tag("div", stack_figure(said, parts, names), attributes={"class": "whole"})
     head = ["outcome", "meaning", *(label for label, _ in parts)]
-    body = [[n, OUTCOMES.get(n, ""), *(str(p.get(n, 0)) for _, p in parts)] for n in names]
+    body = [[n, OUTCOMES[n], *(str(p.get(n, 0)) for _, p in parts)] for n in names]
     body.append(["all", "", *(str(row.tally.total) for row in rows)])
     return PageSection(
         "outcomes",
@@ -59,25 +46,18 @@ def tallies(records: RunRecords) -> PageSection | None:
 
 def costs(records: RunRecords) -> PageSection | None:
     """Seconds and tokens of each stage; None before any stage is finished."""
-    seconds = records.summary.seconds
-    if not seconds:
+    finished = records.run.finished
+    if not finished:
         return None
-    tokens = _tokens(records)
-    spent = [(name, s) for name, s in seconds.items() if s >= 0.05 or name in tokens]
-    rows = [
-        [
-            name,
-            f"{s:.1f}",
-            f"{tokens[name]:,}" if name in tokens else "–",
-            f"{tokens[name] / s:,.0f}" if name in tokens and s > 0 else "–",
-        ]
-        for name, s in spent
-    ]
-    left_out = len(seconds) - len(spent)
-    rows.append(["all stages", f"{sum(seconds.values()):.1f}", "", ""])
+    tokens = {name: stage_tokens(records.run, stage) for name, stage in finished.items()}
+    spent = [name for name, stage in finished.items() if stage.seconds >= 0.05 or tokens[name]]
+    rows = [_stage_row(name, finished[name].seconds, tokens[name]) for name in spent]
+    left_out = len(finished) - len(spent)
+    whole = sum(stage.seconds for stage in finished.values())
+    rows.append(["all stages", f"{whole:.1f}", "", ""])
     note = (
         "Over all attempts, without the time to load models. Tokens are completion tokens: "
-        "sampled, answered or scored; those of training are not recorded."
+        "sampled, answered, scored, or trained on, once per epoch."
         + (f" {left_out} stages under 0.05 s are only in the sum." if left_out else "")
     )
     caption = "Seconds and completion tokens per stage; – is not recorded"
@@ -89,16 +69,24 @@ def costs(records: RunRecords) -> PageSection | None:
     return PageSection("costs", "Time and tokens", join(body))
 
 
+def _stage_row(name: str, seconds: float, tokens: Mapping[Kind, float] | None) -> list[str]:
+    if not tokens:
+        return [name, f"{seconds:.1f}", ABSENT, ABSENT]
+    count = sum(tokens.values())
+    speed = f"{count / seconds:,.0f}" if seconds > 0 else ABSENT
+    return [name, f"{seconds:.1f}", f"{count:,.0f}", speed]
+
+
 def recipe(records: RunRecords) -> PageSection:
     """The settings that differ from the defaults, and behind a disclosure all of them."""
     try:
-        found = settings(validate_recipe(records.recipe, source="recipe.yaml"))
+        found = settings(records.run.recipe)
     except RecipeError:
         said = paragraph(
             "This version of Cream does not read the run's recipe, so its defaults are not shown.",
             "warning",
         )
-        whole = json.dumps(dict(records.recipe), indent=2, ensure_ascii=False)
+        whole = json.dumps(dict(records.run.values), indent=2, ensure_ascii=False)
         body = join([said, tag("pre", text(whole))])
         return PageSection("recipe", "Recipe", body)
     usual = [setting for setting in found if setting.default != REQUIRED]
@@ -137,28 +125,15 @@ def _json(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
-def _tokens(records: RunRecords) -> dict[str, int]:
-    """Completion tokens per stage: a scoring pass reads those that its sample stage made."""
-    tokens = dict(records.answer_tokens)
-    for name in records.stages:
-        folder, stage = name.partition("/")[::2]
-        sampled = (records.finished(f"{folder}/sample") or {}).get("tokens")
-        if (sampled is not None and (stage == "sample" or stage.startswith("score/M"))) or (
-            sampled is not None
-            and stage.removeprefix("score/") in (records.recipe.get("witnesses") or {})
-        ):
-            tokens[name] = sampled
-    return tokens
-
-
 def _environment(records: RunRecords) -> list[Html]:
-    if records.manifest is None:
+    manifest = records.run.manifest
+    if manifest is None:
         return []
-    made: Mapping[str, Any] = records.manifest["environment"]
+    made: Mapping[str, Any] = manifest["environment"]
     packages = ", ".join(
         f"{name} {version}" for name, version in made["packages"].items() if version
     )
-    command = " ".join(records.manifest["command"])
+    command = " ".join(manifest["command"])
     return [
         paragraph(
             f"Made by “{command}”, Cream {made['cream']}, Python {made['python']}, "

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cream.records import StageSpec, TrainSummary
 from cream.report.markup import Html, PageSection, join, paragraph, tag
 from cream.report.page.axes import Axis, Frame, axis_over, axis_within, category_axis
 from cream.report.page.figures import Point, Reference, Series, Words, line_figure, point_figure
-from cream.report.page.records import Curve, RunRecords
+from cream.report.page.records import RunRecords
 from cream.report.summary import IterationSummary
 from cream.report.table import Table, figure, html, percent, signed
+from cream.runs.reader import Curve
 
 
 def losses(records: RunRecords) -> PageSection | None:
     """Loss over steps of fine-tuning, of each witness, and of each iteration; None before any."""
+    trained = records.run.of("fine_tune", "train")
     figures = [
         _curve_figure(
-            _training_name(stage),
-            "nats per completion token" if "rewards/margins" not in curve[0] else "mean loss",
-            curve,
+            _training_name(stage.spec),
+            "nats per completion token" if stage.spec.kind == "fine_tune" else "mean loss",
+            stage.curve,
             "loss",
         )
-        for stage, curve in records.curves.items()
-        if curve
+        for stage in trained
+        if stage.curve
     ]
     if not figures:
         return None
-    warnings = [
-        f"{_training_name(stage)}: {said}"
-        for stage in records.stages
-        if stage.endswith("/train")
-        for said in (records.finished(stage) or {}).get("warnings", [])
+    parts = [
+        paragraph(f"{_training_name(stage.spec)}: {said}", "warning")
+        for stage in trained
+        for said in stage.summary(TrainSummary).warnings
     ]
-    parts = [paragraph(said, "warning") for said in warnings]
     parts.append(tag("div", *figures, attributes={"class": "figures"}))
     return PageSection("losses", "Loss curves", join(parts))
 
@@ -41,7 +42,8 @@ def margins(records: RunRecords) -> PageSection | None:
     """Margin x over steps and the fixed point logit C it is driven to; None before any."""
     figures = []
     for row in records.iterations:
-        curve = records.curves.get(f"iteration-{row.iteration}/train")
+        trained = records.run.sole("train", row.iteration)
+        curve = trained.curve if trained is not None else ()
         if curve and "rewards/margins" in curve[0]:
             figures.append(_margin_figure(row, curve))
     if not figures:
@@ -155,16 +157,12 @@ def _over_models(
     return point_figure(said, frame, series, joined=True)
 
 
-def _training_name(stage: str) -> str:
+def _training_name(spec: StageSpec) -> str:
     """A training in words: what it makes of what."""
-    if stage == "sft/train":
-        return "Fine-tuning, M0 → M1"
-    folder, _, rest = stage.partition("/")
-    if folder == "witnesses":
-        return f"Witness {rest.removesuffix('/train')}, M0 → M1"
-    t = folder.removeprefix("iteration-")
-    made = "the draft" if rest.startswith("draft/") else f"M{int(t) + 1}" if t.isdigit() else stage
-    return f"Iteration {t}, M{t} → {made}"
+    made = f"{spec.model} → {spec.result}"
+    if spec.kind == "fine_tune":
+        return f"Fine-tuning, {made}"
+    return f"Iteration {spec.t}, {'draft, ' if spec.draft else ''}{made}"
 
 
 def _steps(curve: Curve, key: str) -> tuple[Point, ...]:

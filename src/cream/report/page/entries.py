@@ -6,16 +6,21 @@ are carried as they were sampled; making them safe is the business of whoever sh
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from cream.report.page.ranked import RankedSet, read_ranked_set
-from cream.report.page.records import RunRecords, evaluation_folders
-from cream.runs.files import read_table
-from cream.types import FinishReason
+import numpy as np
+
+from cream.report.explain import OUTCOMES, Explanation, explained
+from cream.report.page.records import RunRecords, rate_of
+from cream.report.ranked import Asked, RankedSet, read_asked, read_ranked_set
+from cream.runs.reader import FinishedStage, RunReader
+from cream.types import FinishReason, Origin
+
+TEST = "test"
+"""Key of the set of test prompts."""
 
 LABEL_CHARACTERS = 140
 """Of a prompt's last message, in the explorer's table."""
@@ -47,12 +52,13 @@ class Entry:
 
 def set_facts(records: RunRecords) -> dict[str, dict[str, Any]]:
     """Per set of a run, in the page's order, what holds for all its prompts."""
-    facts: dict[str, dict[str, Any]] = {}
-    for row in records.iterations:
-        t = row.iteration
-        facts[f"iteration-{t}"] = {"name": f"iteration {t}", "model": f"M{t}"}
-    if evaluation_folders(records):
-        facts["test"] = {"name": "test", "model": ""}
+    facts: dict[str, dict[str, Any]] = {
+        _set_key(t): {"name": f"iteration {t}", "model": stage.spec.model}
+        for t in records.run.pairings
+        if (stage := records.run.sole("sample", t)) is not None
+    }
+    if records.run.evaluations:
+        facts[TEST] = {"name": TEST, "model": ""}
     return facts
 
 
@@ -62,80 +68,119 @@ def entries(records: RunRecords) -> Iterator[Entry]:
     Raises:
         RunError: A file is damaged, or was made by a version that knows other quantities.
     """
-    for row in records.iterations:
-        t = row.iteration
-        ranked = read_ranked_set(records.root, records.stages[f"iteration-{t}/pair"], t)
-        prompts = _prompts(records.root, t, ranked)
-        for group in ranked.groups():
-            yield _iteration_entry(f"iteration-{t}", prompts[group["id"]], group)
-    yield from _test_entries(records)
+    run = records.run
+    for t in run.pairings:
+        ranked, prompts = read_ranked_set(run, t), read_asked(run.asked(t))
+        for key, completions in ranked.groups():
+            told = explained("consistency", run, ranked, key, prompts[key], completions)
+            yield _iteration_entry(_set_key(t), prompts[key], told, ranked)
+    yield from _test_entries(run)
 
 
-def _prompts(root: Path, t: int, ranked: RankedSet) -> dict[str, Mapping[str, Any]]:
-    """Prompts of an iteration by id; those of methods that answer the seed prompts are there."""
-    found = _read_prompts(root / "data" / f"prompts-{t}")
-    if not set(ranked.prompt_ids) <= set(found):
-        found |= _read_prompts(root / "data" / "seed")
-    unknown = {"prompt": [], "task": "unknown", "answer": None}
-    return {key: found.get(key, unknown) for key in ranked.prompt_ids}
+def _set_key(t: int) -> str:
+    return f"iteration-{t}"
 
 
-def _read_prompts(folder: Path) -> dict[str, Mapping[str, Any]]:
-    names = ["prompt_id", "prompt", "task", "answer"]
-    paths = sorted(folder.glob("part-*.parquet"))
-    rows = (row for path in paths for row in read_table(path, names).to_pylist())
-    return {row["prompt_id"]: row for row in rows}
+def _asked(prompt: Asked) -> dict[str, Any]:
+    return {
+        "messages": [[turn.role, turn.content] for turn in prompt.turns],
+        "answer": prompt.answer,
+    }
 
 
-def _asked(prompt: Mapping[str, Any]) -> dict[str, Any]:
-    messages = [[turn["role"], turn["content"]] for turn in prompt["prompt"]]
-    return {"messages": messages, "answer": prompt["answer"]}
-
-
-def _label(prompt: Mapping[str, Any]) -> str:
-    last = prompt["prompt"][-1]["content"] if prompt["prompt"] else ""
+def _label(prompt: Asked) -> str:
+    last = prompt.turns[-1].content if prompt.turns else ""
     return " ".join(last[: 4 * LABEL_CHARACTERS].split())[:LABEL_CHARACTERS]
 
 
-def _iteration_entry(set_key: str, prompt: Mapping[str, Any], group: Mapping[str, Any]) -> Entry:
-    verdicts = [
-        (group["completions"][c]["correct"], group["completions"][r]["correct"])
-        for c, r, *_ in group["pairs"]
-    ]
+def _iteration_entry(set_key: str, prompt: Asked, told: Explanation, ranked: RankedSet) -> Entry:
+    right = {one.completion_id: one.right for one in told.completions}
+    verdicts = [(right[pair.chosen_id], right[pair.rejected_id]) for pair in told.pairs]
+    statistic = ranked.compared.statistic if ranked.compared else "kendall"
+    tau = np.asarray(told.correlation, dtype=np.float64)  # None is NaN
     return Entry(
         set_key=set_key,
-        prompt_id=group["id"],
-        task=prompt["task"],
+        prompt_id=told.prompt_id,
+        task=prompt.task,
         label=_label(prompt),
         right=verdicts[0][0] if verdicts else None,
         change="",
         reversed=any(verdict == (False, True) for verdict in verdicts),
-        outcome=group["outcome"],
-        consistency=group["consistency"],
-        detail={**_asked(prompt), **group},
+        outcome=told.outcome,
+        consistency=_rounded(float(rate_of(tau, statistic))),
+        detail={
+            **_asked(prompt),
+            "id": told.prompt_id,
+            "quantities": list(ranked.values),
+            **_cards(told),
+            "outcome": OUTCOMES[told.outcome],
+            "words": told.words,
+        },
     )
 
 
-def _test_entries(records: RunRecords) -> Iterator[Entry]:
-    folders = evaluation_folders(records)
-    if not folders:
+def _cards(told: Explanation) -> dict[str, Any]:
+    """The distinct completions, and the pairs by place in their list."""
+    shown = [one for one in told.completions if one.copy_of is None]
+    place = {one.completion_id: i for i, one in enumerate(shown)}
+    place |= {one.completion_id: place[one.copy_of] for one in told.completions if one.copy_of}
+    copies = Counter(place.values())
+    return {
+        "completions": [
+            {
+                "text": one.text,
+                "origin": "" if one.origin == Origin.POLICY else one.origin,
+                "tokens": one.num_tokens,
+                "truncated": one.truncated,
+                "copies": copies[i],
+                "correct": one.right,
+                "extracted": one.extracted,
+                "values": [_rounded(one.figures[name]) for name in one.ranks],
+                "ranks": list(one.ranks.values()),
+            }
+            for i, one in enumerate(shown)
+        ],
+        "pairs": [
+            [
+                place[pair.chosen_id],
+                place[pair.rejected_id],
+                _rounded(pair.consistency),
+                _rounded(pair.weight),
+            ]
+            for pair in told.pairs
+        ],
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    """To four decimals: enough to compare, and half the bytes; None for what is not finite."""
+    return round(value, 4) if value is not None and np.isfinite(value) else None
+
+
+def _test_entries(run: RunReader) -> Iterator[Entry]:
+    answers = {model: _answers(stage) for model, stage in run.evaluations.items()}
+    if not answers:
         return
-    answers = {model: _answers(folder) for model, folder in folders.items()}
-    for prompt_id, prompt in _read_prompts(records.root / "data" / "test").items():
+    (frozen, *_) = next(iter(run.evaluations.values())).spec.inputs
+    for prompt_id, prompt in read_asked([run.finished[frozen]]).items():
         given = {m: found[prompt_id] for m, found in answers.items() if prompt_id in found}
-        greedy = {model: rows[0]["correct"] for model, rows in given.items() if rows[0]["greedy"]}
-        newest = greedy.get(list(folders)[-1])
+        greedy = {model: rows[0].correct for model, rows in given.items() if rows[0].greedy}
+        newest = greedy.get(list(answers)[-1])
         yield Entry(
-            set_key="test",
+            set_key=TEST,
             prompt_id=prompt_id,
-            task=prompt["task"],
+            task=prompt.task,
             label=_label(prompt),
             right=newest,
             change=_change(greedy.get("M1"), newest),
             reversed=False,
             outcome="",
             consistency=None,
-            detail={**_asked(prompt), "id": prompt_id, "answers": given},
+            detail={
+                **_asked(prompt),
+                "id": prompt_id,
+                "answers": {m: [asdict(row) for row in rows] for m, rows in given.items()},
+            },
         )
 
 
@@ -145,20 +190,24 @@ def _change(before: bool | None, after: bool | None) -> str:
     return "gained" if after else "lost"
 
 
-def _answers(folder: Path) -> dict[str, list[dict[str, Any]]]:
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer to a test prompt, as the page shows it."""
+
+    index: int
+    greedy: bool
+    text: str
+    tokens: int
+    truncated: bool
+    correct: bool
+    extracted: str | None
+
+
+def _answers(stage: FinishedStage) -> dict[str, list[_Answer]]:
     """Answers of one model per prompt id, the greedy one first."""
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    names = ["prompt_id", "index", "text", "finish_reason", "num_tokens", "correct", "extracted"]
-    for path in sorted(folder.glob("part-*.parquet")):
-        for row in read_table(path, names).to_pylist():
-            answer = {
-                "index": row["index"],
-                "greedy": row["index"] == -1,
-                "text": row["text"],
-                "tokens": row["num_tokens"],
-                "truncated": row["finish_reason"] == FinishReason.LENGTH,
-                "correct": row["correct"],
-                "extracted": row["extracted"],
-            }
-            found[row["prompt_id"]].append(answer)
-    return {key: sorted(rows, key=lambda row: row["index"]) for key, rows in found.items()}
+    found: dict[str, list[_Answer]] = defaultdict(list)
+    names = ("prompt_id", "index", "text", "finish_reason", "num_tokens", "correct", "extracted")
+    for key, index, text, reason, tokens, correct, extracted in stage.rows(*names):
+        truncated = reason == FinishReason.LENGTH
+        found[key].append(_Answer(index, index == -1, text, tokens, truncated, correct, extracted))
+    return {key: sorted(rows, key=lambda row: row.index) for key, rows in found.items()}

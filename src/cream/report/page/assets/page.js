@@ -315,24 +315,17 @@
     : words("span", correct ? "✓ correct" : "✗ wrong", { class: correct ? "good" : "bad" });
 
   function completions(record) {
-    const set = [record.outcome === "paired" ? "gave a pair" : `no pair: ${record.outcome.replaceAll("_", " ")}`];
-    if (record.consistency !== null) {
-      set.push(`C ${number(record.consistency)}`);
-      if (record.tau !== null) set.push(`${record.statistic} ${number(record.tau)}`);
-    } else if (record.why) set.push(`C not defined: ${record.why.replaceAll("_", " ")}`);
     const roles = record.completions.map(() => new Set());
     for (const [chosen, rejected] of record.pairs) { roles[chosen].add("chosen"); roles[rejected].add("rejected"); }
     const order = record.completions.map((_, k) => k);
     const rank = (k) => record.completions[k].ranks[0] ?? Infinity;
     order.sort((a, b) => rank(a) - rank(b) || a - b);
     const cards = order.map((k) => completion(record, record.completions[k], [...roles[k]]));
-    const parts = [words("p", set.join(" · ")), element("div", { class: "cards" }, ...cards)];
-    if (record.pairs.length > 1) parts.push(words("p", `${record.pairs.length} pairs of this prompt are trained on.`, { class: "note" }));
-    if (record.pairs.length) {
-      const [, , c, weight] = record.pairs[0];
-      const weighed = weight === 1 ? "" : `, weight ${number(weight)}`;
-      parts.push(words("p", `C in the loss ${number(c)}${weighed}. Cards are ordered by ${record.quantities[0]}; ranks count distinct completions that may be paired.`, { class: "note" }));
-    }
+    const weighed = record.pairs.length && record.pairs[0][3] !== 1 ? ` Weight in the loss ${number(record.pairs[0][3])}.` : "";
+    const several = record.pairs.length > 1 ? ` ${record.pairs.length} pairs of this prompt are trained on.` : "";
+    const ordered = `Cards are ordered by ${record.quantities[0]}; ranks count distinct completions that may be paired.`;
+    const said = [record.outcome, ...record.words].map((line) => words("li", line));
+    const parts = [element("ul", { class: "words" }, ...said), element("div", { class: "cards" }, ...cards), words("p", `${ordered}${weighed}${several}`, { class: "note" })];
     return parts;
   }
 
