@@ -25,6 +25,7 @@ from cream.report.summary import (
     RunSummary,
     answers_of,
     greedy_answers,
+    stages_of,
     summary_of,
 )
 from cream.runs.files import read_yaml
@@ -202,7 +203,7 @@ def comparison_runs(root: Path) -> list[Path]:
 
 
 def _finished(run: RunReader) -> bool:
-    return len(run.finished) == len(run.plan.stages)
+    return all(stage.state == "finished" for stage in stages_of(run))
 
 
 def _read_member(seed: int, run: RunReader) -> MemberRecords:

@@ -341,15 +341,8 @@ def read_record(path: Path) -> dict[str, Any]:
         record = read_sealed(path)
     except RunError as error:
         raise RunError(f"{error}; {MAKE_AGAIN}") from error
-    absent = {
-        "spec",
-        "fingerprint",
-        "inputs",
-        "files",
-        "model_files",
-        "seconds",
-        "summary",
-    } - record.keys()
+    keys = {"spec", "fingerprint", "inputs", "files", "model_files", "seconds", "summary"}
+    absent = keys - record.keys()
     if absent:
         raise RunError(
             f"{path} lacks {', '.join(sorted(absent))}; it was changed by hand, or written by "
