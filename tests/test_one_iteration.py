@@ -59,7 +59,7 @@ def test_consistency_is_the_mean_of_taus_between_the_rewards_of_two_models(ran: 
         distinct = sorted({ids: k for k, ids in reversed([*enumerate(completions[prompt])])})
         places = [completions[prompt].index(ids) for ids in distinct]
         if len(places) >= 2:
-            tau, _ = kendalltau(first[row, places], second[row, places])
+            tau = np.asarray(kendalltau(first[row, places], second[row, places]))[0]
             rates.append((tau + 1) / 2)
 
     assert len(rates) > 10

@@ -12,6 +12,7 @@ import pytest
 
 from cream import __version__
 from cream.recipe import load_recipe
+from cream.runs.store import Run
 
 Cream = Callable[..., Any]
 

@@ -139,7 +139,7 @@ def test_tokens_and_seconds_by_hand(tiny_recipe: Callable[..., Recipe], tmp_path
         }
     )
     assert told.remaining_seconds == pytest.approx(sum(seconds.values()))
-    assert "not calibrated" in rows["iteration-1/score/judge"].reason
+    assert "not calibrated" in str(rows["iteration-1/score/judge"].reason)
     assert told.memory.as_json() == {"training_bytes": 160, "measured_bytes": 1000}
     assert not (tmp_path / "run").exists()
 

@@ -62,8 +62,8 @@ def stream(tokens: int, shape: tuple[int, int, int], seed: int) -> torch.Tensor:
 def attend(qkv: torch.Tensor, shape: tuple[int, int, int], segments) -> torch.Tensor:
     parts = qkv.split([shape[0], shape[1], shape[1]], 1)
     query, key, value = (part.transpose(0, 1) for part in parts)
-    alone = (stream[None] for stream in (query, key, value))
-    return SegmentAttention(segments).attend(0, *alone, shape[2] ** -0.5)
+    query, key, value = query[None], key[None], value[None]
+    return SegmentAttention(segments).attend(0, query, key, value, shape[2] ** -0.5)
 
 
 def gradients(qkv: torch.Tensor, shape: tuple[int, int, int]) -> tuple[torch.Tensor, ...]:

@@ -110,7 +110,7 @@ def test_a_verifier_that_no_prompt_names_changes_nothing(
     result = run(tiny_recipe(tmp_path / "run"), base_dir=tiny_inputs, verifier=Always())
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))
 
-    assert result.summary["models"][0]["model"] == "M0"
+    assert result.summary.models[0].model == "M0"
     assert "always v1" in json.dumps(manifest)
 
 

@@ -42,7 +42,7 @@ def test_a_method_outside_the_package_runs_by_public_names_alone(
         rows = (row for row in matrix.values() if row["prompt_id"] == pair["prompt_id"])
         group = [row["logps_M1"] for row in rows]
         assert (chosen["logps_M1"], rejected["logps_M1"]) == (max(group), min(group))
-    assert result.summary["models"][-1]["model"] == "M2"
+    assert result.summary.models[-1].model == "M2"
 
 
 MINE = '''
