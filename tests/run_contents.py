@@ -25,7 +25,7 @@ def contents(root: Path) -> dict[str, Any]:
             found[name] = {key: record[key] for key in ("fingerprint", "inputs", "summary")}
         elif path.name == "summary.json":
             record = json.loads(path.read_text(encoding="utf-8"))
-            found[name] = {key: record[key] for key in record if key != "seconds"}
+            found[name] = {key: record[key] for key in record if not key.startswith("seconds")}
         elif path.suffix == ".jsonl":
             found[name] = path.read_text(encoding="utf-8").splitlines()
         elif path.name not in ("manifest.json", "recipe.yaml"):

@@ -60,7 +60,7 @@ def test_the_page_runs_and_every_run_is_whole(namespace: dict[str, Any]):
     runs = sorted(path.name for path in (namespace["folder"] / "runs").iterdir())
 
     assert len(blocks()) >= 8
-    assert runs == ["against-m1", "brevity", "cooler", "first", "parity", "probed"]
+    assert runs == ["against-m1", "brevity", "cooler", "first", "parity", "politely", "probed"]
     assert all(summary_of(namespace, name)["models"] for name in runs)
 
 
