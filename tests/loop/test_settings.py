@@ -173,7 +173,7 @@ def test_a_needed_checkpoint_that_was_deleted_is_named(
     root = run_whole(tiny_recipe(tmp_path / "run", "iterations=1"))
     shutil.rmtree(root / "models" / "M2")
 
-    with pytest.raises(RunError, match="models/M2 is needed and gone"):
+    with pytest.raises(RunError, match="models/M2 is missing"):
         run_whole(tiny_recipe(root))
 
 

@@ -123,7 +123,7 @@ def test_the_summary_counts_who_made_the_pairs_and_measures_m_t_alone(temporal: 
 
 
 def test_status_lists_the_stages_in_the_order_they_ran(temporal: Path):
-    states = [(row["stage"], row["state"]) for row in status_of(temporal).stages]
+    states = [(row.stage, row.state) for row in status_of(temporal).stages]
     begun = [stage for stage, _ in states if stage.startswith("iteration-2/")]
 
     assert {state for stage, state in states if not stage.startswith("data/")} == {"finished"}

@@ -101,7 +101,7 @@ def of_rows(
 
 
 def stacked(
-    parts: list[Float[Tensor, "row_ token_ value"]], width: int
+    parts: list[Float[Tensor, "_ _ value"]], width: int
 ) -> Float[Tensor, "row width value"]:
     """Rows under each other, zeros after their tokens."""
     return torch.cat([F.pad(x, (0, 0, 0, width - x.shape[1])) for x in parts])
