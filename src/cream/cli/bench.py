@@ -93,14 +93,14 @@ def bench(
     try:
         benchmark.run()
     finally:  # what was found before an error or Ctrl-C is kept, marked as incomplete
-        found = benchmark.document.as_json()
-        if kept is not None and found["rows"]:
-            write_json(kept / f"{what.value}.json", found)
+        from cream.cli.documents import BenchDocument
+
+        found = BenchDocument.read(benchmark.document.as_json(), what.value)
+        if kept is not None and found.rows:
+            write_json(kept / f"{what.value}.json", found.as_json())
             with replacing_file(kept / f"{what.value}.svg") as figure:
                 figure.write_text(draw_figure(benchmark.document), encoding="utf-8")
         if as_json:
-            from cream.cli.documents import BenchDocument
-
-            print_json(BenchDocument.read(found, what.value))
+            print_json(found)
         else:
             print_document(output(), benchmark.document)
