@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from cream.errors import RecipeError
 from cream.recipe import Recipe
 from cream.recipe.load import validate_recipe
 from cream.runs.files import read_table
@@ -106,4 +105,3 @@ def test_an_objective_without_a_likelihood_term_cannot_train_on_them(recipe_valu
 
     with pytest.raises(ValueError, match=r"likelihood term; give it one \(objective\.nll\)"):
         recipe.method.parts(1)
-    assert RecipeError is not None
