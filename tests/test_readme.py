@@ -132,6 +132,6 @@ def test_the_demo_on_reduced_sizes_prints_its_table(tmp_path: Path):
 
     assert ran.returncode == 0, ran.stderr
     for name in ("M0", "M1", "M2", "M3", "constant"):
-        assert re.search(rf"│ {name} ", ran.stdout), ran.stdout
+        assert re.search(rf"(?m)^ *{name} +│", ran.stdout), ran.stdout
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     assert [m["overall"]["n"] for m in summary["models"]] == [18] * 4
