@@ -188,8 +188,8 @@ def record_case(name: str, case: Case, work: Path) -> dict[str, Any]:
         "summaries": {stage: _stage(root, stage)["summary"] for stage in stages},
         "status": _json("status", root),
         "status_text": _text("status", root),
-        "plan": _json("plan", *planned, "--no-calibrate", "--quiet"),
-        "plan_text": _text("plan", *planned, "--no-calibrate", "--quiet"),
+        "plan": _json("plan", *planned, "--no-timing", "--quiet"),
+        "plan_text": _text("plan", *planned, "--no-timing", "--quiet"),
         "explain": _explanations(root),
         "again": _json("pair", "--from", root, "--out", work / name / "again"),
         "again_srlm": _json(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cream.cli.documents import documents, json_schema
-from cream.recipe.schema import recipe_schema
+from cream.recipe.load import recipe_schema
 
 ROOT = Path(__file__).parents[1]
 

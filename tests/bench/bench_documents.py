@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from cream.bench.contest import Row
+from cream.bench.contest import ContestRow
 from cream.bench.floors import Floor, Product
 from cream.bench.machine import describe_machine
-from cream.bench.results import Document, Point
+from cream.bench.results import Document, TimedPoint
 
 
-def row(name: str = "sampling: a", *, foreign_cores: float | None = 0.0) -> Row:
-    return Row(
+def row(name: str = "sampling: a", *, foreign_cores: float | None = 0.0) -> ContestRow:
+    return ContestRow(
         name=name,
         baseline="generate()",
         unit="tokens/s",
@@ -41,7 +41,7 @@ def document() -> Document:
         },
         floor=Floor((Product("bfloat16", 2, 3, 4, 1e12),), 1e10),
         rows=[row()],
-        points=[Point("sampling", 4.0, "N", 0.25, "s/completion", 3, None)],
+        points=[TimedPoint("sampling", 4.0, "N", 0.25, "s/completion", 3, None)],
         stages=[{"stage": "sft/train", "seconds": 1.5}],
         skipped=[{"name": "vllm", "reason": "not given"}],
         complete=True,

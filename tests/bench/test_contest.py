@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cream.bench.contest import Contestant, Turn, compare, take_turns
+from cream.bench.contest import Contestant, ContestTurn, compare, take_turns
 
 
 class Clock:
@@ -36,15 +36,15 @@ def test_contestants_take_turns_and_the_warm_up_does_not_count():
 
     assert clock.order == ["a", "b"] * 3
     assert turns == {
-        "a": (Turn(10.0, 1.0), Turn(10.0, 2.0)),
-        "b": (Turn(10.0, 4.0), Turn(10.0, 5.0)),
+        "a": (ContestTurn(10.0, 1.0), ContestTurn(10.0, 2.0)),
+        "b": (ContestTurn(10.0, 4.0), ContestTurn(10.0, 5.0)),
     }
 
 
 def test_the_ratio_is_of_medians_and_the_spread_of_rounds():
     """Rates ours 10, 5, 2 and theirs 2, 1, 2: medians 5 and 2; ratios of rounds 5, 5, 1."""
-    ours = [Turn(10.0, 1.0), Turn(10.0, 2.0), Turn(10.0, 5.0)]
-    theirs = [Turn(10.0, 5.0), Turn(10.0, 10.0), Turn(10.0, 5.0)]
+    ours = [ContestTurn(10.0, 1.0), ContestTurn(10.0, 2.0), ContestTurn(10.0, 5.0)]
+    theirs = [ContestTurn(10.0, 5.0), ContestTurn(10.0, 10.0), ContestTurn(10.0, 5.0)]
 
     found = compare(ours, theirs)
 
@@ -54,7 +54,7 @@ def test_the_ratio_is_of_medians_and_the_spread_of_rounds():
 
 def test_rates_count_the_work_of_each_turn():
     """Twice the work in twice the time is the same rate."""
-    assert compare([Turn(20.0, 2.0)], [Turn(10.0, 1.0)]).ratio == 1
+    assert compare([ContestTurn(20.0, 2.0)], [ContestTurn(10.0, 1.0)]).ratio == 1
 
 
 @pytest.mark.parametrize(("rounds", "names"), [(0, "ab"), (1, "aa")])
@@ -67,4 +67,4 @@ def test_no_round_and_two_of_one_name_are_refused(rounds: int, names: str):
 
 def test_rounds_of_different_number_are_not_compared():
     with pytest.raises(ValueError, match="shorter"):
-        compare([Turn(1.0, 1.0), Turn(1.0, 1.0)], [Turn(1.0, 1.0)])
+        compare([ContestTurn(1.0, 1.0), ContestTurn(1.0, 1.0)], [ContestTurn(1.0, 1.0)])

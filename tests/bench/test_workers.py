@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cream.bench.workers import VllmWorker, Worker
+from cream.bench.workers import BenchWorker, VllmWorker
 from cream.errors import BenchmarkError
 from cream.protocols import SamplingParams
 from cream.types import SamplingRequest
@@ -56,14 +56,14 @@ __version__ = "0.fake"
 
 
 def test_answers_come_back_and_what_libraries_print_does_not():
-    with Worker([sys.executable, "-c", ECHO], {}) as worker:
+    with BenchWorker([sys.executable, "-c", ECHO], {}) as worker:
         assert worker.ask({"x": 3}) == {"twice": 6}
         assert worker.ask({"x": [1]}) == {"twice": [1, 1]}
 
 
 def test_a_child_that_dies_is_an_error_in_one_sentence():
     with (
-        Worker([sys.executable, "-c", "raise OSError('no room')"], {}) as worker,
+        BenchWorker([sys.executable, "-c", "raise OSError('no room')"], {}) as worker,
         pytest.raises(BenchmarkError, match=r"ended with code 1 .*: OSError: no room"),
     ):
         worker.ask({"x": 1})

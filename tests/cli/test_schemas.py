@@ -76,12 +76,12 @@ def test_pairs_made_again(cream: Cream, finished_run: Path, tmp_path: Path):
         assert faults("pair", value) == []
 
 
-def test_plan_with_and_without_calibration(cream: Cream, recipe_file: Path, finished_run: Path):
+def test_plan_with_and_without_timing(cream: Cream, recipe_file: Path, finished_run: Path):
     done = ("--set", f"run_dir={finished_run}")
     values = [
         printed(cream, "plan", recipe_file),
-        printed(cream, "plan", recipe_file, "--no-calibrate"),
-        printed(cream, "plan", recipe_file, "--no-calibrate", *done),
+        printed(cream, "plan", recipe_file, "--no-timing"),
+        printed(cream, "plan", recipe_file, "--no-timing", *done),
     ]
 
     assert [faults("plan", value) for value in values] == [[], [], []]

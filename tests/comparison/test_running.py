@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cream.comparison.members import Plan, make_plan, parse_methods
+from cream.comparison.members import ComparisonPlan, make_plan, parse_methods
 from cream.comparison.running import run_comparison
 from cream.protocols import Progress
 from cream.recipe import Recipe
@@ -39,11 +39,11 @@ BEFORE_PAIRS = {
 """Stages that do not depend on the method, for methods that read the same columns."""
 
 
-def plan(recipe_file: Path, methods: str, *overrides: str, **options: Any) -> Plan:
+def plan(recipe_file: Path, methods: str, *overrides: str, **options: Any) -> ComparisonPlan:
     return make_plan(recipe_file, [KEEP, *overrides], parse_methods(methods), **options)
 
 
-def go_on(plan: Plan, recipe_file: Path, progress: Progress) -> Path:
+def go_on(plan: ComparisonPlan, recipe_file: Path, progress: Progress) -> Path:
     run_comparison(
         plan, progress, base_dir=recipe_file.parent, cache_dir=recipe_file.parent / "no-cache"
     )
@@ -125,7 +125,7 @@ def test_a_later_stage_is_shared_too_if_two_methods_differ_only_later(
     assert stage_record(first, "iteration-2/pair") != stage_record(second, "iteration-2/pair")
 
 
-def killed_over_and_over(wanted: Plan, recipe_file: Path, kind: str, every: int) -> int:
+def killed_over_and_over(wanted: ComparisonPlan, recipe_file: Path, kind: str, every: int) -> int:
     """Run, killed at the `every`-th report of each attempt, until an attempt ends; count kills."""
     for kills in range(100):
         try:

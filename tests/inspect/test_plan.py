@@ -139,12 +139,12 @@ def test_tokens_and_seconds_by_hand(tiny_recipe: Callable[..., Recipe], tmp_path
         }
     )
     assert told.remaining_seconds == pytest.approx(sum(seconds.values()))
-    assert "not calibrated" in str(rows["iteration-1/score/judge"].reason)
+    assert "not timed" in str(rows["iteration-1/score/judge"].reason)
     assert told.memory.as_json() == {"training_bytes": 160, "measured_bytes": 1000}
     assert not (tmp_path / "run").exists()
 
 
-def test_without_calibration_there_are_counts_and_no_seconds(
+def test_without_timing_there_are_counts_and_no_seconds(
     tiny_recipe: Callable[..., Recipe], tmp_path: Path
 ):
     told = plan(tiny_recipe(tmp_path / "run"), tmp_path / "run", None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cream.loop.sample_summary import sample_summary
+from cream.loop.inference_stages import sample_summary
 from cream.runs.tables import completions_to_table
 from cream.types import Completion, FinishReason, Origin
 from run_contents import stage_record, table

@@ -8,15 +8,22 @@ import pytest
 import torch
 from torch import nn
 
+from cream.algorithms.objective import Auxiliary, Needs, Objective
 from cream.engines.attention import PackedAttention, packed
+from cream.engines.sampler import TorchSampler
+from cream.engines.scorer import TorchScorer
 from cream.errors import ModelError
 from cream.models.fused_decoder import fused_decoder
 from cream.models.hidden import Backbone, hidden
 from cream.models.padded_attention import PADDING, PaddedAttention, RowMask
+from cream.protocols import SamplingParams
+from cream.recipe.training import ComputeConfig, SftConfig, SftOptimiserConfig
 from cream.testing import tiny_model
 from cream.training.batches import Row, lay_out
 from cream.training.forward import by_hidden, by_logits
 from cream.training.fused_training import FusedTraining
+from cream.training.train import train
+from cream.types import Example, SamplingRequest, ScoringRequest, TokenSequence
 
 ARCHITECTURES = ["llama", "gemma", "gpt2"]
 """Fused; own layers; own layers whose list has another name."""
@@ -69,7 +76,7 @@ def of_stream(model, hook):
     ids, positions = map(torch.tensor, packed(prompts, completions))
     lengths = [[len(c) for c in own] for own in completions]
     attention = PackedAttention([len(p) for p in prompts], lengths, torch.device("cpu"))
-    states = Backbone(model).hidden(ids, positions, attention, hook)
+    states = Backbone(model, hook).hidden(ids, positions, attention)
     flat = [n for own in lengths for n in own]
     return list(states[sum(map(len, prompts)) :].split(flat))
 
@@ -120,7 +127,7 @@ def test_a_hook_may_keep_what_it_is_given(architecture):
         return x
 
     with torch.inference_mode():
-        Backbone(model).hidden(prompt, positions, attention, keep)
+        Backbone(model, keep).hidden(prompt, positions, attention)
         output = model.base_model(input_ids=prompt[None], output_hidden_states=True)
     # What transformers lists last has gone through the final norm.
     assert len(kept) == len(output.hidden_states) - 1
@@ -216,7 +223,7 @@ def test_an_explicit_mask_is_the_plain_models_4d_mask_on_every_back_end(architec
         stream = (batch.input_ids[real], batch.position_ids[real], attention)
         rows = (batch.input_ids, batch.position_ids, mask)
         for change in (None, hook):
-            packed_states = Backbone(model).hidden(*stream, change)
+            packed_states = Backbone(model, change).hidden(*stream)
             padded = hidden(model, *rows, change)
             torch.testing.assert_close(packed_states, padded[real], rtol=1e-4, atol=1e-4)
 
@@ -254,3 +261,109 @@ def test_a_hook_behind_checkpointed_layers_is_refused():
     model.train()
     with pytest.raises(ModelError, match="gradient_checkpointing"):
         by_hidden(model, batch, same)
+
+
+REQUESTS = [
+    ScoringRequest(f"p{i}", row.prompt_token_ids, row.completions) for i, row in enumerate(ROWS)
+]
+GREEDY = SamplingParams(temperature=0.0, top_p=1.0, max_completion_tokens=12, stop_ids=())
+
+
+def engine_model(architecture, form):
+    model = tiny_model(architecture=architecture)
+    if form == "plain":
+        model._supports_attention_backend = False
+    return model
+
+
+@pytest.mark.parametrize("form", ["packed", "plain"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_scorer_with_a_hook_scores_the_changed_model(architecture, form):
+    model = engine_model(architecture, form)
+    vector = torch.linspace(-1, 1, model.config.hidden_size)
+    scorer = TorchScorer(model, hook=adds(vector))
+
+    found = {group.prompt_id: group.token_logps for group in scorer.score(REQUESTS)}
+
+    assert bool(scorer.plain_reason) == (form == "plain")
+    for request in REQUESTS:
+        for completion, logps in zip(request.completions, found[request.prompt_id], strict=True):
+            ids = [*request.prompt_token_ids, *completion]
+            with torch.no_grad():
+                states = alone(model, ids, vector)[len(request.prompt_token_ids) - 1 : -1]
+                every = model.get_output_embeddings()(states).log_softmax(-1)
+            expected = every[torch.arange(len(completion)), torch.tensor(completion)]
+            torch.testing.assert_close(torch.tensor(logps), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["packed", "plain"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_sampler_with_a_hook_samples_from_the_changed_model(architecture, form):
+    """Greedy tokens are the most likely ones of the whole sequence read at once."""
+    model = engine_model(architecture, form)
+    vector = torch.linspace(-1, 1, model.config.hidden_size)
+    requests = [SamplingRequest(r.prompt_id, r.prompt_token_ids, (0,)) for r in REQUESTS]
+
+    found = TorchSampler(model, hook=adds(vector)).sample(requests, GREEDY)
+    unchanged = TorchSampler(model).sample(requests, GREEDY)
+    plain = {group.prompt_id: group.completions[0].token_ids for group in unchanged}
+
+    prompts = {r.prompt_id: r.prompt_token_ids for r in REQUESTS}
+    for group in found:
+        prompt, ids = prompts[group.prompt_id], group.completions[0].token_ids
+        with torch.no_grad():
+            states = alone(model, [*prompt, *ids], vector)[len(prompt) - 1 : -1]
+            expected = model.get_output_embeddings()(states).argmax(-1)
+        assert list(ids) == expected.tolist()
+        assert ids != plain[group.prompt_id]
+
+
+class Shift(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.vector = nn.Parameter(torch.linspace(-1, 1, size))
+
+
+def shifted(rate):
+    """The likelihood of a completion under a policy whose first layer is shifted."""
+    return Objective(
+        "shifted",
+        "v1",
+        Needs(("answer",)),
+        lambda inputs: -inputs["answer"].logps,
+        auxiliary=lambda size: {"shift": Auxiliary(Shift(size), learning_rate=rate)},
+        hook=lambda modules: adds(modules["shift"].vector),
+    )
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_objective_with_a_hook_trains_the_model_behind_it(again):
+    """The first loss is that of the plain model with the same change, twice if added twice."""
+    model = tiny_model()
+    examples = [
+        Example(f"e{i}", row.prompt_token_ids, {"answer": TokenSequence(c)})
+        for i, (row, c) in enumerate((row, c) for row in ROWS for c in row.completions)
+    ]
+    vector = torch.linspace(-1, 1, model.config.hidden_size) * (2 if again else 1)
+    expected = []
+    for example in examples:
+        prompt, ids = example.prompt_token_ids, example.sequences["answer"].token_ids
+        with torch.no_grad():
+            states = alone(model, [*prompt, *ids], vector)[len(prompt) - 1 : -1]
+            every = model.get_output_embeddings()(states).log_softmax(-1)
+        expected.append(-every[torch.arange(len(ids)), torch.tensor(ids)].sum().item())
+    mean = sum(expected) / len(expected)
+    objective, settings = (
+        shifted(1e-2),
+        SftConfig(
+            epochs=1,
+            optimiser=SftOptimiserConfig(learning_rate=1e-3, batch_size=len(examples)),
+            compute=ComputeConfig(precision="float32"),
+        ),
+    )
+
+    summed = objective + objective if again else objective
+    (step,) = train(model, examples, summed, settings, seed=0).metrics
+
+    assert step["loss"] == pytest.approx(mean * (2 if again else 1), rel=1e-5)
+    assert step["grad_norm/shift"] > 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cream.models.licences import licence_of
+from cream.loop.card import licence_of
 
 
 @pytest.mark.parametrize(

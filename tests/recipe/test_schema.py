@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from cream.recipe.schema import recipe_schema
+from cream.recipe.load import recipe_schema
 
 ROOT = Path(__file__).parents[2]
 RECIPES = [*ROOT.glob("recipes/**/*.yaml"), ROOT / "src/cream/recipe/template.yaml"]

@@ -25,10 +25,10 @@ from cream.recipe.load import validate_recipe
 from cream.report.explain import OUTCOMES, explain
 from cream.report.markup import table, text
 from cream.report.page import PageSection, write_full_page, write_page
+from cream.report.page.account import REQUIRED, settings
 from cream.report.page.document import run_names
 from cream.report.page.headline import gain_in_words
 from cream.report.page.packing import pack
-from cream.report.page.settings import REQUIRED, settings
 from cream.report.ranked import ranks
 from cream.report.summary import Difference, RunSummary
 from cream.runs.files import write_json, write_yaml

@@ -6,7 +6,7 @@ import pytest
 from cream.errors import DataError
 from cream.recipe.pairing import BestWorst
 from cream.recipe.parts import LogpQuantity
-from cream.stages.calibrate import calibrate
+from cream.stages.witnesses import calibrate
 from cream.types import ScoreMatrix
 
 REWARD = LogpQuantity(unit="likelihood", model="R")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from cream.engines.texts import Text, TextScore
-from cream.stages.judge import ScoreRow, score_texts, tally_scores
+from cream.stages.score import ScoreRow, score_texts, tally_scores
 from cream.types import Completion, FinishReason, Message, Prompt, Tally
 
 PROMPTS = {name: Prompt(name, (Message("user", f"ask {name}"),)) for name in "pq"}

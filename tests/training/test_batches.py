@@ -9,7 +9,7 @@ from cream.training.batches import (
     micro_batches,
     steps_of,
 )
-from cream.training.examples import Layout
+from cream.training.examples import BatchLayout
 
 
 def test_a_shared_row_restarts_positions_and_names_its_predictors():
@@ -52,7 +52,7 @@ def test_table_puts_each_token_under_its_completion():
 @pytest.mark.parametrize("shared", [True, False])
 def test_both_layouts_find_chosen_and_rejected_again(shared):
     pairs = make_pairs(5)
-    batch = Layout(PAIR_NEEDS, shared).batch(pairs)
+    batch = BatchLayout(PAIR_NEEDS, shared).batch(pairs)
     ids = batch.tokens.table(batch.tokens.targets.float())
     for i, pair in enumerate(pairs):
         for role, place in batch.places.items():

@@ -12,7 +12,7 @@ from cream.errors import DataError
 from cream.models.fused_decoder import fused_decoder
 from cream.recipe.training import ComputeConfig, SftConfig, SftOptimiserConfig
 from cream.testing import tiny_model
-from cream.training.examples import Layout
+from cream.training.examples import BatchLayout
 from cream.training.forward import Route, by_hidden, by_logits, inference_behaviour
 from cream.training.fused_training import FusedTraining
 from cream.training.train import train
@@ -79,7 +79,7 @@ def through(model, form):
 )
 def test_inputs_equal_one_sequence_at_a_time(architecture, form, shared):
     model, examples = tiny_model(architecture=architecture), make(7)
-    batch = Layout(NEEDS, shared).batch(examples)
+    batch = BatchLayout(NEEDS, shared).batch(examples)
     computing, route = through(model, form)
     with torch.no_grad():
         computed = route.forward(computing, batch.tokens)
@@ -133,7 +133,7 @@ def gradients_of(architecture, form, shared, parts):
     computing, route = through(model, form)
     with inference_behaviour(model, gradient_checkpointing=False):
         for part in parts:
-            batch = Layout(NEEDS, shared).batch([examples[i] for i in part])
+            batch = BatchLayout(NEEDS, shared).batch([examples[i] for i in part])
             # One width for all cuts: the loss above takes a mean over it.
             computed = route.forward(computing, batch.tokens)
             inputs = batch.inputs(computed.token_logps, computed.states)

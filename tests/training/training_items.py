@@ -3,14 +3,14 @@
 import torch
 
 from cream.algorithms.objective import Needs
-from cream.training.examples import Layout, completion_example, pair_example
+from cream.training.examples import BatchLayout, completion_example, pair_example
 from cream.types import TokenSequence
 
 PAIR_NEEDS = Needs(("chosen", "rejected"))
 
 
 def pair_batch(pairs, *, shared):
-    return Layout(PAIR_NEEDS, shared).batch(pairs)
+    return BatchLayout(PAIR_NEEDS, shared).batch(pairs)
 
 
 def random_ids(generator, count):

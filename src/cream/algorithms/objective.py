@@ -20,6 +20,10 @@ Place = Literal["last", "tokens"]
 
 PerExample = Float[Tensor, " example"]
 
+LayerHook = Callable[[int, Tensor], Tensor]
+"""Called after each decoder layer with its index and the residual stream, ``(token, hidden)`` or
+``(row, token, hidden)``; what it returns goes on. It may keep what it is given, not write to it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:
@@ -157,6 +161,10 @@ class Auxiliary:
     """Norm of its gradient above which that is scaled down, > 0."""
 
 
+ModulesHook = Callable[[Mapping[str, nn.Module]], LayerHook]
+"""The objective's own modules, as they are at this step, to a hook behind every layer."""
+
+
 def _nothing(inputs: ObjectiveInputs) -> Mapping[str, PerExample]:
     return {}
 
@@ -190,6 +198,9 @@ class Objective:
     seed of the training."""
     warnings: Callable[[Sequence[Mapping[str, float]]], tuple[str, ...]] = _no_warnings
     """What a user should hear about, one sentence each, given the metrics of all steps."""
+    hook: ModulesHook | None = None
+    """Its own modules to what stands behind every layer of the policy in training, or None. What
+    it does to the layers is not part of the model that is saved."""
 
     def __add__(self, other: Objective) -> Objective:
         """The sum of both losses, as one objective.
@@ -211,7 +222,19 @@ class Objective:
             lambda i: {**self.metrics(i), **other.metrics(i)},
             lambda size: {**self.auxiliary(size), **other.auxiliary(size)},
             lambda metrics: (*self.warnings(metrics), *other.warnings(metrics)),
+            _one_after_the_other(self.hook, other.hook),
         )
+
+
+def _one_after_the_other(one: ModulesHook | None, other: ModulesHook | None) -> ModulesHook | None:
+    if one is None or other is None:
+        return one or other
+
+    def both(modules: Mapping[str, nn.Module]) -> LayerHook:
+        first, second = one(modules), other(modules)
+        return lambda layer, states: second(layer, first(layer, states))
+
+    return both
 
 
 def reference_of(sequence: SequenceInputs) -> PerExample:

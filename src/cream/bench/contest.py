@@ -30,7 +30,7 @@ class Contestant:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ContestTurn:
     """What one contestant did in one round."""
 
     work: float
@@ -43,7 +43,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Contest:
     """Rates of two contestants over the same rounds."""
 
     ours: float
@@ -65,7 +65,7 @@ def take_turns(
     warm_ups: int = 1,
     clock: Callable[[], float] = time.perf_counter,
     settle_seconds: float = SETTLE_SECONDS,
-) -> dict[str, tuple[Turn, ...]]:
+) -> dict[str, tuple[ContestTurn, ...]]:
     """Let every contestant run once per round, in the same order.
 
     Args:
@@ -83,7 +83,7 @@ def take_turns(
     """
     if rounds < 1 or len({c.name for c in contestants}) < len(contestants):
         raise ValueError(f"{rounds} rounds of {[c.name for c in contestants]}")
-    turns: dict[str, list[Turn]] = {contestant.name: [] for contestant in contestants}
+    turns: dict[str, list[ContestTurn]] = {contestant.name: [] for contestant in contestants}
     for index in range(warm_ups + rounds):
         for contestant in contestants:
             time.sleep(settle_seconds)
@@ -91,19 +91,19 @@ def take_turns(
             work = contestant.run()
             seconds = clock() - started
             if index >= warm_ups:
-                turns[contestant.name].append(Turn(work, seconds))
+                turns[contestant.name].append(ContestTurn(work, seconds))
     return {name: tuple(done) for name, done in turns.items()}
 
 
-def compare(ours: Sequence[Turn], theirs: Sequence[Turn]) -> Comparison:
+def compare(ours: Sequence[ContestTurn], theirs: Sequence[ContestTurn]) -> Contest:
     """Compare two contestants by the medians of their rates."""
     ratios = [a.rate / b.rate for a, b in zip(ours, theirs, strict=True)]
     first, second = median(t.rate for t in ours), median(t.rate for t in theirs)
-    return Comparison(first, second, first / second, min(ratios), max(ratios), len(ratios))
+    return Contest(first, second, first / second, min(ratios), max(ratios), len(ratios))
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ContestRow:
     """Ours against one baseline, in one case."""
 
     name: str
@@ -132,14 +132,14 @@ def row_of(
     name: str,
     baseline: str,
     unit: str,
-    found: Comparison,
+    found: Contest,
     *,
     floor_share: float | None,
     foreign_cores: float | None,
     notes: tuple[str, ...] = (),
-) -> Row:
+) -> ContestRow:
     """Make a row of rates."""
-    return Row(
+    return ContestRow(
         name=name,
         baseline=baseline,
         unit=unit,
@@ -170,7 +170,7 @@ class Case:
 
 def run_case(
     make: Callable[[], Case], watch: LoadWatch, *, what: str, rounds: int, warm_ups: int = 0
-) -> Iterator[Row]:
+) -> Iterator[ContestRow]:
     """Check the load, make the case, time it, and yield one row per baseline.
 
     Args:

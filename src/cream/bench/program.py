@@ -51,7 +51,7 @@ from cream.recipe.model import ModelConfig
 from cream.runs.reader import RunReader
 
 
-class Part(StrEnum):
+class BenchPart(StrEnum):
     """What can be benchmarked."""
 
     SAMPLING = "sampling"
@@ -63,7 +63,7 @@ class Part(StrEnum):
 class Settings:
     """How a benchmark is run."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[BenchPart, ...]
     rounds: int
     """Rounds that count; one more, the warm-up, checks that all do the same work."""
     quick: bool
@@ -113,11 +113,11 @@ class Benchmark:
         self.document.floor = floor
         for part in self.settings.parts:
             match part:
-                case Part.SAMPLING:
+                case BenchPart.SAMPLING:
                     self._sampling(floor)
-                case Part.SCORING:
+                case BenchPart.SCORING:
                     self._scoring(floor)
-                case Part.TRAINING:
+                case BenchPart.TRAINING:
                     self._training(floor)
         if self.settings.scaling:
             self._scaling(floor)

@@ -13,13 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cream.bench.contest import Row
+from cream.bench.contest import ContestRow
 from cream.bench.floors import FORMULA, Floor
 from cream.bench.machine import LIMIT_CORES
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class TimedPoint:
     """Our own figure at one value of what is varied."""
 
     curve: str
@@ -40,8 +40,8 @@ class Document:
     machine: dict[str, Any]
     settings: dict[str, Any]
     floor: Floor | None = None
-    rows: list[Row] = field(default_factory=list)
-    points: list[Point] = field(default_factory=list)
+    rows: list[ContestRow] = field(default_factory=list)
+    points: list[TimedPoint] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)
     """Seconds per stage of a whole run of the recipe."""
     skipped: list[dict[str, str]] = field(default_factory=list)
@@ -97,7 +97,7 @@ def print_document(console: Console, document: Document) -> None:
         console.print("this run ended early")
 
 
-def _rows(rows: list[Row]) -> Table:
+def _rows(rows: list[ContestRow]) -> Table:
     table = Table()
     table.add_column("case")
     table.add_column("against")
@@ -118,7 +118,7 @@ def _rows(rows: list[Row]) -> Table:
     return table
 
 
-def _points(points: list[Point]) -> Table:
+def _points(points: list[TimedPoint]) -> Table:
     table = Table()
     table.add_column("ours")
     for name in ("over", "value", "cost", "unit", "n", "floor", "foreign cores"):
@@ -137,7 +137,7 @@ def _points(points: list[Point]) -> Table:
     return table
 
 
-def _first_of_each(rows: list[Row]) -> list[Row]:
+def _first_of_each(rows: list[ContestRow]) -> list[ContestRow]:
     return list({row.name: row for row in reversed(rows)}.values())[::-1]
 
 
@@ -179,7 +179,7 @@ def draw_figure(document: Document) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def advantage(row: Row) -> tuple[float, float, float]:
+def advantage(row: ContestRow) -> tuple[float, float, float]:
     """How many times better ours is: middle, lowest, highest."""
     if row.better == "higher":
         return row.ratio, row.low, row.high
@@ -210,7 +210,7 @@ def _axis(scale: _Scale, height: int) -> list[str]:
     return parts
 
 
-def _bar(scale: _Scale, y: int, row: Row, bar: tuple[float, float, float]) -> list[str]:
+def _bar(scale: _Scale, y: int, row: ContestRow, bar: tuple[float, float, float]) -> list[str]:
     middle, low, high = (scale.x(value) for value in bar)
     left, right = sorted((scale.x(1), middle))
     return [

@@ -13,7 +13,7 @@ from cream.bench.contest import Contestant, take_turns
 from cream.bench.floors import Floor, Group, forward_seconds, sampling_seconds
 from cream.bench.inputs import Subject, long_prompts, sampling_requests, scoring_requests
 from cream.bench.machine import LoadWatch
-from cream.bench.results import Point
+from cream.bench.results import TimedPoint
 from cream.engines.sampler import TorchSampler
 from cream.engines.scorer import TorchScorer
 from cream.protocols import SamplingParams
@@ -128,7 +128,7 @@ def scoring_trial(
     return Trial(Contestant(name, run), least)
 
 
-def measure_curve(curve: Curve, watch: LoadWatch, *, rounds: int) -> Iterator[Point]:
+def measure_curve(curve: Curve, watch: LoadWatch, *, rounds: int) -> Iterator[TimedPoint]:
     """Time the trials of a curve in turns.
 
     Raises:
@@ -140,7 +140,7 @@ def measure_curve(curve: Curve, watch: LoadWatch, *, rounds: int) -> Iterator[Po
         turns = take_turns([trial.run for trial in curve.trials.values()], rounds)
     for x, trial in curve.trials.items():
         done = turns[trial.run.name]
-        yield Point(
+        yield TimedPoint(
             curve=curve.name,
             x=x,
             x_name=curve.x_name,

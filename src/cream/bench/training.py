@@ -21,12 +21,12 @@ from typing import Any, Literal
 
 import torch
 
-from cream.bench.contest import Contestant, Row, compare, row_of, take_turns
+from cream.bench.contest import Contestant, ContestRow, compare, row_of, take_turns
 from cream.bench.floors import Floor, Group, training_seconds
 from cream.bench.inputs import Subject, scoring_requests
 from cream.bench.machine import LoadWatch
 from cream.bench.vllm_worker import serve
-from cream.bench.workers import Worker
+from cream.bench.workers import BenchWorker
 from cream.engines.scorer import TorchScorer
 from cream.errors import BenchmarkError
 from cream.models.devices import pick_compute_dtype, pick_device
@@ -54,7 +54,7 @@ def why_no_trl() -> str | None:
 
 def training_rows(
     subject: Subject, floor: Floor, watch: LoadWatch, *, rounds: int, quick: bool
-) -> Iterator[Row]:
+) -> Iterator[ContestRow]:
     """Time both sides in turns: a row of speed and a row of memory.
 
     Raises:
@@ -115,9 +115,11 @@ def _with_reference(subject: Subject, requests: list[ScoringRequest]) -> Iterato
         }
 
 
-def _start(side: str, subject: Subject, pairs: list[dict[str, Any]], batch_size: int) -> Worker:
+def _start(
+    side: str, subject: Subject, pairs: list[dict[str, Any]], batch_size: int
+) -> BenchWorker:
     threads = torch.get_num_threads()
-    worker = Worker(
+    worker = BenchWorker(
         [sys.executable, "-m", "cream.bench.training"], {"OMP_NUM_THREADS": str(threads)}
     )
     options = {
@@ -157,12 +159,12 @@ def check_sides(answers: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _memory_row(
     name: str, answers: Mapping[str, list[dict[str, Any]]], foreign_cores: float | None
-) -> Row:
+) -> ContestRow:
     """Peak memory above weights, gradients and moments; lower is better."""
     above = {side: [a["bytes_above"] / 1e6 for a in found] for side, found in answers.items()}
     ratios = [a / b for a, b in zip(above["cream"], above[BASELINE], strict=True)]
     ours, theirs = median(above["cream"]), median(above[BASELINE])
-    return Row(
+    return ContestRow(
         name=f"{name}, memory",
         baseline=BASELINE,
         unit="MB",
@@ -194,11 +196,11 @@ Turn = Callable[[], list[dict[str, float]]]
 
 def main() -> None:
     """Load what the first question names, then train once per question."""
-    side = _Side()
+    side = _TrainingSide()
     serve(side.answer)
 
 
-class _Side:
+class _TrainingSide:
     """The contestant of this process."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ GPU_MEMORY_SHARE = 0.4
 VLLM_SCRIPT = Path(__file__).with_name("vllm_worker.py")
 
 
-class Worker:
+class BenchWorker:
     """A child process that answers one JSON line for each that it is given."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -38,7 +38,7 @@ class Worker:
             env={**os.environ, **environment},
         )
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> BenchWorker:
         return self
 
     def __exit__(
@@ -103,7 +103,7 @@ class VllmWorker:
             "VLLM_NO_USAGE_STATS": "1",
             "OMP_NUM_THREADS": str(threads),
         }
-        self._worker = Worker([str(python), str(VLLM_SCRIPT)], environment)
+        self._worker = BenchWorker([str(python), str(VLLM_SCRIPT)], environment)
         options: dict[str, Any] = {
             "model": str(model),
             "dtype": dtype,

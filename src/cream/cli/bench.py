@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from cream.cache import cache_dir
-from cream.cli.console import messages, output, print_json
-from cream.cli.options import Json, Quiet
+from cream.cli.console import Json, Quiet, messages, output, print_json
 
 RESULTS = Path("docs/results")
 QUICKSTART = Path("recipes/quickstart.yaml")
@@ -65,13 +64,13 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Time sampling, scoring and training against what one would otherwise run, in turns."""
-    from cream.bench.program import Part, Settings, open_benchmark
+    from cream.bench.program import BenchPart, Settings, open_benchmark
     from cream.bench.results import draw_figure, print_document
     from cream.recipe.model import ModelConfig
     from cream.runs.files import replacing_file, write_json
 
     settings = Settings(
-        parts=tuple(Part) if what is What.ALL else (Part(what.value),),
+        parts=tuple(BenchPart) if what is What.ALL else (BenchPart(what.value),),
         rounds=rounds,
         quick=quick,
         threads=threads,

@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cream.cache import cache_dir
-from cream.cli.console import ConsoleProgress, messages, output, print_json, stopping_gently
-from cream.cli.options import Json, Overrides, Quiet, RecipePath
+from cream.cli.console import (
+    ConsoleProgress,
+    Json,
+    Overrides,
+    Quiet,
+    RecipePath,
+    messages,
+    output,
+    print_json,
+    stopping_gently,
+)
 from cream.errors import RecipeError
 
 if TYPE_CHECKING:
-    from cream.comparison.members import Plan
+    from cream.comparison.members import ComparisonPlan
 
 DATA, PAGE = "comparison.json", "report.html"
 """What is written beside the runs."""
@@ -67,7 +76,7 @@ def compare(
     _show(plan, as_json=as_json)
 
 
-def _run(plan: Plan, base_dir: Path, *, quiet: bool) -> None:
+def _run(plan: ComparisonPlan, base_dir: Path, *, quiet: bool) -> None:
     from cream.comparison.running import run_comparison
 
     progress = ConsoleProgress(messages(quiet=quiet))
@@ -78,7 +87,7 @@ def _run(plan: Plan, base_dir: Path, *, quiet: bool) -> None:
         progress.close()
 
 
-def _show(plan: Plan, *, as_json: bool) -> None:
+def _show(plan: ComparisonPlan, *, as_json: bool) -> None:
     """Write what came out, for each member too, and print it."""
     from cream.report.comparison import comparison_runs, summarise_comparison
     from cream.report.page.methods import write_comparison_page

@@ -17,9 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Annotated, final
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -263,3 +265,15 @@ def _bar(console: Console) -> Progress:
         console=console,
         transient=True,
     )
+
+
+RecipePath = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="Recipe file (`cream init` writes one).")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override one setting; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]

@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cream.cache import cache_dir
-from cream.cli.console import ConsoleProgress, messages, output, print_json
-from cream.cli.options import Json, Overrides, Quiet
+from cream.cli.console import ConsoleProgress, Json, Overrides, Quiet, messages, output, print_json
 from cream.errors import RecipeError
 
 BATCH_SIZE = 8

@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cream.cache import cache_dir
-from cream.cli.console import ConsoleProgress, messages, output, print_json
-from cream.cli.options import Json, Overrides, Quiet, RecipePath, RunPath
+from cream.cli.console import (
+    ConsoleProgress,
+    Json,
+    Overrides,
+    Quiet,
+    RecipePath,
+    RunPath,
+    messages,
+    output,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from cream.inspect.plan import Length
@@ -22,17 +31,17 @@ if TYPE_CHECKING:
     from cream.loop.context import Context
 
 
-CALIBRATION_PROMPTS = 32
+TIMED_PROMPTS = 32
 """How many prompts of the first iteration are at hand for timing."""
 
 
 def plan(
     recipe: RecipePath,
     overrides: Overrides = None,
-    calibrate: Annotated[
+    timing: Annotated[
         bool,
         typer.Option(
-            "--calibrate/--no-calibrate",
+            "--timing/--no-timing",
             help="Time the model for a few seconds; without, counts only.",
         ),
     ] = True,
@@ -61,7 +70,7 @@ def plan(
         )
         length = assumed_length(run.root, stages, counts, loaded.sampling.max_completion_tokens)
     rates = None
-    if calibrate:
+    if timing:
         with progress.busy("timing the model for a few seconds"):
             rates = _rates(context, length)
     told = make_plan(
@@ -86,7 +95,7 @@ def _rates(context: Context, length: Length) -> Rates:
 
     settings = context.recipe.sampling
     prompts = context.encode(
-        context.plan.prompts(1)[:CALIBRATION_PROMPTS], settings.max_completion_tokens
+        context.plan.prompts(1)[:TIMED_PROMPTS], settings.max_completion_tokens
     )
     return measure_rates(
         context.recipe,

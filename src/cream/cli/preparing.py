@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cream.cache import cache_dir
-from cream.cli.console import output, print_json
-from cream.cli.options import Json
+from cream.cli.console import Json, output, print_json
 from cream.errors import RecipeError
 
 
@@ -30,7 +29,7 @@ def init(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     if schema:
-        from cream.recipe.schema import recipe_schema
+        from cream.recipe.load import recipe_schema
 
         beside = path.parent / "recipe.schema.json"
         beside.write_text(json.dumps(recipe_schema(), indent=2) + "\n", encoding="utf-8")

@@ -15,8 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cream.cache import cache_dir
-from cream.cli.console import ConsoleProgress, messages, output, print_json, stopping_gently
-from cream.cli.options import Json, Overrides, Quiet, RecipePath
+from cream.cli.console import (
+    ConsoleProgress,
+    Json,
+    Overrides,
+    Quiet,
+    RecipePath,
+    messages,
+    output,
+    print_json,
+    stopping_gently,
+)
 from cream.errors import RunError
 
 if TYPE_CHECKING:

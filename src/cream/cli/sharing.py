@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cream.cli.console import output, print_json
-from cream.cli.options import Json, RunPath
+from cream.cli.console import Json, RunPath, output, print_json
 from cream.errors import RunError
 
 PAGE = "report.html"

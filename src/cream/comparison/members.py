@@ -40,7 +40,7 @@ class MethodChoice:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class PlannedMember:
     """One run of a comparison."""
 
     choice: MethodChoice
@@ -53,14 +53,14 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ComparisonPlan:
     """A comparison, before it runs."""
 
     root: Path
     """Its folder."""
     name: str
     """Name of the recipe; members add method and seed to it."""
-    members: tuple[Member, ...]
+    members: tuple[PlannedMember, ...]
     """Seed by seed, in the order of the methods."""
     baseline: str
     """Name of the method that the others are compared with."""
@@ -132,7 +132,7 @@ def make_plan(
     seeds: Sequence[int] | None = None,
     baseline: str | None = None,
     root: Path | None = None,
-) -> Plan:
+) -> ComparisonPlan:
     """Every method with every seed as a recipe.
 
     A method that is also the recipe's own begins with the options written there. Overrides are
@@ -169,7 +169,7 @@ def make_plan(
         for choice in choices
     )
     _refuse_equal(members[: len(choices)])
-    return Plan(folder, str(values.get("name")), members, baseline or names[0])
+    return ComparisonPlan(folder, str(values.get("name")), members, baseline or names[0])
 
 
 def _refuse_decided_here(overrides: Sequence[str]) -> None:
@@ -189,7 +189,7 @@ def _member(
     choice: MethodChoice,
     seed: int,
     root: Path,
-) -> Member:
+) -> PlannedMember:
     own = values.get("method")
     written = own if isinstance(own, Mapping) and own.get("name") == choice.method["name"] else {}
     mine: dict[str, Any] = {
@@ -203,10 +203,10 @@ def _member(
         recipe = validate_recipe(apply_overrides({**values, **mine}, overrides), source=str(path))
     except RecipeError as error:
         raise RecipeError(f"method {choice.name} of the comparison: {error}") from error
-    return Member(choice, recipe)
+    return PlannedMember(choice, recipe)
 
 
-def _refuse_equal(members: Sequence[Member]) -> None:
+def _refuse_equal(members: Sequence[PlannedMember]) -> None:
     for place, member in enumerate(members):
         for other in members[:place]:
             if member.recipe.method == other.recipe.method:

@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import final
 
-from cream.comparison.members import Member, Plan
+from cream.comparison.members import ComparisonPlan, PlannedMember
 from cream.data.dataset import LoadedData
 from cream.errors import CreamError, RunError
 from cream.loop.card import model_card
@@ -61,7 +61,9 @@ class MemberProgress:
         self._inner.note(f"{self._label}: {text}")
 
 
-def run_comparison(plan: Plan, progress: Progress, *, base_dir: Path, cache_dir: Path) -> None:
+def run_comparison(
+    plan: ComparisonPlan, progress: Progress, *, base_dir: Path, cache_dir: Path
+) -> None:
     """Run everything that the members do not hold yet.
 
     Args:
@@ -98,7 +100,7 @@ def _run_seed(contexts: Sequence[Context]) -> None:
 
 @contextmanager
 def _opened(
-    members: Sequence[Member], progress: Progress, base_dir: Path, cache_dir: Path
+    members: Sequence[PlannedMember], progress: Progress, base_dir: Path, cache_dir: Path
 ) -> Iterator[list[Context]]:
     """All members checked and held against other processes; nothing is recorded or loaded."""
     contexts: list[Context] = []
@@ -125,7 +127,7 @@ def _opened(
         yield contexts
 
 
-def _claim(plan: Plan) -> None:
+def _claim(plan: ComparisonPlan) -> None:
     """Record who takes part. Methods and seeds may be added later, or left out."""
     root, members = plan.root, plan.members
     remove_leftovers(root)

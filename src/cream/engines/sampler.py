@@ -18,13 +18,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from cream.algorithms.objective import LayerHook
 from cream.engines.attention import PackedAttention
 from cream.engines.batching import check_length, windows
 from cream.engines.decoding import DecodeAttention, GroupCache
 from cream.engines.plain import PlainSampler
 from cream.engines.token_sampling import draw, seed_tensor, uniforms
 from cream.engines.trial import fast_form
-from cream.models.hidden import Backbone, require_inference_model
+from cream.models.hidden import Backbone, hooked, require_inference_model
 from cream.models.positions import Reach, context_length
 from cream.protocols import SamplingParams
 from cream.types import FinishReason, SampledGroup, SampledTokens, SamplingRequest
@@ -51,6 +52,8 @@ class TorchSampler:
         token_budget: Bound on the stored tokens (prompts once, completions at full length).
         prefill_tokens: Prompt tokens per prefill; a longer prompt is prefilled alone.
         window_rows: Completions that are sorted by prompt length at a time.
+        hook: What stands behind every decoder layer, or None. It sees a prompt once and each token
+            of a completion by itself, so it must treat every token alone.
 
     Raises:
         ModelError: The model is in training mode.
@@ -64,9 +67,11 @@ class TorchSampler:
         token_budget: int = 1 << 17,
         prefill_tokens: int = 4096,
         window_rows: int = 8192,
+        hook: LayerHook | None = None,
     ) -> None:
         require_inference_model(model)
         self._model = model
+        self._hook = hook
         self._max_rows = max_rows
         self._token_budget = token_budget
         self._prefill_tokens = prefill_tokens
@@ -75,7 +80,7 @@ class TorchSampler:
 
     @cached_property
     def _fast(self) -> tuple[Backbone | None, Reach]:
-        return fast_form(self._model)
+        return fast_form(self._model, self._hook)
 
     @cached_property
     def _plain(self) -> PlainSampler:
@@ -104,7 +109,7 @@ class TorchSampler:
             yield from self._sample_packed([r for r in window if self._fits(r, params)], params)
             for request in window:
                 if not self._fits(request, params):
-                    with torch.inference_mode():
+                    with torch.inference_mode(), hooked(self._model, self._hook):
                         group = self._plain.sample(request, params)
                     yield group
 

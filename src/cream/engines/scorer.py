@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from cream.algorithms.objective import LayerHook
 from cream.engines.attention import PackedAttention, packed
 from cream.engines.batching import check_length, windows
 from cream.engines.logsumexp import log_normalisers
@@ -24,7 +25,7 @@ from cream.engines.plain import score_plainly
 from cream.engines.trial import fast_form
 from cream.kernels.library import fit
 from cream.models.fused_decoder import Attention
-from cream.models.hidden import Backbone, require_inference_model
+from cream.models.hidden import Backbone, hooked, require_inference_model
 from cream.models.padded_attention import PADDING, PROMPT, PaddedAttention, RowMask
 from cream.models.positions import Reach, context_length
 from cream.types import ScoredGroup, ScoringRequest
@@ -56,6 +57,7 @@ class TorchScorer:
         token_budget: Tokens per forward; a single longer sequence is its own batch.
         tile_rows: Rows of logits that exist at a time.
         window_rows: Completions that are sorted by length at a time.
+        hook: What stands behind every decoder layer, or None.
 
     Raises:
         ModelError: The model is in training mode.
@@ -68,9 +70,11 @@ class TorchScorer:
         token_budget: int = 4096,
         tile_rows: int = 1024,
         window_rows: int = 8192,
+        hook: LayerHook | None = None,
     ) -> None:
         require_inference_model(model)
         self._model = model
+        self._hook = hook
         self._token_budget = token_budget
         self._tile_rows = tile_rows
         self._window_rows = window_rows
@@ -78,7 +82,7 @@ class TorchScorer:
 
     @cached_property
     def _fast(self) -> tuple[Backbone | None, Reach]:
-        return fast_form(self._model)
+        return fast_form(self._model, self._hook)
 
     @property
     def plain_reason(self) -> str:
@@ -111,7 +115,7 @@ class TorchScorer:
         return backbone is not None and reach.holds(_longest(request))
 
     def _score_plainly(self, request: ScoringRequest) -> ScoredGroup:
-        with torch.inference_mode():
+        with torch.inference_mode(), hooked(self._model, self._hook):
             scored = score_plainly(self._model, request, self._tile_rows)
         return ScoredGroup(request.prompt_id, tuple(logps.cpu().numpy() for logps in scored))
 

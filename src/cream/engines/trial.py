@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cream.algorithms.objective import LayerHook
 from cream.engines.attention import PackedAttention, packed
 from cream.engines.decoding import DecodeAttention, GroupCache
 from cream.errors import ModelError
@@ -34,8 +35,12 @@ _COMPLETIONS = ((2, 6), (4,))
 _MEMBERS = 2
 
 
-def fast_form(model: Any) -> tuple[Backbone | None, Reach]:
+def fast_form(model: Any, hook: LayerHook | None = None) -> tuple[Backbone | None, Reach]:
     """The packed form of a model and the length up to which it may stand for it.
+
+    Args:
+        model: Causal language model.
+        hook: What stands behind every layer of it; the trial is without.
 
     Returns:
         The backbone, None where no sequence may use it, and how long a sequence may be, with the
@@ -52,6 +57,7 @@ def fast_form(model: Any) -> tuple[Backbone | None, Reach]:
     with torch.inference_mode():
         if backbone is None or not attempt(lambda: _packed_agrees(backbone)):
             return None, Reach(0, "in a trial its packed form gave other logits than itself")
+    backbone.hook = hook
     return backbone, reach
 
 

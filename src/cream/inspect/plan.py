@@ -1,7 +1,7 @@
 """What a run is going to do and what that costs, before it does anything.
 
 Stages and their counts come from the loop's outline, lengths from the data and from finished
-stages, rates from a short calibration (`cream.inspect.rates`) or from nowhere. What cannot be known
+stages, rates from a short timing (`cream.inspect.rates`) or from nowhere. What cannot be known
 is null with a reason.
 """
 
@@ -67,7 +67,7 @@ class AssumedLength(Record):
 
 
 class PlannedMemory(Record):
-    """Bytes that training needs for weights, gradients and moments, and that calibration held."""
+    """Bytes that training needs for weights, gradients and moments, and that the timing held."""
 
     training_bytes: Count
     measured_bytes: Count | None
@@ -91,9 +91,9 @@ class Plan(Record):
     stages: list[PlanRow]
     finished: Count
     remaining_seconds: float | None
-    """Sum of what could be estimated; null without calibration."""
+    """Sum of what could be estimated; null without timing."""
     completion_tokens: AssumedLength
-    calibration: Rates | None
+    timing: Rates | None
     memory: PlannedMemory
     disk: PlannedDisk
 
@@ -155,7 +155,7 @@ def make_plan(
         finished=sum(row.state == "finished" for row in rows),
         remaining_seconds=None if rates is None else sum(s for s in left if s is not None),
         completion_tokens=AssumedLength(mean=length.tokens, source=length.source),
-        calibration=rates,
+        timing=rates,
         memory=PlannedMemory(
             training_bytes=BYTES_PER_TRAINED_WEIGHT * parameters,
             measured_bytes=None if rates is None else rates.peak_bytes,
@@ -234,11 +234,11 @@ def _seconds(
 ) -> tuple[float | None, str | None]:
     """An estimate, or why there is none."""
     if stage.kind == "text_score":
-        return None, "judges and reward models are not calibrated"
+        return None, "judges and reward models are not timed"
     if tokens is None:
         return None, "no model runs; seconds"
     if rates is None:
-        return None, "not calibrated"
+        return None, "not timed"
     match stage.kind:
         case "sample" | "evaluate":
             return rates.start_seconds + tokens / rates.sampled_per_second, None
@@ -303,7 +303,7 @@ def _plan_lines(plan: Plan) -> list[str]:
     length = plan.completion_tokens
     lines.append(f"completions are taken to have {length.mean:.1f} tokens ({length.source})")
     held = memory.measured_bytes
-    measured = "" if held is None else f"; the calibration held {size(held)}"
+    measured = "" if held is None else f"; the timing held {size(held)}"
     lines.append(
         f"memory: {size(memory.training_bytes)} for weights, gradients and moments in training,"
         f" plus activations{measured}"

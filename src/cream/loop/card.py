@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
-from cream.models.licences import licence_of
+from cream.cache import expanded
 from cream.recipe import Recipe
 from cream.recipe.data import FileSource, HubSource, ReasoningGymSource, Role
+from cream.recipe.model import EMBEDDED_NAME
 from cream.records import StageSpec
 from cream.report.summary import RunSummary
 from cream.report.table import markdown
@@ -134,3 +135,33 @@ def _recipe(recipe: Recipe) -> str:
     values = recipe.model_dump(mode="json", exclude={"trackers"})
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return f"## Recipe\n\n```yaml\n{text}```\n"
+
+
+EMBEDDED_LICENCE = "apache-2.0"
+"""Of SmolLM2-135M-Instruct, which the embedded model is made from."""
+
+
+def licence_of(name: str) -> str | None:
+    """Licence of the model that a recipe names, as the hub spells it, or None if none is stated.
+
+    Args:
+        name: Embedded name, local folder, or hub id. Of a hub id nothing is known here: its card is
+            not fetched with the weights.
+    """
+    if name == EMBEDDED_NAME:
+        return EMBEDDED_LICENCE
+    card = expanded(name) / "README.md"
+    if not card.is_file():
+        return None
+    stated = _front_matter(card.read_text(encoding="utf-8", errors="replace")).get("license")
+    return stated if isinstance(stated, str) else None
+
+
+def _front_matter(text: str) -> dict[str, object]:
+    if not text.startswith("---\n"):
+        return {}
+    try:
+        values = yaml.safe_load(text[4:].partition("\n---")[0])
+    except yaml.YAMLError:
+        return {}
+    return values if isinstance(values, dict) else {}

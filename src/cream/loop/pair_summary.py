@@ -67,7 +67,7 @@ def summarise_pairs(
     ]
     sampled = _sampled(result.layout)
     policy = sampled.matrix
-    layout, members = result.layout, result.members
+    members = result.members
     profile = completion_profile(sampled.groups, sampled.num_tokens, sampled.truncated)
     return PairSummary(
         reward=str(parts.reward),
@@ -96,8 +96,8 @@ def summarise_pairs(
         distinct=int(sampled.groups.distinct.sum()),
         truncated=int(policy.truncated.sum()),
         mean_completion_tokens=_present(profile.mean_tokens),
-        chosen_tokens=_mean_tokens(layout.num_tokens, members.prompt, members.chosen),
-        rejected_tokens=_mean_tokens(layout.num_tokens, members.prompt, members.rejected),
+        chosen_tokens=_mean_tokens(result.layout, members.prompt, members.chosen),
+        rejected_tokens=_mean_tokens(result.layout, members.prompt, members.rejected),
         calibration=None if calibration is None else CalibrationCounts(**asdict(calibration)),
         unanimous=_chosen_right(agreed) if parts.pairing.unanimous == "nll" else None,
     )
@@ -280,8 +280,8 @@ def _divergence(matrix: ScoreMatrix, t: int, model: str) -> float | None:
 
 
 def _mean_tokens(
-    num_tokens: Int64[np.ndarray, "prompt member"],
+    layout: Layout,
     prompt: Int64[np.ndarray, " pair"],
     member: Int64[np.ndarray, " pair"],
 ) -> float | None:
-    return _mean(num_tokens[prompt, member])
+    return _mean(layout.num_tokens[prompt, member])

@@ -27,9 +27,8 @@ from cream.runs.tables import (
     matrix_from_tables,
     pairs_to_table,
 )
-from cream.stages.calibrate import calibrate
 from cream.stages.pair import UNANIMOUS, PromptTable, pair
-from cream.stages.witnesses import SCORE_WITNESSES
+from cream.stages.witnesses import SCORE_WITNESSES, calibrate
 from cream.types import Origin, ScoreMatrix
 
 UNANIMOUS_FILE = "unanimous.parquet"

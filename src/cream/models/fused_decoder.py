@@ -21,6 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cream.algorithms.objective import LayerHook
 from cream.models.layer_ops import rms_norm, rotate, swiglu
 from cream.models.padded_attention import PaddedAttention, RowMask
 from cream.models.positions import fast_reach
@@ -51,10 +52,6 @@ class Attention(Protocol):
         """Return what every token gathers from the tokens it may see."""
         ...
 
-
-LayerHook = Callable[[int, Tensor], Tensor]
-"""Called after each decoder layer with its index and the residual stream, ``(token, hidden)`` or
-``(row, token, hidden)``; what it returns goes on. It may keep what it is given, not write to it."""
 
 Product = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 """``(x, weight, bias, added)`` to ``x @ weight.T + bias + added`` (see `plain_product`)."""

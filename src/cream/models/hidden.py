@@ -14,7 +14,7 @@ attention function; an attention name without a mask function makes the model bu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from cream.algorithms.objective import LayerHook
 from cream.errors import ModelError
-from cream.models.fused_decoder import Attention, FusedDecoder, LayerHook, fused_decoder
+from cream.models.fused_decoder import Attention, FusedDecoder, fused_decoder
 from cream.models.padded_attention import PADDING, RowMask
 from cream.models.positions import company_reach, text_config
 
@@ -58,7 +59,7 @@ def hidden(
     if isinstance(model, FusedDecoder):
         return model.hidden(token_ids, positions, attention, hook)
     of_stream = None if hook is None else lambda k, x: hook(k, x[0])[None]
-    with _own_attention(model.config), _hooked(model, of_stream):
+    with _own_attention(model.config), hooked(model, of_stream):
         output = model.base_model(
             input_ids=token_ids[None],
             position_ids=positions[None],
@@ -93,7 +94,7 @@ def of_rows(
         )
         return getattr(found, field)
 
-    with _hooked(model, hook):
+    with hooked(model, hook):
         if company_reach(model.config).holds(width):
             return output(slice(None), width)
         lengths = (mask.segments != PADDING).sum(1).tolist()
@@ -114,13 +115,17 @@ def _additive(model: Any, mask: RowMask) -> Float[Tensor, "row 1 token token"]:
     return zero.masked_fill(~mask.allowed(), torch.finfo(dtype).min)
 
 
-def _hooked(model: Any, hook: LayerHook | None) -> Any:
+def hooked(model: Any, hook: LayerHook | None) -> AbstractContextManager[None]:
+    """Put a hook behind every decoder layer of a model, if there is one, while it runs inside.
+
+    Raises:
+        ModelError: The model has no list of layers to hook, or checkpoints them.
+    """
     return nullcontext() if hook is None else _layer_hooks(model, hook)
 
 
 @contextmanager
 def _layer_hooks(model: Any, hook: LayerHook) -> Iterator[None]:
-    """Put a hook behind every decoder layer of a model while it runs inside."""
     layers = _decoder_layers(model)
     if any(getattr(x, "gradient_checkpointing", False) and x.training for x in layers):
         raise ModelError(
@@ -155,8 +160,10 @@ def _decoder_layers(model: Any) -> nn.ModuleList:
 class Backbone:
     """A model for inference as tokens to hidden states and a head, its form chosen once."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, hook: LayerHook | None = None) -> None:
         self.model = model
+        self.hook = hook
+        """What stands behind every layer, or None."""
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.num_layers: int = model.config.get_text_config().num_hidden_layers
         self.head: Any = model.get_output_embeddings()
@@ -171,11 +178,10 @@ class Backbone:
         token_ids: Int64[Tensor, "*places"],
         positions: Int64[Tensor, "*places"],
         attention: Attention | RowMask,
-        hook: LayerHook | None = None,
     ) -> Float[Tensor, "*places hidden"]:
         """Last hidden states by the form chosen; rows by the model's own forward (`hidden`)."""
         chosen = self.model if isinstance(attention, RowMask) else self._layers
-        return hidden(chosen, token_ids, positions, attention, hook)
+        return hidden(chosen, token_ids, positions, attention, self.hook)
 
     def logits(self, states: Float[Tensor, "row hidden"]) -> Float[Tensor, "row vocab"]:
         """Logits in the model's own dtype; the next call overwrites them.

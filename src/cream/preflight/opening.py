@@ -140,10 +140,17 @@ def check_run(
     _check_verifiers(context)
     _check_answers(context)
     _check_disk(context)
-    sampled_by = f"{type(own.sampler).__name__}, given" if own.sampler else choice
+    _say_what_computes(context)
+    return context
+
+
+def _say_what_computes(context: Context) -> None:
+    own, choice, progress = context.extensions.sampler, context.engine_choice, context.progress
+    sampled_by = f"{type(own).__name__}, given" if own else choice
     progress.note(f"completions are sampled by {sampled_by}")
     if isinstance(choice.settings, VllmEngine):
         progress.note("log-probabilities come from torch, which scores for every engine")
+    checkpoints = context.checkpoints
     if checkpoints.fast.reason:
         which = (
             "all"
@@ -154,7 +161,6 @@ def check_run(
             f"sequences ({which}) run through the model's own forward, right and slower: "
             f"{checkpoints.fast.reason}"
         )
-    return context
 
 
 def claim_run(context: Context) -> None:

@@ -27,6 +27,7 @@ from cream.runs.files import write_json
 from cream.runs.plan import RECIPE
 from cream.runs.seeds import derive_seed
 from cream.stages.evaluate import evaluate
+from cream.types import Prompt
 
 
 def evaluate_model(
@@ -88,11 +89,14 @@ def evaluate_model(
             ]
             progress.advance(len(shard))
     progress.finish()
-    baseline = {
+    return pa.Table.from_pylist(rows), _baseline(prompts, verifier)
+
+
+def _baseline(prompts: Sequence[Prompt], verifier: PromptVerifier) -> dict[str, ConstantAnswer]:
+    return {
         task: ConstantAnswer(answer=c.answer, accuracy=c.accuracy, n=c.num_prompts)
         for task, c in constant_baseline(prompts, verifier).items()
     }
-    return pa.Table.from_pylist(rows), baseline
 
 
 def evaluate_outside(

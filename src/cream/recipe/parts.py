@@ -158,7 +158,7 @@ class Calibrated(Section):
     """C of a pair: how often pairs of held-out seed items were right, given what the witness says.
 
     One C where the second ranking orders the pair like the first, another where it does not; see
-    `cream.stages.calibrate`. Ours.
+    `cream.stages.witnesses`. Ours.
     """
 
     source: Literal["seed_items"] = "seed_items"

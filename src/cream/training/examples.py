@@ -49,7 +49,7 @@ def pair_example(
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class BatchLayout:
     """How the sequences that an objective needs are laid out in rows."""
 
     needs: Needs

@@ -21,8 +21,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cream.algorithms.logps import logps_from_hidden, logps_from_logits
+from cream.algorithms.objective import LayerHook
 from cream.errors import ModelError
-from cream.models.fused_decoder import FusedDecoder, LayerHook, fused_decoder
+from cream.models.fused_decoder import FusedDecoder, fused_decoder
 from cream.models.hidden import hidden, of_rows, stacked
 from cream.models.positions import fast_reach, text_config
 from cream.recipe.training import TrainingSettings

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cream.algorithms.logps import logps_from_hidden
+from cream.algorithms.objective import LayerHook
 from cream.kernels.attention import SegmentAttention
 from cream.kernels.layer_ops import add_transposed_product
 from cream.kernels.library import fit
-from cream.models.fused_decoder import FusedDecoder, Layer, LayerHook
+from cream.models.fused_decoder import FusedDecoder, Layer
 from cream.models.padded_attention import PADDING, PROMPT, PaddedAttention
 from cream.training.batches import TokenBatch
 

@@ -26,7 +26,7 @@ from cream.recipe.training import TrainingSettings
 from cream.runs.files import replacing_file
 from cream.runs.seeds import derive_seed
 from cream.training.batches import micro_batches, steps_of
-from cream.training.examples import Layout, require
+from cream.training.examples import BatchLayout, require
 from cream.training.forward import Route, allows_fused, choose_route, inference_behaviour
 from cream.training.loop import Contribution, OnStep, Optimisation, Optimised, optimise
 from cream.training.lora import adapters
@@ -101,10 +101,11 @@ def train(
             )
         if work.auxiliary and objective_file is not None:
             _save(work.auxiliary, objective_file)
-    trained, untrained = (len(kept), 0) if scale.skipped is None else (0, len(kept))
+    skipped = scale.skipped is not None
+    trained = {"trained": 0 if skipped else len(kept), "skipped": len(kept) if skipped else 0}
     return TrainingSummary(
         steps=len(done.metrics),
-        tally=Tally(len(examples), {"trained": trained, "skipped": untrained, **dropped}),
+        tally=Tally(len(examples), {**trained, **dropped}),
         metrics=done.metrics,
         real_tokens=done.real_tokens,
         seconds=done.seconds,
@@ -132,10 +133,12 @@ class _Work:
         self.examples = examples
         self.objective = objective
         self.route = route
-        self.layout = Layout(objective.needs, shared=route.layout == "shared")
+        self.layout = BatchLayout(objective.needs, shared=route.layout == "shared")
         self.device = model.get_input_embeddings().weight.device
         self.steps = self._cut(settings, seed)
         self.auxiliary = _own_modules(objective, model, seed, self.device)
+        self.modules = {name: own.module for name, own in self.auxiliary.items()}
+        self.hook = objective.hook and objective.hook(self.modules)
         self.start: dict[str, Mapping[str, Tensor]] = {}
 
     def optimisation(self, fingerprint: str) -> Optimisation:
@@ -156,15 +159,14 @@ class _Work:
         """The loss of a step as far as this micro-batch goes."""
         examples = [self.examples[i] for i in indices]
         batch = self.layout.batch(examples).to(self.device)
-        computed = self.route.forward(model, batch.tokens)
+        computed = self.route.forward(model, batch.tokens, self.hook)
         start = None
         if self.start:
             start = {
                 role: [self.start[e.example_id][role] for e in examples]
                 for role in self.objective.needs.scored
             }
-        modules = {name: own.module for name, own in self.auxiliary.items()}
-        inputs = batch.inputs(computed.token_logps, computed.states, start, modules)
+        inputs = batch.inputs(computed.token_logps, computed.states, start, self.modules)
         losses = self.objective.loss(inputs) * batch.weights
         return Contribution(
             losses.sum() / self._divisor(step),
@@ -183,7 +185,7 @@ class _Work:
                 return
             examples = [self.examples[i] for i in indices]
             batch = self.layout.batch(examples).to(self.device)
-            logps = self.route.forward(model, batch.tokens).token_logps.detach()
+            logps = self.route.forward(model, batch.tokens, self.hook).token_logps.detach()
             by_role = batch.loss_token_logps(logps)
             for i, example in enumerate(examples):
                 self.start[example.example_id] = {role: v[i] for role, v in by_role.items()}
@@ -231,7 +233,7 @@ def _own_modules(
 def _route(
     model: Any, examples: Sequence[Example], objective: Objective, settings: TrainingSettings
 ) -> Route:
-    layout = Layout(objective.needs, shared=True)
+    layout = BatchLayout(objective.needs, shared=True)
     could_share = any(len(roles) > 1 for e in examples for roles in layout.rows(e))
     with inference_behaviour(model, gradient_checkpointing=False):
         return choose_route(
@@ -245,7 +247,7 @@ def _route(
 def _usable(
     examples: Sequence[Example], objective: Objective, max_length: int
 ) -> tuple[list[Example], dict[str, int]]:
-    layout = Layout(objective.needs, shared=False)
+    layout = BatchLayout(objective.needs, shared=False)
     short = [e for e in examples if max(layout.row_lengths(e)) <= max_length]
     kept = [e for e in short if _trains(layout, e, objective)]
     if not kept:
@@ -258,7 +260,7 @@ def _usable(
     return kept, {"too_long": len(examples) - len(short), "empty": len(short) - len(kept)}
 
 
-def _trains(layout: Layout, example: Example, objective: Objective) -> bool:
+def _trains(layout: BatchLayout, example: Example, objective: Objective) -> bool:
     """Whether no sequence is empty and, where tokens are averaged over, one of them counts."""
     if not all(example.sequences[role].token_ids for role in layout.roles(example)):
         return False
