@@ -16,7 +16,7 @@ from rich.console import Console
 from cream.errors import RunError
 from cream.report import comparison as comparing
 from cream.report.comparison import Comparison, comparison_runs
-from cream.report.page.methods import comparison_sections
+from cream.report.page.methods import comparison_sections, page_parts
 from cream.report.tables import print_comparison
 
 
@@ -221,3 +221,30 @@ def test_the_data_follow_the_schema(root: Path):
 
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**comparison, "more": 1}, schema)
+
+
+def test_a_run_is_a_comparison_of_one(root: Path):
+    """Accuracies and pairs of the member alone, its differences to itself left out."""
+    together, alone = summarise_comparison(root), summarise_comparison(root / "base" / "seed-1")
+    (member,), (only,) = alone["members"], alone["methods"]
+    assert (member["run"], member["seed"]) == (".", 1)
+    assert comparison_runs(root / "base" / "seed-1") == [root / "base" / "seed-1"]
+    for row in only["models"]:
+        expected = model(together, "base", row["model"])["by_seed"]["1"]
+        assert (row["accuracy"], row["by_seed"]) == (expected, {"1": expected})
+        assert row["difference"] is None
+    (row,) = only["iterations"]
+    assert row["pair_accuracy"]["accuracy"] == 0.25
+    assert row["consistency"]["mean"] == 0.75
+
+
+def test_what_is_neither_run_nor_comparison_is_refused(tmp_path: Path):
+    with pytest.raises(RunError, match="no comparison .* and no run"):
+        summarise_comparison(tmp_path)
+
+
+def test_a_page_shows_the_runs_of_the_first_seed_and_the_methods_side_by_side(root: Path):
+    shown, sections = page_parts([root])
+    assert shown == [root / "base" / "seed-0", root / "new" / "seed-0"]
+    assert [part.key for part in sections] == ["methods", "methods-pairs", "methods-cost"]
+    assert page_parts([root / "new" / "seed-1"]) == ([root / "new" / "seed-1"], [])

@@ -90,7 +90,7 @@ def _run(plan: ComparisonPlan, base_dir: Path, *, quiet: bool) -> None:
 def _show(plan: ComparisonPlan, *, as_json: bool) -> None:
     """Write what came out, for each member too, and print it."""
     from cream.report.comparison import comparison_runs, summarise_comparison
-    from cream.report.page.methods import write_comparison_page
+    from cream.report.page import page_parts, write_page
     from cream.report.summary import summarise_run
     from cream.report.tables import print_comparison
     from cream.runs.files import write_json
@@ -99,7 +99,8 @@ def _show(plan: ComparisonPlan, *, as_json: bool) -> None:
         write_json(run / "summary.json", summarise_run(run).as_json())
     comparison = summarise_comparison(plan.root)
     write_json(plan.root / DATA, comparison.as_json())
-    page = write_comparison_page(plan.root, plan.root / PAGE)
+    shown, sections = page_parts([plan.root])
+    page = write_page(shown, plan.root / PAGE, extra=sections)
     if as_json:
         print_json(comparison)
         return

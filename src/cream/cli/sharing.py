@@ -15,7 +15,10 @@ PAGE = "report.html"
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run directories, or folders of comparisons."),
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", help=f"The file to write; by default {PAGE} in the first run."),
@@ -29,14 +32,15 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one HTML page about a run: results, figures, and every prompt to read."""
-    from cream.report.page import write_full_page, write_page
+    from cream.report.page import page_parts, write_full_page, write_page
 
     if out is not None and full is not None:
         raise typer.BadParameter("--out names a file and --full a folder; give one of them")
+    shown, sections = page_parts(runs)
     if full is not None:
-        result = write_full_page(runs, full)
+        result = write_full_page(shown, full, extra=sections)
     else:
-        result = write_page(runs, out or runs[0] / PAGE)
+        result = write_page(shown, out or runs[0] / PAGE, extra=sections)
     if as_json:
         from cream.cli.documents import WrittenPage
 

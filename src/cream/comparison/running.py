@@ -28,7 +28,15 @@ from cream.models.saving import CARD
 from cream.preflight.opening import DiskNeed, check_run, claim_run, disk_need, refuse_full_disk
 from cream.protocols import Progress
 from cream.runs.files import remove_leftovers, write_yaml
-from cream.runs.sharing import COMPARISON, is_untouched, lendable, take_folder, take_stage
+from cream.runs.sharing import (
+    COMPARISON,
+    Comparers,
+    MethodFolder,
+    is_untouched,
+    lendable,
+    take_folder,
+    take_stage,
+)
 from cream.runs.store import Run, Stage
 
 
@@ -139,13 +147,13 @@ def _claim(plan: ComparisonPlan) -> None:
                 "new folder"
             )
     methods = {member.choice.name: member.choice.folder for member in members}
-    record = {
-        "name": plan.name,
-        "baseline": plan.baseline,
-        "seeds": list(dict.fromkeys(member.recipe.seed for member in members)),
-        "methods": [{"name": name, "folder": folder} for name, folder in methods.items()],
-    }
-    write_yaml(root / COMPARISON, record)
+    record = Comparers(
+        name=plan.name,
+        baseline=plan.baseline,
+        seeds=list(dict.fromkeys(member.recipe.seed for member in members)),
+        methods=[MethodFolder(name=name, folder=folder) for name, folder in methods.items()],
+    )
+    write_yaml(root / COMPARISON, record.as_json())
 
 
 def _disk_need(contexts: Sequence[Context]) -> DiskNeed:

@@ -31,7 +31,7 @@ from cream.report.summary import (
 from cream.runs.files import read_yaml
 from cream.runs.plan import RECIPE
 from cream.runs.reader import RunReader
-from cream.runs.sharing import COMPARISON
+from cream.runs.sharing import COMPARISON, Comparers, MethodFolder
 
 Values = Mapping[int, Mapping[str, float]]
 """Seed -> prompt id -> value."""
@@ -142,18 +142,12 @@ class MemberRecords:
 
 
 def summarise_comparison(root: Path) -> Comparison:
-    """Everything worth telling about a comparison.
+    """Everything worth telling about a comparison; a run is one of itself alone.
 
     Raises:
-        RunError: `root` holds no comparison, or two members of one seed have other test prompts.
+        RunError: `root` holds neither, or two members of one seed have other test prompts.
     """
-    if not (root / COMPARISON).exists():
-        raise RunError(f"{root} holds no comparison (no {COMPARISON})")
-    plan = read_yaml(root / COMPARISON)
-    places = {
-        method["name"]: {seed: root / method["folder"] / f"seed-{seed}" for seed in plan["seeds"]}
-        for method in plan["methods"]
-    }
+    comparers, places = comparers_of(root)
     begun = {
         name: {seed: RunReader(run) for seed, run in runs.items() if (run / RECIPE).exists()}
         for name, runs in places.items()
@@ -162,12 +156,12 @@ def summarise_comparison(root: Path) -> Comparison:
         name: [_read_member(seed, run) for seed, run in runs.items()]
         for name, runs in begun.items()
     }
-    control = records[plan["baseline"]]
+    control = records[comparers.baseline]
     costs, total = comparison_cost(begun)
     return Comparison(
-        name=plan["name"],
-        baseline=plan["baseline"],
-        seeds=plan["seeds"],
+        name=comparers.name,
+        baseline=comparers.baseline,
+        seeds=comparers.seeds,
         members=[
             Member(
                 method=name,
@@ -181,7 +175,7 @@ def summarise_comparison(root: Path) -> Comparison:
         methods=[
             ComparedMethod(
                 name=name,
-                models=_models(members, None if name == plan["baseline"] else control),
+                models=_models(members, None if name == comparers.baseline else control),
                 iterations=_iterations(members),
                 cost=costs[name],
             )
@@ -191,14 +185,28 @@ def summarise_comparison(root: Path) -> Comparison:
     )
 
 
+def comparers_of(root: Path) -> tuple[Comparers, dict[str, dict[int, Path]]]:
+    """Who takes part, and method -> seed -> run directory; of a run it is the run alone.
+
+    Raises:
+        RunError: `root` holds neither a comparison nor a run, or its record is damaged.
+    """
+    if (root / COMPARISON).exists():
+        comparers = Comparers.read(read_yaml(root / COMPARISON), str(root / COMPARISON))
+        return comparers, comparers.places(root)
+    if not (root / RECIPE).exists():
+        raise RunError(f"{root} holds no comparison (no {COMPARISON}), and no run")
+    summary = summary_of(RunReader(root))
+    alone = MethodFolder(name=summary.method, folder=".")
+    comparers = Comparers(
+        name=summary.name, baseline=summary.method, seeds=[summary.seed], methods=[alone]
+    )
+    return comparers, {summary.method: {summary.seed: root}}
+
+
 def comparison_runs(root: Path) -> list[Path]:
-    """Run directories of a comparison's members that exist, method by method."""
-    plan = read_yaml(root / COMPARISON)
-    places = [
-        root / method["folder"] / f"seed-{seed}"
-        for method in plan["methods"]
-        for seed in plan["seeds"]
-    ]
+    """Run directories that exist of a comparison's members, method by method; a run's own."""
+    places = [run for runs in comparers_of(root)[1].values() for run in runs.values()]
     return [place for place in places if (place / RECIPE).exists()]
 
 

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from cream.records import Count, Record
 from cream.runs.files import (
     make_folder,
     remove_folder,
@@ -26,9 +27,34 @@ from cream.runs.store import DONE, Run, Stage
 POINTER = "shared.json"
 """Beside ``stage.json`` of a stage that was taken over: the ``run`` that it was taken from."""
 COMPARISON = "comparison.yaml"
-"""Who takes part in a comparison, in its folder: ``name``, ``baseline``, ``seeds``, ``methods``."""
+"""Who takes part in a comparison, in its folder: a `Comparers`."""
 NO_HARD_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 """What a file system answers that cannot link two places."""
+
+
+class MethodFolder(Record):
+    """Where the runs of a method are."""
+
+    name: str
+    folder: str
+    """In that of the comparison; a run per seed is in it."""
+
+
+class Comparers(Record):
+    """Who takes part in a comparison."""
+
+    name: str
+    baseline: str
+    """Method that the others are compared with."""
+    seeds: list[Count]
+    methods: list[MethodFolder]
+
+    def places(self, root: Path) -> dict[str, dict[int, Path]]:
+        """Method -> seed -> run directory, begun or not."""
+        return {
+            method.name: {seed: root / method.folder / f"seed-{seed}" for seed in self.seeds}
+            for method in self.methods
+        }
 
 
 def lendable(stage: Stage, lender: Run) -> Stage | None:

@@ -9,5 +9,6 @@ that the page's script shows through ``textContent`` alone.
 
 from cream.report.markup import PageSection
 from cream.report.page.document import PageResult, write_full_page, write_page
+from cream.report.page.methods import page_parts
 
-__all__ = ["PageResult", "PageSection", "write_full_page", "write_page"]
+__all__ = ["PageResult", "PageSection", "page_parts", "write_full_page", "write_page"]

@@ -8,12 +8,12 @@ from pathlib import Path
 from cream.report.comparison import (
     ComparedMethod,
     Comparison,
+    comparers_of,
     comparison_runs,
     summarise_comparison,
 )
 from cream.report.markup import Html, PageSection, join, paragraph
 from cream.report.page.axes import Frame, category_axis, percent_axis
-from cream.report.page.document import PageResult, write_page
 from cream.report.page.figures import Point, Series, Words, point_figure
 from cream.report.table import html, percent
 from cream.report.tables import compared_accuracy_table, compared_pair_table, cost_table
@@ -21,16 +21,25 @@ from cream.report.tables import compared_accuracy_table, compared_pair_table, co
 INTERVALS = "95 % bootstrap intervals over seeds and prompts"
 
 
-def write_comparison_page(root: Path, out: Path) -> PageResult:
-    """Write a comparison as one HTML file: methods over seeds, then the runs of the first seed.
+def page_parts(roots: Sequence[Path]) -> tuple[list[Path], list[PageSection]]:
+    """Runs that a page shows one by one, and the sections of those that are compared.
+
+    Args:
+        roots: Runs, and comparisons: of these the runs of the first seed are shown.
 
     Raises:
-        RunError: `root` holds no comparison, or none of its runs has begun.
+        RunError: A root holds neither.
     """
-    comparison = summarise_comparison(root)
-    runs = comparison_runs(root)
-    first = [run for run in runs if run.name == f"seed-{comparison.seeds[0]}"] or runs
-    return write_page(first, out, extra=comparison_sections(comparison))
+    shown: list[Path] = []
+    sections: list[PageSection] = []
+    for root in roots:
+        comparers, places = comparers_of(root)
+        begun = comparison_runs(root)
+        first = [runs[comparers.seeds[0]] for runs in places.values()]
+        shown += [run for run in begun if run in first] or begun
+        if len(places) * len(comparers.seeds) > 1:
+            sections += comparison_sections(summarise_comparison(root))
+    return shown, sections
 
 
 def comparison_sections(comparison: Comparison) -> list[PageSection]:
