@@ -9,8 +9,8 @@ Terms are defined once, in ``docs/glossary.md``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -188,6 +188,34 @@ class PairTable:
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
+
+    @property
+    def completion_ids(self) -> set[str]:
+        """Those of both sides of all pairs."""
+        return {*self.chosen_ids.tolist(), *self.rejected_ids.tolist()}
+
+    def rows(self) -> Iterator[PairRow]:
+        """One pair after another."""
+        columns = (getattr(self, column.name).tolist() for column in fields(self))
+        return (PairRow(*values) for values in zip(*columns, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class PairRow:
+    """One pair of a `PairTable`."""
+
+    prompt_id: str
+    chosen_id: str
+    rejected_id: str
+    chosen_reward: float
+    rejected_reward: float
+    consistency: float
+    weight: float
+
+    @property
+    def pair_id(self) -> str:
+        """Names the pair wherever it goes: as a training example, in a transform, in an export."""
+        return f"{self.chosen_id}>{self.rejected_id}"
 
 
 @dataclass(frozen=True, slots=True)

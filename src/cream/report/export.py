@@ -123,29 +123,24 @@ def export_pairs(root: Path, iteration: int | None) -> ExportedPairs:
     pairs = pairs_from_table(paired.file(PAIRS))
     if not len(pairs):
         raise RunError(f"iteration {t} of {root} has no pairs to export; `cream status` tells why")
-    wanted = {*pairs.chosen_ids.tolist(), *pairs.rejected_ids.tolist()}
-    completions = _completions(run.needed("matrix", t), wanted)
+    completions = _completions(run.needed("matrix", t), pairs.completion_ids)
     prompts = read_asked(run.asked(t))
     rows = [
-        _row(prompt_id, prompts[prompt_id], completions[chosen], completions[rejected])
-        | {
-            "pair_id": f"{chosen}>{rejected}",
-            "consistency": _trained(objective, consistency),
-            "weight": weight,
-            "margin": chosen_reward - rejected_reward,
-            "chosen_reward": chosen_reward,
-            "rejected_reward": rejected_reward,
-        }
-        for prompt_id, chosen, rejected, chosen_reward, rejected_reward, consistency, weight in zip(
-            pairs.prompt_ids.tolist(),
-            pairs.chosen_ids.tolist(),
-            pairs.rejected_ids.tolist(),
-            pairs.chosen_reward.tolist(),
-            pairs.rejected_reward.tolist(),
-            pairs.consistency.tolist(),
-            pairs.weight.tolist(),
-            strict=True,
+        _row(
+            pair.prompt_id,
+            prompts[pair.prompt_id],
+            completions[pair.chosen_id],
+            completions[pair.rejected_id],
         )
+        | {
+            "pair_id": pair.pair_id,
+            "consistency": _trained(objective, pair.consistency),
+            "weight": pair.weight,
+            "margin": pair.chosen_reward - pair.rejected_reward,
+            "chosen_reward": pair.chosen_reward,
+            "rejected_reward": pair.rejected_reward,
+        }
+        for pair in pairs.rows()
     ]
     return ExportedPairs(_table(rows), t, paired.summary(PairSummary), objective, None)
 

@@ -65,23 +65,15 @@ def pair_examples(
     Raises:
         KeyError: A pair names a completion or prompt that is not there (a damaged run).
     """
-    wanted = {*pairs.chosen_ids.tolist(), *pairs.rejected_ids.tolist()}
+    wanted = pairs.completion_ids
     numbers = [n for n in completions.column_names if n not in ("prompt_id", *_IDS)]
     paired = pa.array([key in wanted for key in completions["completion_id"].to_pylist()])
     needed = completions.select([*_IDS, *numbers]).filter(paired)
     rows = {row["completion_id"]: row for row in needed.to_pylist()}
     examples = []
-    for prompt_id, chosen, rejected, *rewards, consistency, weight in zip(
-        pairs.prompt_ids.tolist(),
-        pairs.chosen_ids.tolist(),
-        pairs.rejected_ids.tolist(),
-        pairs.chosen_reward.tolist(),
-        pairs.rejected_reward.tolist(),
-        pairs.consistency.tolist(),
-        pairs.weight.tolist(),
-        strict=True,
-    ):
-        sides = (rows[chosen], rows[rejected])
+    for pair in pairs.rows():
+        sides = (rows[pair.chosen_id], rows[pair.rejected_id])
+        rewards = (pair.chosen_reward, pair.rejected_reward)
         known = {
             f"{role}_{name}": value
             for role, side, reward in zip(PAIR, sides, rewards, strict=True)
@@ -89,11 +81,11 @@ def pair_examples(
         }
         present = {n: float(known[n]) for n in columns if _is_value(known.get(n))}
         example = pair_example(
-            f"{chosen}>{rejected}",
-            prompt_token_ids[prompt_id],
+            pair.pair_id,
+            prompt_token_ids[pair.prompt_id],
             *(TokenSequence(tuple(s["token_ids"]), s[reference_column]) for s in sides),
-            consistency=consistency,
-            weight=weight,
+            consistency=pair.consistency,
+            weight=pair.weight,
         )
         examples.append(replace(example, columns={**present, **example.columns}))
     return examples

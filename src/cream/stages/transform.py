@@ -60,32 +60,23 @@ def ranked_pairs(
     Raises:
         KeyError: A pair names a completion or prompt that is not there (a damaged run).
     """
-    wanted = {*pairs.chosen_ids.tolist(), *pairs.rejected_ids.tolist()}
+    wanted = pairs.completion_ids
     known = {c.completion_id: c for c in completions if c.completion_id in wanted}
     return [
         RankedPair(
-            pair_id=f"{chosen}>{rejected}",
-            prompt=prompts[prompt],
-            prompt_token_ids=prompt_token_ids[prompt],
-            chosen=known[chosen],
-            rejected=known[rejected],
-            chosen_reward=high,
-            rejected_reward=low,
-            consistency=consistency,
-            weight=weight,
-            chosen_reference=references[chosen],
-            rejected_reference=references[rejected],
+            pair_id=pair.pair_id,
+            prompt=prompts[pair.prompt_id],
+            prompt_token_ids=prompt_token_ids[pair.prompt_id],
+            chosen=known[pair.chosen_id],
+            rejected=known[pair.rejected_id],
+            chosen_reward=pair.chosen_reward,
+            rejected_reward=pair.rejected_reward,
+            consistency=pair.consistency,
+            weight=pair.weight,
+            chosen_reference=references[pair.chosen_id],
+            rejected_reference=references[pair.rejected_id],
         )
-        for prompt, chosen, rejected, high, low, consistency, weight in zip(
-            pairs.prompt_ids.tolist(),
-            pairs.chosen_ids.tolist(),
-            pairs.rejected_ids.tolist(),
-            pairs.chosen_reward.tolist(),
-            pairs.rejected_reward.tolist(),
-            pairs.consistency.tolist(),
-            pairs.weight.tolist(),
-            strict=True,
-        )
+        for pair in pairs.rows()
     ]
 
 
