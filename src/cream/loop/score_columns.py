@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, assert_never
 
 import pyarrow as pa
@@ -200,21 +201,31 @@ def _score_texts_stage(
     stage = context.stage(spec, {"completions": sampled.fingerprint, **inputs})
     made: list[TextScorer] = []
 
-    def work(shard: Sequence[Any]) -> pa.Table:
-        (path,) = shard
+    def work(path: Path) -> pa.Table:
         if not made:
             made.append(make_scorer())
         completions = completions_from_table(read_table(path))
         return to_table(score_texts(completions, prompts, made[0]))
 
+    return _part_by_part(context, spec, stage, work, lambda stage: _summarise(stage, column))
+
+
+def _part_by_part(
+    context: Context,
+    spec: StageSpec,
+    stage: Stage,
+    work: Callable[[Path], pa.Table],
+    summarise: Callable[[Stage], tuple[dict[str, Any], str]],
+) -> StageRecord:
+    """Make a part from every part of the completions."""
     return run_shards(
         stage,
         context.progress,
         label=spec.label,
         unit="shards",
-        shards=[[path] for path in sampled.parts()],
-        work=work,
-        summarise=lambda stage: _summarise(stage, column),
+        shards=[[path] for path in context.run.finished(spec.inputs[0]).parts()],
+        work=lambda shard: work(shard[0]),
+        summarise=summarise,
     )
 
 
@@ -304,8 +315,7 @@ def verify_stage(context: Context, spec: StageSpec) -> StageRecord:
     )
     prompts = {p.prompt_id: p for p in asked}
 
-    def work(shard: Sequence[Any]) -> pa.Table:
-        (path,) = shard
+    def work(path: Path) -> pa.Table:
         completions = completions_from_table(read_table(path))
         rows = verify(completions, prompts, context.verifier)
         return pa.Table.from_pylist(
@@ -322,15 +332,7 @@ def verify_stage(context: Context, spec: StageSpec) -> StageRecord:
             schema=VERDICT_SCHEMA,
         )
 
-    return run_shards(
-        stage,
-        context.progress,
-        label=spec.label,
-        unit="shards",
-        shards=[[path] for path in sampled.parts()],
-        work=work,
-        summarise=_summarise_verdicts,
-    )
+    return _part_by_part(context, spec, stage, work, _summarise_verdicts)
 
 
 def from_data_stage(context: Context, spec: StageSpec) -> StageRecord:
@@ -338,8 +340,7 @@ def from_data_stage(context: Context, spec: StageSpec) -> StageRecord:
     sampled = context.run.finished(spec.inputs[0])
     stage = context.stage(spec, {"completions": sampled.fingerprint})
 
-    def work(shard: Sequence[Any]) -> pa.Table:
-        (path,) = shard
+    def work(path: Path) -> pa.Table:
         table = read_table(path, ["prompt_id", "completion_id", "origin"])
         marks = [float(origin != Origin.POLICY) for origin in table["origin"].to_pylist()]
         return table.drop_columns("origin").append_column(FROM_DATA, pa.array(marks, pa.float64()))
@@ -348,15 +349,7 @@ def from_data_stage(context: Context, spec: StageSpec) -> StageRecord:
         found = sum(sum(table[FROM_DATA].to_pylist()) for table in stage.tables([FROM_DATA]))
         return {"data_completions": int(found)}, f"{int(found)} completions of the data"
 
-    return run_shards(
-        stage,
-        context.progress,
-        label=spec.label,
-        unit="shards",
-        shards=[[path] for path in sampled.parts()],
-        work=work,
-        summarise=summarise,
-    )
+    return _part_by_part(context, spec, stage, work, summarise)
 
 
 def _summarise_verdicts(stage: Stage) -> tuple[dict[str, Any], str]:
