@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from cream.recipe import parse_recipe as parse_recipe
     from cream.recipe import parts as parts
     from cream.recipe.parts import MethodParts as MethodParts
-    from cream.report.run_result import RunResult as RunResult
-    from cream.report.run_result import open_run as open_run
+    from cream.report.summary import RunResult as RunResult
+    from cream.report.summary import open_run as open_run
     from cream.runs.tables import hash_ids as hash_ids
     from cream.training.examples import completion_example as completion_example
     from cream.training.examples import pair_example as pair_example
@@ -102,8 +102,8 @@ _PLACES = {
     "parse_recipe": "cream.recipe",
     "Recipe": "cream.recipe",
     "MethodParts": "cream.recipe.parts",
-    "open_run": "cream.report.run_result",
-    "RunResult": "cream.report.run_result",
+    "open_run": "cream.report.summary",
+    "RunResult": "cream.report.summary",
     "cache_dir": "cream.cache",
     "hash_ids": "cream.runs.tables",
     "completion_example": "cream.training.examples",

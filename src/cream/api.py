@@ -24,8 +24,7 @@ from cream.loop.iterations import run_recipe
 from cream.preflight.opening import open_context
 from cream.protocols import Progress
 from cream.recipe import Recipe, load_recipe
-from cream.report.run_result import RunResult
-from cream.report.summary import summarise_run
+from cream.report.summary import RunResult, summarise_run
 from cream.runs.files import write_json
 from cream.runs.store import Run
 

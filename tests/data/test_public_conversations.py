@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cream.data.files import Row
-from cream.data.public.conversations import FirstTurn, first_turns
+from cream.data.public.questions import FirstTurn, first_turns
 from cream.errors import DataError
 
 

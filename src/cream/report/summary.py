@@ -7,6 +7,7 @@ stage is stands beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +31,7 @@ from cream.records import (
     Record,
     StageKind,
 )
-from cream.runs.reader import FinishedStage, RunReader
+from cream.runs.reader import PAIRS, FinishedStage, RunReader
 from cream.runs.verification import StageState, stage_state
 
 COLUMNS = ("prompt_id", "task", "index", "correct", "partial_credit", "num_tokens")
@@ -253,3 +254,55 @@ def overall_baseline(baseline: Mapping[str, ConstantAnswer]) -> float | None:
     total = sum(entry.n for entry in baseline.values())
     right = sum(entry.accuracy * entry.n for entry in baseline.values())
     return right / total if total else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run left, finished or not."""
+
+    root: Path
+    """The run directory."""
+
+    @property
+    def summary(self) -> RunSummary:
+        """Results of every model and iteration so far; also ``summary.json``.
+
+        Raises:
+            RunError: `root` holds no run.
+        """
+        return summarise_run(self.root)
+
+    @property
+    def models(self) -> dict[str, Path]:
+        """Folders of the trained models that are kept, by name: ``M1``, ``M2``, ..."""
+        return {path.name: path for path in sorted((self.root / "models").glob("*"))}
+
+    def accuracy(self, model: str) -> float | None:
+        """Share of test prompts whose greedy answer is correct; None if `model` has no results."""
+        found = [row.overall for row in self.summary.models if row.model == model]
+        return found[0].right / found[0].n if found else None
+
+    def matrix(self, t: int) -> pa.Table:
+        """Score matrix of iteration t: a row per completion, a column per score.
+
+        Raises:
+            RunError: It is not finished.
+        """
+        return RunReader(self.root).needed("matrix", t).table()
+
+    def pairs(self, t: int) -> pa.Table:
+        """Preference pairs of iteration t, by completion id.
+
+        Raises:
+            RunError: They are not finished.
+        """
+        return RunReader(self.root).needed("pair", t).file(PAIRS)
+
+
+def open_run(folder: str | Path) -> RunResult:
+    """Open a run directory.
+
+    Raises:
+        RunError: It holds no run.
+    """
+    return RunResult(RunReader(Path(folder)).root)

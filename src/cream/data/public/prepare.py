@@ -17,13 +17,13 @@ from typing import Any, assert_never
 from cream.data.dedup import question_key
 from cream.data.files import Row, file_rows, hub_rows
 from cream.data.public.catalogue import Conversations, Questions, dataset_named
-from cream.data.public.conversations import first_turns
 from cream.data.public.questions import (
     EVALUATION_INSTRUCTION,
     Dropped,
     Question,
     ReadQuestion,
     evaluation_prompt,
+    first_turns,
 )
 from cream.data.sources import RoleName
 from cream.errors import DataError
