@@ -1,7 +1,7 @@
 """A run directory to one summary: accuracy per model, consistency and pairs per iteration, time.
 
 Every figure is computed from stored records and carries its n; intervals are 95 %. How far each
-stage is stands beside it.
+stage is stands beside it. `RunResult` is a run directory as an object, which reads when asked.
 """
 
 from __future__ import annotations

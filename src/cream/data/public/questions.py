@@ -1,4 +1,4 @@
-r"""From a row of a public dataset to a question with its answer. Pure.
+r"""From what a public dataset holds to a question with its answer. Pure.
 
 A multiple-choice question is written as its text and one line per option, ``A. ...``; the answer is
 a letter. ARC labels some options 1 to 4: they become A to D by position. How the paper wrote its
@@ -6,6 +6,11 @@ options is not stated; ours is the form in which its answers (``Answer: B``) mak
 
 Test questions end with the instruction of the paper's code (`EVALUATION_INSTRUCTION`); prompts that
 are trained on do not (its README samples with ``--sysprompt none``).
+
+Of OpenAssistant's message trees the paper keeps "about 3.4K human-annotated examples"; by which
+rule is not stated. Ours is that of Self-Rewarding Language Models (arXiv 2401.10020), which it
+builds on: the first turn of English conversations, answered by the reply that people ranked first
+(``rank`` 0).
 """
 
 from __future__ import annotations
