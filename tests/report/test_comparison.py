@@ -169,7 +169,7 @@ def test_members_with_other_test_prompts_are_not_compared(root: Path):
 
 
 def test_a_folder_without_a_comparison_is_refused(tmp_path: Path):
-    with pytest.raises(RunError, match="holds no comparison"):
+    with pytest.raises(RunError, match="no comparison"):
         summarise_comparison(tmp_path)
 
 
@@ -239,7 +239,7 @@ def test_a_run_is_a_comparison_of_one(root: Path):
 
 
 def test_what_is_neither_run_nor_comparison_is_refused(tmp_path: Path):
-    with pytest.raises(RunError, match=r"no comparison .* and no run"):
+    with pytest.raises(RunError, match="holds no run and no comparison"):
         summarise_comparison(tmp_path)
 
 

@@ -153,11 +153,11 @@ def licence_of(name: str) -> str | None:
     card = expanded(name) / "README.md"
     if not card.is_file():
         return None
-    stated = _front_matter(card.read_text(encoding="utf-8", errors="replace")).get("license")
+    stated = _card_header(card.read_text(encoding="utf-8", errors="replace")).get("license")
     return stated if isinstance(stated, str) else None
 
 
-def _front_matter(text: str) -> dict[str, object]:
+def _card_header(text: str) -> dict[str, object]:
     if not text.startswith("---\n"):
         return {}
     try:

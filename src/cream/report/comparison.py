@@ -195,7 +195,7 @@ def comparers_of(root: Path) -> tuple[Comparers, dict[str, dict[int, Path]]]:
         comparers = Comparers.read(read_yaml(root / COMPARISON), str(root / COMPARISON))
         return comparers, comparers.places(root)
     if not (root / RECIPE).exists():
-        raise RunError(f"{root} holds no comparison (no {COMPARISON}), and no run")
+        raise RunError(f"{root} holds no run and no comparison")
     summary = summary_of(RunReader(root))
     alone = MethodFolder(name=summary.method, folder=".")
     comparers = Comparers(
