@@ -117,8 +117,9 @@ def loss_reference(recipe: Recipe, t: int) -> str:
 
 def models_kept_for(recipe: Recipe, parts: MethodParts, t: int) -> tuple[str, ...]:
     """Models of earlier stages that iteration t scores under or samples from."""
-    others = parts.others
-    return (*columns(recipe, parts, t), *((others.past,) if others else ()))
+    past = (parts.others.past,) if parts.others else ()
+    answering = parts.answered.witnesses if parts.answered else ()
+    return (*columns(recipe, parts, t), *past, *answering)
 
 
 def unneeded_models(plan: RunPlan, recipe: Recipe, t: int) -> list[str]:

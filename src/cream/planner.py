@@ -165,7 +165,10 @@ class _Planner:
         t, scores = own.t, list[StageSpec]()
         for samples in sets:
             scores += [self._score(samples, m) for m in columns(self.recipe, self.parts(t), t)]
-            scores += [self._score_column(samples, name) for name in score_columns(self.parts(t))]
+            scores += [
+                self._score_column(samples, name, self.parts(t))
+                for name in score_columns(self.parts(t))
+            ]
         yield from scores
         matrix = self._matrix(folder, sets, scores, draft=draft)
         yield matrix
@@ -185,6 +188,7 @@ class _Planner:
         transformed = [*self._transform(folder, label, parts, pairs, matrix)]
         yield from transformed
         group = self.recipe.sampling.num_completions * len(sets)
+        most = own.prompts * most_pairs(parts.pairing, group)
         yield StageSpec(
             name=f"{folder}/train",
             kind="train",
@@ -197,9 +201,15 @@ class _Planner:
             inputs=(pairs.name, matrix.name, *(spec.name for spec in transformed)),
             source=own.source,
             prompts=own.prompts,
-            completions=2 * own.prompts * most_pairs(parts.pairing, group),
+            completions=2 * most + self._replayed(most),
             epochs=self.recipe.training.epochs,
         )
+
+    def _replayed(self, beside: int) -> int:
+        """Seed examples that a training takes beside so many pairs."""
+        replay = self.recipe.training.replay
+        own = len(self.seed_parts[POLICY])
+        return 0 if replay is None else min(replay.beside(beside), own)
 
     def _transform(
         self, folder: str, label: str, parts: MethodParts, pairs: StageSpec, matrix: StageSpec
@@ -324,7 +334,13 @@ class _Planner:
     def _score(self, samples: _Sampled, model: str) -> StageSpec:
         return self._read(samples, f"score/{model}", "score", f"score under {model}", model=model)
 
-    def _score_column(self, samples: _Sampled, name: str) -> StageSpec:
+    def _score_column(self, samples: _Sampled, name: str, parts: MethodParts) -> StageSpec:
+        witness = parts.answered.columns.get(name) if parts.answered else None
+        if witness is not None:
+            words = f"answers of {witness}"
+            spec = self._read(samples, f"answer/{witness}", "answer", words, model=witness)
+            limit = self.recipe.sampling.max_completion_tokens
+            return spec.model_copy(update={"column": name, "max_completion_tokens": limit})
         kind, words = COLUMNS_WITHOUT_MODEL.get(name, ("text_score", f"score by {name}"))
         return self._read(samples, f"score/{name}", kind, words, column=name)
 

@@ -69,6 +69,7 @@ StageKind = Literal[
     "verify",
     "mark",
     "text_score",
+    "answer",
     "matrix",
     "pair",
     "transform",
@@ -77,9 +78,10 @@ StageKind = Literal[
 ]
 """What a stage does. ``score``: log-probabilities under a model of the run. ``mark``: which
 completions a data set brought. ``text_score``: a judge, a reward model or a scorer of the user's
-reads completions. ``matrix``: columns joined. ``transform``: pairs to training examples of another
-shape, whose new sequences ``score_examples`` scores under the loss reference. The three that freeze
-keep the data of the run."""
+reads completions. ``answer``: a witness answers, and completions are compared with its answers.
+``matrix``: columns joined. ``transform``: pairs to training examples of another shape, whose new
+sequences ``score_examples`` scores under the loss reference. The three that freeze keep the data of
+the run."""
 
 
 class StageSpec(Record):
@@ -307,6 +309,21 @@ class TextScoreSummary(Record):
     distinct_scores: Count
 
 
+class AnswerSummary(EngineUsed):
+    """What a witness answered, and which completions are the same answer."""
+
+    answers: Count
+    """Prompts answered, greedily."""
+    tokens: Count
+    """Of these answers."""
+    truncated: Count
+    same: Count
+    """Completions that are the witness' answer."""
+    other: Count
+    not_compared: Count
+    """Completions without an answer, or of prompts where the witness has none."""
+
+
 class MatrixSummary(Record):
     """What a score matrix holds."""
 
@@ -318,7 +335,9 @@ class TrainSummary(Record):
 
     steps: Count
     tally: Tally
-    """Examples or pairs: trained, and left out by reason."""
+    """Examples or pairs, replayed ones included: trained, and left out by reason."""
+    replayed: Count | None = None
+    """Seed examples among them; null where the recipe replays none."""
     precision: str
     layout: str | None
     """How pairs were laid out in a step; null for fine-tuning."""

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from cream.data import PromptVerifier, constant_baseline, question_key
-from cream.data.tasks import TaskStream, import_reasoning_gym, task_scorer
+from cream.data.streams import TaskStream, tasks_of
+from cream.data.tasks import import_reasoning_gym, task_scorer
 from cream.errors import DataError, DependencyError, RecipeError
 from cream.recipe.data import ReasoningGymSource, TaskConfig
 
@@ -19,7 +20,8 @@ def stream(name, config=None, *, role="prompts", seed=0, taken=None, **source):
     gym = ReasoningGymSource.model_validate(
         {"source": "reasoning_gym", "tasks": [task.model_dump()], **source}
     )
-    return TaskStream(task, gym, role=role, seed=seed, taken=set() if taken is None else taken)
+    (made,) = tasks_of(gym, role=role, seed=seed)
+    return TaskStream(made, role=role, taken=set() if taken is None else taken)
 
 
 def test_prompts_are_distinct_and_the_same_for_the_same_seed():
@@ -32,10 +34,11 @@ def test_prompts_are_distinct_and_the_same_for_the_same_seed():
 
 def test_a_task_that_depends_on_hash_randomisation_is_refused_unless_it_is_off():
     code = (
-        "from cream.data.tasks import TaskStream;"
+        "from cream.data.streams import TaskStream, tasks_of;"
         "from cream.recipe.data import ReasoningGymSource as S, TaskConfig as T;"
         "t = T(name='ransom_note');"
-        "s = TaskStream(t, S(source='reasoning_gym', tasks=[t]), role='test', seed=3, taken=set());"
+        "[g] = tasks_of(S(source='reasoning_gym', tasks=[t]), role='test', seed=3);"
+        "s = TaskStream(g, role='test', taken=set());"
         "print(s.draw(1)[0].prompt_id)"
     )
 
@@ -59,10 +62,11 @@ def test_drawing_in_parts_equals_drawing_at_once():
 
 def test_prompts_are_the_same_in_another_process_with_another_hash_seed():
     code = (
-        "from cream.data.tasks import TaskStream;"
+        "from cream.data.streams import TaskStream, tasks_of;"
         "from cream.recipe.data import ReasoningGymSource as S, TaskConfig as T;"
         "t = T(name='letter_counting');"
-        "s = TaskStream(t, S(source='reasoning_gym', tasks=[t]), role='test', seed=3, taken=set());"
+        "[g] = tasks_of(S(source='reasoning_gym', tasks=[t]), role='test', seed=3);"
+        "s = TaskStream(g, role='test', taken=set());"
         "print(*[p.prompt_id for p in s.draw(20)])"
     )
     here = [prompt.prompt_id for prompt in stream("letter_counting", role="test", seed=3).draw(20)]

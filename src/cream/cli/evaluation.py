@@ -164,7 +164,9 @@ def evaluate(
         loaded = load_recipe(recipe, overrides or ())
         if loaded.data.test is None:
             raise RecipeError(f"{recipe} has no data.test to evaluate on")
-        config = loaded.model.model_copy(update={"name": model, "revision": None})
+        config = loaded.model.model_copy(
+            update={"name": model, "revision": None, "from_scratch": None}
+        )
         test, settings, seed = loaded.data.test, loaded.evaluation, loaded.seed
         engine = loaded.engine
     elif names:

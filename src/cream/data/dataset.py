@@ -8,20 +8,24 @@ iterations adds prompts and changes nothing else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cream.data.dedup import question_key
 from cream.data.sources import Item, RoleName, drop_duplicates, read_source
 from cream.data.splits import check_leakage, shuffled, split_by_iteration, spread
-from cream.data.tasks import TaskStream
+from cream.data.streams import TaskStream, tasks_of
 from cream.errors import DataError
 from cream.recipe.data import (
+    AnyRole,
     DataConfig,
+    GeneratedSource,
     PromptData,
-    ReasoningGymSource,
     Role,
+    Source,
+    StringTaskConfig,
     TaskConfig,
     TestData,
 )
@@ -137,9 +141,9 @@ class _Reader:
 
     def read(self, role: Role, name: RoleName) -> list[Item]:
         """Read seed or test data: every source in full."""
-        items, parts = self._table_items(role, name)
+        items, parts = self._table_items(role, role.sources, name)
         for source in role.sources:
-            if isinstance(source, ReasoningGymSource):
+            if isinstance(source, GeneratedSource):
                 counts = _task_counts(source)
                 streams = self._streams([source], name)
                 for stream, count in zip(streams, counts, strict=True):
@@ -152,18 +156,34 @@ class _Reader:
         self, role: PromptData, iterations: int
     ) -> tuple[tuple[tuple[Prompt, ...], ...], list[Item]]:
         """Read the prompts and divide them; return slices and everything that was read."""
-        generated = [s for s in role.sources if isinstance(s, ReasoningGymSource)]
+        slices: list[tuple[Prompt, ...]] = []
+        read: list[Item] = []
+        counted = Counter[str]()
+        sources = [role.sources_of(t) for t in range(1, iterations + 1)]
+        for first, last in _runs(sources):
+            used = {prompt.prompt_id for prompts in slices for prompt in prompts}
+            some, items, parts = self._divided(role, sources[first], last - first, used)
+            slices += some
+            read += items
+            counted += parts
+        self._finish("prompts", counted, used=sum(map(len, slices)))
+        return tuple(slices), read
+
+    def _divided(
+        self, role: PromptData, sources: Sequence[Source], iterations: int, used: Set[str]
+    ) -> tuple[tuple[tuple[Prompt, ...], ...], list[Item], Counter[str]]:
+        """The prompts of consecutive iterations with the same sources, none of the `used` ones."""
+        generated = [s for s in sources if isinstance(s, GeneratedSource)]
         if not generated:
-            pool, parts = self._table_items(role, "prompts")
+            pool, parts = self._table_items(role, sources, "prompts")
             slices = split_by_iteration(
-                [item.prompt for item in pool],
+                [item.prompt for item in pool if item.prompt.prompt_id not in used],
                 per_iteration=role.per_iteration,
                 iterations=iterations,
                 seed=self._seed,
             )
-            used = sum(map(len, slices))
-            self._finish("prompts", parts + Counter(spare=len(pool) - used), used=used)
-            return slices, pool
+            spare = len(pool) - sum(map(len, slices))
+            return slices, pool, parts + Counter(spare=spare)
         streams = self._streams(generated, "prompts")
         counts = spread(role.per_iteration, len(streams))
         slices = tuple(
@@ -177,30 +197,32 @@ class _Reader:
             for _ in range(iterations)
         )
         parts = sum((_draws(stream) for stream in streams), Counter[str]())
-        self._finish("prompts", parts, used=sum(map(len, slices)))
-        return slices, [_generated(p, "prompts") for prompts in slices for p in prompts]
+        items = [_generated(p, "prompts") for prompts in slices for p in prompts]
+        return slices, items, parts
 
-    def _table_items(self, role: Role, name: RoleName) -> tuple[list[Item], Counter[str]]:
+    def _table_items(
+        self, how: AnyRole, sources: Sequence[Source], name: RoleName
+    ) -> tuple[list[Item], Counter[str]]:
         readings = [
             read_source(source, name, self._base_dir)
-            for source in role.sources
-            if not isinstance(source, ReasoningGymSource)
+            for source in sources
+            if not isinstance(source, GeneratedSource)
         ]
         for reading in readings:
             if reading.unused:
                 before = self.unused.setdefault(name, {}).setdefault(reading.name, {})
                 before |= {c: before.get(c, 0) + n for c, n in reading.unused.items()}
         rows = [item for reading in readings for item in reading]
-        items, dropped = drop_duplicates(rows, duplicates=role.duplicates)
+        items, dropped = drop_duplicates(rows, duplicates=how.duplicates)
         self._taken |= {question_key(item.prompt.messages) for item in items}
         unwanted = sum(reading.num_unwanted for reading in readings)
         return items, Counter(duplicate=dropped, unwanted=unwanted)
 
-    def _streams(self, sources: Sequence[ReasoningGymSource], name: RoleName) -> list[TaskStream]:
+    def _streams(self, sources: Sequence[GeneratedSource], name: RoleName) -> list[TaskStream]:
         return [
-            TaskStream(task, source, role=name, seed=self._seed, taken=self._taken)
+            TaskStream(task, role=name, taken=self._taken)
             for source in sources
-            for task in source.tasks
+            for task in tasks_of(source, role=name, seed=self._seed)
         ]
 
     def _finish(self, name: RoleName, parts: Counter[str], *, used: int) -> None:
@@ -217,12 +239,18 @@ def _draws(stream: TaskStream) -> Counter[str]:
     return Counter(repeated=stream.num_repeated, taken=stream.num_taken)
 
 
-def _task_counts(source: ReasoningGymSource) -> list[int]:
+def _runs(values: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    """First and last + 1 of each stretch of equal neighbours."""
+    starts = [i for i in range(len(values)) if i == 0 or values[i] != values[i - 1]]
+    return zip(starts, (*starts[1:], len(values)), strict=True)
+
+
+def _task_counts(source: GeneratedSource) -> list[int]:
     if source.count is not None:
         return spread(source.count, len(source.tasks))
     return [_own_count(task) for task in source.tasks]
 
 
-def _own_count(task: TaskConfig) -> int:
+def _own_count(task: TaskConfig | StringTaskConfig) -> int:
     assert task.count is not None  # the recipe requires it where the source has no count
     return task.count

@@ -6,13 +6,14 @@ it was measured, there are no results yet.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
 
 from cream.cache import expanded
 from cream.recipe import Recipe
-from cream.recipe.data import FileSource, HubSource, ReasoningGymSource, Role
+from cream.recipe.data import FileSource, HubSource, ReasoningGymSource, Source, StringTaskSource
 from cream.recipe.model import EMBEDDED_NAME
 from cream.records import StageSpec
 from cream.report.summary import RunSummary
@@ -77,23 +78,23 @@ def _made(made: StageSpec, recipe: Recipe, seed_model: str) -> str:
         f"{licence}, as its card states" if licence else "not stated in its folder; see its page"
     )
     version = describe_environment()["cream"]
+    data = recipe.data
+    asked = [s for t in range(1, recipe.iterations + 1) for s in data.prompts.sources_of(t)]
     return f"""Made by [Cream]({PAPER}) {version}, without preference labels, by {how}.
 
 - Seed model (M0): {seed_model}. Its licence and its limits apply to this model too.
 - Licence of the seed model: {stated}.
 - Method: {recipe.method.name}, {recipe.iterations} iterations; run seed {recipe.seed}.
-- Seed examples: {_sources(recipe.data.seed)}.
-- Unlabelled prompts: {_sources(recipe.data.prompts)}; {recipe.data.prompts.per_iteration} per
+- Seed examples: {_sources(data.seed.sources if data.seed else ())}.
+- Unlabelled prompts: {_sources(asked)}; {data.prompts.per_iteration} per
   iteration.
-- Test prompts, never trained on: {_sources(recipe.data.test)}.
+- Test prompts, never trained on: {_sources(data.test.sources if data.test else ())}.
 """
 
 
-def _sources(role: Role | None) -> str:
-    if role is None:
-        return "none"
+def _sources(sources: Iterable[Source]) -> str:
     names = []
-    for source in role.sources:
+    for source in sources:
         match source:
             case FileSource():
                 names.append(f"file {source.path}")
@@ -102,7 +103,10 @@ def _sources(role: Role | None) -> str:
             case ReasoningGymSource():
                 tasks = ", ".join(task.name for task in source.tasks)
                 names.append(f"generated tasks of reasoning-gym ({tasks})")
-    return "; ".join(names)
+            case StringTaskSource():
+                ranges = (f"{t.name} of {t.lengths[0]} to {t.lengths[1]}" for t in source.tasks)
+                names.append(f"generated tasks on strings ({', '.join(ranges)} characters)")
+    return "; ".join(dict.fromkeys(names)) or "none"
 
 
 def _results(name: str, results: RunSummary) -> str:

@@ -75,6 +75,7 @@ STAGES: Mapping[StageKind, Callable[[Context, StageSpec], StageRecord]] = {
     "verify": score_column_stage,
     "mark": score_column_stage,
     "text_score": score_column_stage,
+    "answer": score_column_stage,
     "matrix": matrix_stage,
     "pair": pair_stage,
     "transform": transform_stage,
@@ -120,7 +121,7 @@ def sample_iteration(context: Context, t: int) -> StageRecord:
 
 def score_iteration(context: Context, t: int) -> StageRecord:
     """Fill the score matrix of iteration t: every model's column, other scores, then the join."""
-    scores = ("score", "verify", "mark", "text_score", "matrix")
+    scores = ("score", "verify", "mark", "text_score", "answer", "matrix")
     *_, matrix = [
         run_stage(context, spec)
         for spec in context.plan.at(t)

@@ -114,7 +114,8 @@ def pair_stage(context: Context, spec: StageSpec) -> StageRecord:
     matrix_stage = context.run.finished(matrix_name)
     t, parts = spec.t, context.plan.phase_parts(spec)
     # Left out where it is None, so that runs made before it existed keep their fingerprints.
-    names = NO_PAIRS if parts.others else NO_PAIRS | {"others"}
+    optional = {"others": parts.others, "answered": parts.answered}
+    names = NO_PAIRS | {name for name, part in optional.items() if part is None}
     without: dict[str, Any] = dict.fromkeys(names, True)
     if parts.pairing.unanimous == "drop":
         without["pairing"] = {"unanimous"}

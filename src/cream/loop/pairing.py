@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cream.algorithms.answers import normalised
 from cream.algorithms.pair_consistency import Calibration
 from cream.errors import RunError
 from cream.loop.pair_summary import summarise_pairs
@@ -176,7 +177,7 @@ def calibration_of(stage: Stage, parts: MethodParts) -> Calibration | None:
     table = pa.concat_tables(tables)
     gold = np.array([origin != Origin.POLICY for origin in table["origin"].to_pylist()])
     prompts, texts = table["prompt_id"].to_pylist(), table["text"].to_pylist()
-    keys = [(prompt, _normalised(text)) for prompt, text in zip(prompts, texts, strict=True)]
+    keys = [(prompt, normalised(text)) for prompt, text in zip(prompts, texts, strict=True)]
     known = {key for key, is_gold in zip(keys, gold.tolist(), strict=True) if is_gold}
     found = calibrate(
         matrix_from_tables(tables, parts.logp_columns, ()),
@@ -193,8 +194,3 @@ def calibration_of(stage: Stage, parts: MethodParts) -> Calibration | None:
             "witness both order; raise calibration.seed_share or sampling.num_completions"
         )
     return found
-
-
-def _normalised(text: str) -> str:
-    """Without case and spacing, which do not make an answer wrong."""
-    return " ".join(text.casefold().split())

@@ -23,6 +23,7 @@ from cream.engines.judge import AskedModel, PairwiseJudge, RubricJudge
 from cream.engines.reward_model import RewardModel
 from cream.engines.texts import TextScorer
 from cream.errors import RecipeError
+from cream.loop.answers import answer_stage
 from cream.loop.context import Context, empty_question
 from cream.loop.extensions import OwnScorer
 from cream.loop.stage_runner import run_shards
@@ -268,11 +269,12 @@ def score_column_stage(context: Context, spec: StageSpec) -> StageRecord:
 
 
 def score_column(context: Context, name: str) -> ScoreColumn:
-    """How a column is made: one of Cream's, or that of a scorer of the user's."""
+    """How a column is made: one of Cream's, of a witness that answers, or of the user's scorer."""
     scorer = context.extensions.scorers.get(name)
-    if scorer is None:
-        return SCORE_COLUMNS[name]
-    return ScoreColumn(partial(own_scorer_stage, scorer), (name, f"{name}_reason"))
+    if scorer is not None:
+        return ScoreColumn(partial(own_scorer_stage, scorer), (name, f"{name}_reason"))
+    answers = ScoreColumn(answer_stage, (name, f"{name}_reason", f"{name}_text"))
+    return SCORE_COLUMNS.get(name, answers)
 
 
 def check_score_columns(context: Context) -> None:
@@ -288,7 +290,9 @@ def check_score_columns(context: Context) -> None:
     fillable |= context.extensions.scorers.keys()
     fillable |= {FROM_DATA} if context.plan.parts(1).prompts == "seed" else set()
     for t in range(1, context.recipe.iterations + 1):
-        wrong = [name for name in context.plan.parts(t).score_columns if name not in fillable]
+        parts = context.plan.parts(t)
+        known = fillable | (parts.answered.columns.keys() if parts.answered else set())
+        wrong = [name for name in parts.score_columns if name not in known]
         if wrong:
             raise RecipeError(
                 f"method {method.name} reads the score column {', '.join(wrong)} at iteration {t}, "

@@ -25,7 +25,13 @@ from cream.runs.seeds import derive_seed
 from cream.runs.store import GIVEN, Stage, StageRecord, fingerprint
 from cream.runs.tables import LOGP_PREFIX, pairs_from_table
 from cream.runs.trackers import JsonlTracker, logged_metrics
-from cream.stages.train import agreed_examples, pair_columns, pair_examples, seed_examples
+from cream.stages.train import (
+    agreed_examples,
+    pair_columns,
+    pair_examples,
+    replayed,
+    seed_examples,
+)
 from cream.training.loop import OnStep
 from cream.training.train import TrainingSummary, train
 from cream.types import Example, SetConsistency
@@ -39,8 +45,9 @@ OBJECTIVE = "objective.safetensors"
 NO_RESULT = {"compute": {"save_state_every_minutes"}}
 """Settings that do not touch the result and may change between attempts."""
 
-Train = Callable[[Any, OnStep], TrainingSummary]
-"""Trains a model in place, telling about each step."""
+Train = Callable[[Any, OnStep], tuple[TrainingSummary, int | None]]
+"""Trains a model in place, telling about each step; with the number of seed examples replayed, None
+where none were to be."""
 
 
 def fine_tune_stage(context: Context, spec: StageSpec) -> StageRecord:
@@ -58,9 +65,9 @@ def fine_tune_stage(context: Context, spec: StageSpec) -> StageRecord:
         },
     )
 
-    def fine_tune(model: Any, on_step: OnStep) -> TrainingSummary:
+    def fine_tune(model: Any, on_step: OnStep) -> tuple[TrainingSummary, None]:
         encoder = context.encoder
-        return train(
+        summary = train(
             model,
             seed_examples(examples, encoder.encode_prompt, encoder.encode_completion),
             supervised(),
@@ -69,6 +76,7 @@ def fine_tune_stage(context: Context, spec: StageSpec) -> StageRecord:
             state_dir=stage.folder / STATE,
             on_step=on_step,
         )
+        return summary, None
 
     return _train(context, stage, fine_tune)
 
@@ -76,7 +84,9 @@ def fine_tune_stage(context: Context, spec: StageSpec) -> StageRecord:
 def train_stage(context: Context, spec: StageSpec) -> StageRecord:
     """M_{t+1}, or the future model: M_t trained on the pairs of iteration t, or of its draft."""
     parts = context.plan.phase_parts(spec)
-    own = context.extensions.objective
+    own, settings = context.extensions.objective, context.recipe.training
+    # Left out where it is None, so that runs made before it existed keep their fingerprints.
+    without: dict[str, Any] = {**NO_RESULT, **({} if settings.replay else {"replay": True})}
     paired, matrix, *transformed = map(context.run.finished, spec.inputs)
     stage = context.stage(
         spec,
@@ -86,28 +96,33 @@ def train_stage(context: Context, spec: StageSpec) -> StageRecord:
             **{made.spec.kind: made.fingerprint for made in transformed},
             "reference": spec.reference,
             "objective": _objective_inputs(own) if own else parts.objective.model_dump(mode="json"),
-            "settings": context.recipe.training.model_dump(mode="json", exclude=NO_RESULT),
+            "settings": settings.model_dump(mode="json", exclude=without),
         },
     )
 
     draft = ("draft",) if spec.draft else ()
 
-    def prefer(model: Any, on_step: OnStep) -> TrainingSummary:
+    def prefer(model: Any, on_step: OnStep) -> tuple[TrainingSummary, int | None]:
         objective = own or parts.objective.build()
         c = _set_consistency(parts, paired)
-        return train(
-            model,
+        examples = (
             transformed_examples(*transformed)
             if transformed
-            else _training_pairs(context, spec, paired, matrix, objective.needs),
+            else _training_pairs(context, spec, paired, matrix, objective.needs)
+        )
+        seed_items = _replayed(context, spec, len(examples))
+        summary = train(
+            model,
+            examples + seed_items,
             objective,
-            context.recipe.training,
+            settings,
             seed=derive_seed(context.recipe.seed, "train", spec.t, *draft),
             scale=None if own else parts.objective.stage_scale(c),
             state_dir=stage.folder / STATE,
             objective_file=stage.folder / OBJECTIVE,
             on_step=on_step,
         )
+        return summary, len(seed_items) if settings.replay else None
 
     return _train(context, stage, prefer)
 
@@ -143,6 +158,22 @@ def _training_pairs(
     return examples + agreed_examples(chosen, completions, prompts, reference_column=reference)
 
 
+def _replayed(context: Context, spec: StageSpec, beside: int) -> list[Example]:
+    """Seed examples of M1 that this training takes beside its own."""
+    config, encoder = context.recipe.training.replay, context.encoder
+    if config is None:
+        return []
+    draft = ("draft",) if spec.draft else ()
+    return replayed(
+        context.plan.seed_parts[POLICY],
+        config,
+        beside=beside,
+        seed=derive_seed(context.recipe.seed, "replay", spec.t, *draft),
+        encode_prompt=encoder.encode_prompt,
+        encode_completion=encoder.encode_completion,
+    )
+
+
 def matrix_columns(context: Context, spec: StageSpec) -> tuple[str, ...]:
     """Columns of numbers in the score matrix that a stage of training reads."""
     parts = context.plan.phase_parts(spec)
@@ -151,24 +182,46 @@ def matrix_columns(context: Context, spec: StageSpec) -> tuple[str, ...]:
 
 
 def check_objective(context: Context) -> None:
-    """A user's objective that reads what no pair has is refused now, not after sampling.
+    """An objective that examples of this run cannot feed is refused now, not after sampling.
 
     Raises:
-        RecipeError: It names a column that examples of this run do not have.
+        RecipeError: The user's objective names a column that examples of this run do not have, or
+            seed examples are to be replayed under one that no chosen completion alone can train.
     """
-    objective = context.extensions.objective
-    if objective is None:
-        return
+    own = context.extensions.objective
     for spec in context.plan.stages:
-        transformed = context.plan.phase_parts(spec).transform if spec.t else None
-        if spec.kind == "train" and transformed is None:
+        if spec.kind != "train":
+            continue
+        parts = context.plan.phase_parts(spec)
+        if own is not None and parts.transform is None:
             known = pair_columns(matrix_columns(context, spec))
-            unknown = [name for name in objective.needs.columns if name not in known]
+            unknown = [name for name in own.needs.columns if name not in known]
             if unknown:
                 raise RecipeError(
-                    f"objective {objective.name} reads the column {', '.join(unknown)}, and the "
+                    f"objective {own.name} reads the column {', '.join(unknown)}, and the "
                     f"pairs of {spec.label} have {', '.join(known)}"
                 )
+        if context.recipe.training.replay is not None:
+            _check_replay(parts, own)
+
+
+def _check_replay(parts: MethodParts, own: Objective | None) -> None:
+    if own is None and not parts.objective.trains_chosen_alone:
+        raise RecipeError(
+            "training.replay trains seed examples by likelihood, and the objective "
+            f"{parts.objective.name} has no likelihood term; give it one (method.objective.nll), "
+            "or leave replay out"
+        )
+    objective = own or parts.objective.build()
+    needs = objective.needs
+    demanded = {role for role in needs.roles if role not in needs.optional}
+    columns = {*needs.columns} - {"consistency"}
+    if not demanded <= {"chosen"} or "chosen" not in needs.scored or columns:
+        raise RecipeError(
+            f"training.replay gives the objective {objective.name} seed examples, which have a "
+            "chosen sequence and C = 1 and nothing else; it needs "
+            f"{', '.join(sorted(demanded | columns))}. Leave replay out, or make the rest optional"
+        )
 
 
 def _set_consistency(parts: MethodParts, paired: Stage) -> SetConsistency | None:
@@ -207,7 +260,7 @@ def _train(context: Context, stage: Stage, train: Train) -> StageRecord:
     with stopwatch() as seconds:
         model = context.checkpoints.for_training(start)
         try:
-            summary = train(model, on_step)
+            summary, replayed_count = train(model, on_step)
         except TrainingError as error:
             raise TrainingError(f"stage {name}: {error}") from error
         context.checkpoints.save(
@@ -218,18 +271,21 @@ def _train(context: Context, stage: Stage, train: Train) -> StageRecord:
         log.log(metrics, step=step, stage=name)
     context.trackers.course(name, summary.metrics)
     shutil.rmtree(stage.folder / STATE, ignore_errors=True)
-    record = stage.finish(_figures(summary), seconds())
-    context.progress.finish(f"{summary.steps} steps, saved {context.checkpoints.path(result)}")
+    record = stage.finish(_figures(summary, replayed_count), seconds())
+    beside = f", {replayed_count} seed examples replayed" if replayed_count is not None else ""
+    path = context.checkpoints.path(result)
+    context.progress.finish(f"{summary.steps} steps{beside}, saved {path}")
     for warning in summary.warnings:
         context.progress.note(warning)
     return record
 
 
-def _figures(summary: TrainingSummary) -> dict[str, Any]:
+def _figures(summary: TrainingSummary, replayed_count: int | None) -> dict[str, Any]:
     last = summary.metrics[-1] if summary.metrics else {}
     return TrainSummary(
         steps=summary.steps,
         tally=summary.tally,
+        replayed=replayed_count,
         precision=summary.precision,
         layout=summary.layout,
         learning_rate_scale=summary.learning_rate_scale,

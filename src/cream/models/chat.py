@@ -68,18 +68,21 @@ class ChatEncoder:
         self.tokenizer = tokenizer
         self.template = _template(tokenizer, chat_template)
         self._template = Template(tokenizer, self.template)
+        self._unknown_id: int | None = None  # the examination says what no model need know
         own: Any = tokenizer.eos_token_id
         self._eos_ids: set[int] = {*eos_ids} | ({own} if own is not None else set())
         self.end_of_turn_id = self._find_end_of_turn()
         self.stop_ids = (self.end_of_turn_id, *sorted(self._eos_ids - {self.end_of_turn_id}))
         self.notes = tuple(self._find_notes())
         self.encode_completion([Message("user", PROBE)], PROBE)
+        self._unknown_id = self._find_unknown()
 
     def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Encode a conversation up to where the assistant begins to speak (generation prompt).
 
         Raises:
-            ModelError: The template refuses the conversation, or writes the begin token twice.
+            ModelError: The template refuses the conversation, or writes the begin token twice, or
+                the tokenizer has no token for a character.
         """
         ids = self._encode(self._render(messages, generation_prompt=True))
         bos = self.tokenizer.bos_token_id
@@ -176,7 +179,22 @@ class ChatEncoder:
         return answer
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return self._template.encode(text)
+        ids = self._template.encode(text)
+        if self._unknown_id is not None and self._unknown_id in ids:
+            known = (self._template.encode(character) for character in text)
+            lost = [c for c, own in zip(text, known, strict=True) if self._unknown_id in own]
+            raise ModelError(
+                f"the tokenizer has no token for {', '.join(map(repr, dict.fromkeys(lost)))} in "
+                f"{short(text)}, so the model would not be given what was said. Take it out of the "
+                "data, or name another model (of one from scratch: extend its alphabet)."
+            )
+        return ids
+
+    def _find_unknown(self) -> int | None:
+        """The id of what the tokenizer cannot spell, if that id means nothing else."""
+        unknown: Any = self.tokenizer.unk_token_id
+        others = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        return None if unknown in (*others, self.tokenizer.pad_token_id) else unknown
 
     def _find_end_of_turn(self) -> int:
         answer = self._render_answer([Message("user", PROBE)], PROBE)

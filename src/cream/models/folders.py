@@ -1,4 +1,4 @@
-"""From the name of a model to a folder that is safe to read: embedded model, local folder, hub.
+"""From the name of a model to a folder that is safe to read: embedded, from scratch, local, hub.
 
 Everything after this deals with folders only. A folder is accepted if it is an ordinary Hugging
 Face model or peft adapter whose weights are safetensors; pickled weights can run code when they are
@@ -17,6 +17,7 @@ from huggingface_hub.errors import HFValidationError
 from cream.cache import expanded
 from cream.errors import ModelError
 from cream.models.embedded import embedded_model
+from cream.models.scratch import scratch_model
 from cream.recipe.model import EMBEDDED_NAME, ModelConfig
 
 CONFIG = "config.json"
@@ -40,11 +41,13 @@ def resolve_model(config: ModelConfig, cache_dir: Path) -> Path:
         config: The recipe's model section. A name that looks like a path (starts with ``/``, ``.``
             or ``~``) or is an existing folder is local; anything else but the embedded name is a
             hub id, fetched into the hub's own cache.
-        cache_dir: Cream's cache, where the embedded model lives.
+        cache_dir: Cream's cache, where the embedded model lives, and models from scratch.
 
     Raises:
         ModelError: No such model, or its files cannot be used (see `check_model_folder`).
     """
+    if config.from_scratch is not None:
+        return scratch_model(config.from_scratch, cache_dir)
     if config.name == EMBEDDED_NAME:
         return embedded_model(cache_dir)
     local = expanded(config.name)

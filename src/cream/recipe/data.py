@@ -110,6 +110,49 @@ class ReasoningGymSource(Section):
     completion is the answer."""
 
 
+def _from_one(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
+class StringTaskConfig(Section):
+    """One task on strings; it is as hard as the strings are long."""
+
+    name: Literal["reverse", "copy", "spaced_copy", "sort", "add", "parity", "edit"]
+    """``reverse``: the letters backwards. ``copy``: again. ``spaced_copy``: with a dot between each
+    two. ``sort``: in the order of the alphabet. ``add``: two numbers, their digits in pairs, the
+    last ones first; the digits of the sum, last one first. ``parity``: after each bit, whether an
+    odd number of ones has been read. ``edit``: of equal neighbours one, and every ``a`` twice."""
+    lengths: Annotated[
+        tuple[int, int],
+        BeforeValidator(_from_one, json_schema_input_type=int | tuple[int, int]),
+    ]
+    """Shortest and longest string, >= 1, drawn evenly; a number is both. Letters are ``a`` to
+    ``j``; of ``add`` it is the number of digits."""
+    count: int | None = Field(default=None, ge=1)
+    """Distinct prompts of this task. Either every task has a count, or the source has one."""
+
+    @model_validator(mode="after")
+    def _an_interval(self) -> StringTaskConfig:
+        shortest, longest = self.lengths
+        if not 1 <= shortest <= longest:
+            raise ValueError(f"`lengths` must be [shortest, longest] from 1 on, not {self.lengths}")
+        return self
+
+
+class StringTaskSource(Section):
+    """Prompts of tasks on strings, made by Cream, checked by ``exact_match``.
+
+    For models of characters (``model.from_scratch``). The task of a prompt in reports is its name
+    with its length, such as ``reverse-7``.
+    """
+
+    source: Literal["string_tasks"]
+    tasks: list[StringTaskConfig] = Field(min_length=1)
+    """Tasks with their lengths."""
+    count: int | None = Field(default=None, ge=1)
+    """Distinct prompts in all, spread evenly over the tasks, the first ones getting the rest."""
+
+
 class TableSource(Section):
     """What file and hub sources have in common: how rows become prompts."""
 
@@ -163,17 +206,29 @@ class HubSource(TableSource):
     """Branch, tag or commit; a commit makes the run repeatable."""
 
 
-Source = Annotated[ReasoningGymSource | FileSource | HubSource, Field(discriminator="source")]
+GeneratedSource = ReasoningGymSource | StringTaskSource
+"""What makes prompts instead of reading them."""
+Source = Annotated[
+    ReasoningGymSource | StringTaskSource | FileSource | HubSource, Field(discriminator="source")
+]
 
 
-class Role(Section):
+Sources = Annotated[list[Source], Field(min_length=1)]
+
+
+class AnyRole(Section):
     """What seed, prompts and test have in common."""
 
-    sources: list[Source] = Field(min_length=1)
-    """Where the data comes from; sources are put together in this order."""
     duplicates: Literal["refuse", "drop"] = "refuse"
     """What to do with rows of files or datasets that occur twice: refuse the data, or keep the
     first and count the rest. Generated prompts are always distinct."""
+
+
+class Role(AnyRole):
+    """Data that is read in full: seed and test."""
+
+    sources: Sources
+    """Where the data comes from; sources are put together in this order."""
 
 
 class SeedData(Role):
@@ -185,20 +240,38 @@ class SeedData(Role):
         return self
 
 
-class PromptData(Role):
+class PromptData(AnyRole):
     """Unlabelled prompts (the paper's D_U), a different slice for every iteration.
 
     Reference answers that a source happens to have are kept for reports and the oracle.
     """
 
+    sources: Sources | None = None
+    """Where the data comes from; sources are put together in this order."""
+    by_iteration: list[Sources] | None = Field(default=None, min_length=1)
+    """Sources of iteration 1, 2, ..., instead of `sources`: prompts that become harder, say. The
+    last ones are also those of later iterations. No prompt is used twice."""
     per_iteration: int = Field(ge=1)
     """Prompts of one iteration. Generated sources spread it evenly over all their tasks: each gets
     ``per_iteration // tasks`` and the first ``per_iteration % tasks`` one more."""
 
+    def sources_of(self, iteration: int) -> list[Source]:
+        """Sources of an iteration, counted from 1."""
+        if self.by_iteration is None:
+            return self.sources or []
+        return self.by_iteration[min(iteration, len(self.by_iteration)) - 1]
+
     @model_validator(mode="after")
-    def _one_kind(self) -> PromptData:
-        generated = [s for s in self.sources if isinstance(s, ReasoningGymSource)]
-        if generated and len(generated) < len(self.sources):
+    def _one_list(self) -> PromptData:
+        if (self.sources is None) == (self.by_iteration is None):
+            raise ValueError("give `sources`, or `by_iteration`; one of them and not both")
+        for sources in self.by_iteration or [self.sources or []]:
+            self._require_one_kind(sources)
+        return self
+
+    def _require_one_kind(self, sources: list[Source]) -> None:
+        generated = [s for s in sources if isinstance(s, GeneratedSource)]
+        if generated and len(generated) < len(sources):
             raise ValueError(
                 "`prompts` mixes generated tasks with files or datasets, so `per_iteration` does "
                 "not say how many of each; write the generated prompts to a file first"
@@ -213,7 +286,6 @@ class PromptData(Role):
             raise ValueError(
                 f"`per_iteration` is {self.per_iteration}, less than one for each of {tasks} tasks"
             )
-        return self
 
 
 class TestData(Role):
@@ -225,7 +297,7 @@ class TestData(Role):
     def _counts_and_verifiers(self) -> TestData:
         _require_counts(self.sources)
         for source in self.sources:
-            if not isinstance(source, ReasoningGymSource) and source.verifier is None:
+            if not isinstance(source, GeneratedSource) and source.verifier is None:
                 raise ValueError(
                     f"a `{source.source}` source of test data needs a `verifier`: exact_match, "
                     "last_number, stated_number, math_verify, choice_letter or reasoning_gym"
@@ -246,15 +318,15 @@ class DataConfig(Section):
 
 def _require_counts(sources: list[Source]) -> None:
     for source in sources:
-        if not isinstance(source, ReasoningGymSource):
+        if not isinstance(source, GeneratedSource):
             continue
         own = [task.count is not None for task in source.tasks]
         if source.count is not None and any(own):
             raise ValueError("give `count` either to the source or to its tasks, not to both")
         if source.count is None and not all(own):
             raise ValueError(
-                "a `reasoning_gym` source needs `count` (spread over its tasks), or one in every "
-                "task"
+                f"a `{source.source}` source needs `count` (spread over its tasks), or one in "
+                "every task"
             )
         if source.count is not None and source.count < len(source.tasks):
             raise ValueError(

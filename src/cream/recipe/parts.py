@@ -35,6 +35,10 @@ PairFilter = Literal["none", "agreeing"]
 Compare = Literal["like_for_like", "reference_code", "implicit"]
 """What C compares with M0, whose implicit reward is identically zero. ``implicit`` refuses to."""
 
+SameAnswer = Literal["ids", "text", "extracted"]
+"""When two completions are one answer. ``ids``: the same tokens; ``text``: the same text but for
+case and spacing; ``extracted``: the same answer by the prompt's verifier."""
+
 BelowHalf = Literal["floor", "allow", "drop"]
 """What happens to a C below 1/2, which is outside the theory (it would train on reversed pairs):
 raise it to 1/2, use it as it is, or drop the pairs it would apply to."""
@@ -52,6 +56,11 @@ BUILT_IN_COLUMNS = (VERIFIER, JUDGE, REWARD_MODEL, FROM_DATA)
 """Score columns whose names nothing else can take."""
 EXTRACTED = "extracted"
 """Label column: the answer found in a completion."""
+
+
+def answer_column(witness: str) -> str:
+    """Score column: 1 for completions that are a witness' own greedy answer, 0 for others."""
+    return f"answer_{witness}"
 
 
 class LogpQuantity(Section):
@@ -200,6 +209,22 @@ class Agreement(Section):
         return self
 
 
+class SameAnswers(Section):
+    """Witnesses that answer the prompts themselves; only prompts whose answer they share count."""
+
+    witnesses: tuple[str, ...] = Field(min_length=1)
+    """Models of the run, by name."""
+    same: SameAnswer
+    """What must be equal."""
+    by: Literal["all", "majority"] = "all"
+    """How many witnesses must give the answer: all, or more than half."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Witness by the score column that says which completions are its answer."""
+        return {answer_column(name): name for name in self.witnesses}
+
+
 class LowConfidence(Section):
     """C = 1 - label_smoothing for the pairs with the smallest reward gaps, 1 for the others."""
 
@@ -232,6 +257,8 @@ class MethodParts(Section):
     """Orders completions whose rewards are equal (binary rewards)."""
     agreement: Agreement | None = None
     """None: C = 1 for every pair."""
+    answered: SameAnswers | None = None
+    """Witnesses whose own answer must be the chosen one; None: none is asked to answer."""
     reported: Agreement | None = None
     """Compared for reports only, by methods that do not use C."""
     smoothing: LowConfidence | None = None
@@ -303,8 +330,9 @@ class MethodParts(Section):
     @property
     def score_columns(self) -> tuple[str, ...]:
         """Score columns that are needed, each once."""
-        scores = [q for q in self.quantities if isinstance(q, ScoreQuantity)]
-        return tuple(dict.fromkeys(q.column for q in scores))
+        scores = [q.column for q in self.quantities if isinstance(q, ScoreQuantity)]
+        answers = self.answered.columns if self.answered else ()
+        return tuple(dict.fromkeys((*scores, *answers)))
 
     @property
     def label_columns(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ changes memory and speed, never the result beyond rounding.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Generic, Literal, TypeVar
 
 from pydantic import Field
@@ -110,6 +111,24 @@ class SftConfig(TrainingSettings[SftOptimiserConfig]):
     """Optimiser; the loss is the mean over all completion tokens of a step."""
 
 
+class ReplayConfig(Section):
+    """Seed examples of M1 among the pairs, trained on by likelihood: what M1 knew is kept."""
+
+    share: float = Field(gt=0, lt=1)
+    """Share of a training's examples that are seed examples, in (0, 1); all of M1's at most. Which
+    ones is drawn anew in every iteration."""
+    weight: float = Field(default=1.0, gt=0)
+    """Factor on the loss of each of them, > 0."""
+
+    def beside(self, others: int) -> int:
+        """How many seed examples make the share beside so many others, rounded down.
+
+        r / (r + others) = share, so a share of 1/2 is as many as there are others.
+        """
+        share = Fraction(repr(self.share))
+        return int(others * share / (1 - share))
+
+
 class TrainingConfig(TrainingSettings[PreferenceOptimiserConfig]):
     """The preference stage: M_t to M_{t+1}."""
 
@@ -120,3 +139,6 @@ class TrainingConfig(TrainingSettings[PreferenceOptimiserConfig]):
     loss_reference: Literal["policy_at_start", "sft", "seed"] = "policy_at_start"
     """Whose log-probabilities the loss compares with: M_t at the start of the stage (reference
     code), M1, or M0. They come from the score matrix; no model runs for them while training."""
+    replay: ReplayConfig | None = None
+    """Seed examples among the pairs, or none (the papers' choice). Needs an objective with a
+    likelihood term, or ``nll``."""

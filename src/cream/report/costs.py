@@ -116,6 +116,8 @@ def stage_tokens(run: RunReader, stage: FinishedStage) -> Mapping[Kind, float] |
     match stage.spec.kind:
         case "sample":
             return {"sampled": float(stage.summary(SampleSummary).tokens)}
+        case "answer":
+            return {"sampled": float(stage.summary(AnswerSummary).tokens)}
         case "evaluate":
             return {"evaluated": _column_sum(stage)}
         case "score":
@@ -133,15 +135,15 @@ def _column_sum(stage: FinishedStage) -> float:
 
 
 def _trained_tokens(run: RunReader, stage: FinishedStage) -> float | None:
-    """Of chosen and rejected, as often as they are seen; None if other examples were made of them.
+    """Of chosen and rejected, as often as they are seen; 0 where the training was skipped.
 
-    0 where the training was skipped.
+    None if other examples were made of them, or came beside them.
     """
     summary = stage.summary(TrainSummary)
     if summary.skipped is not None:
         return 0.0
     read = [spec for spec in run.plan.stages if spec.name in stage.spec.inputs]
-    if any(spec.kind == "transform" for spec in read):
+    if summary.replayed or any(spec.kind == "transform" for spec in read):
         return None
     (paired,) = (spec.name for spec in read if spec.kind == "pair")
     pairs = run.finished[paired].summary(PairSummary)

@@ -28,6 +28,7 @@ from cream.report.ranked import (
     ExplainedPair,
     RankedSet,
     Turn,
+    WitnessAnswer,
     read_asked,
     read_ranked_set,
 )
@@ -49,8 +50,9 @@ OUTCOMES: Mapping[str, str] = {
     "below_min_gap": "no gap of rewards reaches method.pairing.min_gap",
     "no_majority": "the most voted answer has too small a share (method.pairing.min_share)",
     "below_half": "C is below 1/2, and method.below_half drops such pairs",
-    "witness_disagrees": "the witness orders the pair the other way, and method.filter drops it",
-    "witness_silent": "the witness has no order for the pair, and method.filter drops it",
+    "witness_disagrees": "the witness orders the pair the other way, or answers something else",
+    "witness_silent": "the witness has no order for the pair, or no answer",
+    "unanimous": "all completions say the same, which is trained on by likelihood alone",
 }
 """What an outcome says about a prompt."""
 UNDEFINED: Mapping[str, str] = {
@@ -188,7 +190,8 @@ def _words(
         case "consistency":
             return _consistency_words(run.recipe, ranked, decided, pairs)
         case "pair":
-            return _pair_words(ranked.parts, decided, completions, pairs)
+            answers = ranked.witness_answers(prompt_id)
+            return _pair_words(ranked.parts, decided, completions, pairs, answers)
 
 
 def _reward_words(ranked: RankedSet, prompt_id: str) -> list[str]:
@@ -234,9 +237,11 @@ def _pair_words(
     decided: Decided,
     completions: Sequence[ExplainedCompletion],
     pairs: Sequence[ExplainedPair],
+    answers: Sequence[WitnessAnswer],
 ) -> list[str]:
     lines = [f"pairing: {parts.pairing.rule} by {parts.reward}"]
     number = {one.completion_id: i for i, one in enumerate(completions, start=1)}
+    lines += [_answered(answer, number) for answer in answers]
     for pair in pairs:
         gap = pair.chosen_reward - pair.rejected_reward
         lines.append(
@@ -245,6 +250,12 @@ def _pair_words(
             f"C {pair.consistency:.3f}, weight {pair.weight:.3f}"
         )
     return lines if pairs else [*lines, f"no pair: {_why(decided)}"]
+
+
+def _answered(answer: WitnessAnswer, number: Mapping[str, int]) -> str:
+    given = [f"#{number[key]}" for key in answer.given_by]
+    said = f"as {', '.join(given)} do" if given else "as no completion does"
+    return f"witness {answer.witness} answers {answer.text!r}, {said}"
 
 
 def _why(decided: Decided) -> str:

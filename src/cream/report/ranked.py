@@ -88,6 +88,16 @@ class Decided:
     """``defined``, why there is no correlation, or empty if nothing was compared."""
 
 
+@dataclass(frozen=True, slots=True)
+class WitnessAnswer:
+    """What a witness answers to a prompt."""
+
+    witness: str
+    text: str
+    given_by: Sequence[str]
+    """Ids of the completions that are the same answer."""
+
+
 @dataclass(frozen=True)
 class RankedSet:
     """Everything numeric about an iteration's completions; texts are read part by part."""
@@ -124,6 +134,22 @@ class RankedSet:
             if texts is not None:
                 return self._completions(self.place(prompt_id), texts)
         raise KeyError(prompt_id)
+
+    def witness_answers(self, prompt_id: str) -> list[WitnessAnswer]:
+        """Answers of the witnesses that were asked for one, in the method's order."""
+        asked = self.parts.answered.columns if self.parts.answered else {}
+        found = []
+        for column, witness in asked.items():
+            names = ("prompt_id", "completion_id", column, f"{column}_text")
+            rows = [
+                (member, same, text)
+                for path in self.matrix.paths
+                for key, member, same, text in rows_of(read_table(path, names), *names)
+                if key == prompt_id
+            ]
+            given = [member for member, same, _ in rows if same == 1]
+            found.append(WitnessAnswer(witness, rows[0][2], given))
+        return found
 
     def _texts(self, path: Any) -> dict[str, dict[str, tuple[Any, ...]]]:
         """Per prompt and completion: text, origin, verdict, extracted answer."""

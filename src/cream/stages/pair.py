@@ -12,6 +12,7 @@ from typing import assert_never
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from cream.algorithms.answers import joint_verdict
 from cream.algorithms.consistency import (
     BelowHalf,
     ConsistencySummary,
@@ -174,10 +175,14 @@ def pair(
     correlation = layout.correlation(compared) if compared else None
     rates = _rates(compared, correlation) if compared and correlation else None
     consistency, reason = _trust(layout, parts, candidates, pairs, rates, calibration)
+    said = _shared(layout, parts, pairs.prompt, pairs.chosen)
+    reason[(reason == KEPT) & (said != KEPT)] = said[(reason == KEPT) & (said != KEPT)]
     kept = reason == KEPT
     outcome = _outcome_names(pairs, reason)
-    agreed = _agreed(layout, parts, candidates, tie_break)
+    agreed, unshared = _agreed(layout, parts, candidates, tie_break)
     outcome[agreed.prompt] = UNANIMOUS
+    for prompt, why in unshared.items():
+        outcome[prompt] = why
     alone = [UNANIMOUS] if parts.pairing.unanimous == "nll" else []
     reward = parts.reward
     return PairingResult(
@@ -197,17 +202,43 @@ def pair(
 
 def _agreed(
     layout: Layout, parts: MethodParts, candidates: Candidates, tie_break: Reward | None
-) -> Agreed:
-    """What unanimous groups say, if the method trains on it. None of them can have a pair."""
-    none = np.empty(0, dtype=np.int64)
-    prompt, chosen = none, none
+) -> tuple[Agreed, dict[int, str]]:
+    """What unanimous groups say, if the method trains on it. None of them can have a pair.
+
+    Also the prompts whose unanimous answer witnesses that answer do not share, with the reason.
+    """
+    prompt, chosen = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    unshared: dict[int, str] = {}
     if parts.pairing.unanimous == "nll":
         prompt, chosen = unanimous(
             candidates, by_vote=isinstance(parts.reward, Votes), tie_break=tie_break
         )
+        said = _shared(layout, parts, prompt, chosen)
+        lost = said != KEPT
+        unshared = dict(zip(prompt[lost].tolist(), said[lost].tolist(), strict=True))
+        prompt, chosen = prompt[~lost], chosen[~lost]
     rows = layout.groups.rows[prompt, chosen]
     matrix = layout.matrix
-    return Agreed(prompt, chosen, matrix.prompt_ids[prompt], matrix.completion_ids[rows])
+    ids = matrix.prompt_ids[prompt], matrix.completion_ids[rows]
+    return Agreed(prompt, chosen, *ids), unshared
+
+
+def _shared(
+    layout: Layout,
+    parts: MethodParts,
+    prompt: Int64[np.ndarray, " item"],
+    chosen: Int64[np.ndarray, " item"],
+) -> np.ndarray:
+    """`KEPT` where witnesses that answer give the chosen answer, or why not."""
+    said = np.full(len(prompt), KEPT, dtype=object)
+    if parts.answered is None:
+        return said
+    rows = layout.groups.rows[prompt, chosen]
+    same = np.stack([layout.matrix.scores[name][rows] for name in parts.answered.columns])
+    verdicts = joint_verdict(same, parts.answered.by)
+    said[verdicts == WitnessVerdict.UNSCORED] = WITNESS_SILENT
+    said[verdicts == WitnessVerdict.DISAGREES] = WITNESS_DISAGREES
+    return said
 
 
 def _propose(

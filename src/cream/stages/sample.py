@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from cream.protocols import Sampler, SamplingParams
 from cream.types import (
@@ -64,6 +65,34 @@ def sample(
         raise ValueError(f"sampler left out {len(missing)} prompts, {min(missing)} among them")
     for request in requests:
         yield _decoded(groups[request.prompt_id], decode, origin)
+
+
+def greedy(
+    prompts: Sequence[EncodedPrompt],
+    sampler: Sampler,
+    params: SamplingParams,
+    *,
+    seed: int,
+    decode: Callable[[Sequence[int]], str],
+) -> dict[str, Completion]:
+    """The most likely next token, again and again: one answer per prompt, by prompt id.
+
+    Args:
+        prompts: As in `sample`.
+        sampler: As in `sample`.
+        params: Limits; the temperature is 0 whatever they say.
+        seed: Given to the sampler, which draws nothing.
+        decode: As in `sample`.
+    """
+    groups = sample(
+        prompts,
+        sampler,
+        replace(params, temperature=0.0, top_p=1.0),
+        num_completions=1,
+        seed_of=lambda prompt_id, k: seed,
+        decode=decode,
+    )
+    return {group[0].prompt_id: group[0] for group in groups}
 
 
 def with_data_completions(

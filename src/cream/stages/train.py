@@ -9,6 +9,8 @@ from dataclasses import replace
 import pyarrow as pa
 
 from cream.algorithms.preference import PAIR
+from cream.recipe.training import ReplayConfig
+from cream.runs.seeds import derive_seed
 from cream.training.examples import completion_example, pair_example
 from cream.types import Example, Message, PairTable, SeedExample, TokenSequence
 
@@ -124,6 +126,45 @@ def agreed_examples(
             {"consistency": 1.0},
         )
         for prompt, completion in chosen.items()
+    ]
+
+
+def replayed(
+    examples: Sequence[SeedExample],
+    config: ReplayConfig,
+    *,
+    beside: int,
+    seed: int,
+    encode_prompt: EncodePrompt,
+    encode_completion: EncodeCompletion,
+) -> list[Example]:
+    """Seed examples to be trained on beside others, without a rejected sequence, C = 1.
+
+    Args:
+        examples: Seed examples of M1.
+        config: Their share and weight.
+        beside: How many other examples there are.
+        seed: Decides, with the ids, which ones are taken.
+        encode_prompt: Messages to ids.
+        encode_completion: A completion to ids, end token included.
+    """
+    order = sorted(
+        enumerate(examples),
+        key=lambda item: derive_seed(seed, item[1].prompt.prompt_id, item[1].completion),
+    )
+    return [
+        Example(
+            f"replayed-{example.prompt.prompt_id}-{index}",
+            encode_prompt(example.prompt.messages),
+            {
+                "chosen": TokenSequence(
+                    encode_completion(example.prompt.messages, example.completion)
+                )
+            },
+            {"consistency": 1.0},
+            config.weight,
+        )
+        for index, example in order[: config.beside(beside)]
     ]
 
 

@@ -6,6 +6,7 @@ its own is a further row of its example. All rows of an example are in one micro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -216,7 +217,7 @@ class ExampleBatch:
         given = [example.sequences.get(role) for example in self.examples]
         reference = None
         if role in self.needs.references:
-            reference = self._column([s.reference_logps or 0.0 if s else 0.0 for s in given])
+            reference = self._column([0.0 if s is None else _reference(s) for s in given])
         before = None
         if start is not None:
             before = torch.zeros_like(values).masked_scatter(mask, torch.cat(list(start)))
@@ -256,8 +257,16 @@ class ExampleBatch:
         return torch.tensor(values, dtype=torch.float32, device=self.tokens.mask.device)
 
 
+def _reference(sequence: TokenSequence) -> float:
+    """The sum under the loss reference; NaN, which no loss survives, where there is none."""
+    return math.nan if sequence.reference_logps is None else sequence.reference_logps
+
+
 def require(examples: Sequence[Example], needs: Needs, *, objective: str) -> None:
     """Check that examples have what an objective needs.
+
+    An example without one of the optional sequences is compared with nothing and needs no sum under
+    the loss reference.
 
     Raises:
         DataError: One lacks a sequence, a column or a reference; which, and for which objective.
@@ -272,13 +281,14 @@ def require(examples: Sequence[Example], needs: Needs, *, objective: str) -> Non
 
 
 def _missing(example: Example, needs: Needs) -> str | None:
+    whole = all(role in example.sequences for role in needs.roles)
     for role in needs.roles:
         sequence = example.sequences.get(role)
         if sequence is None:
             if role not in needs.optional:
                 return f"sequence {role!r}"
             continue
-        if role in needs.references and sequence.reference_logps is None:
+        if whole and role in needs.references and sequence.reference_logps is None:
             return f"log-probability of {role!r} under the loss reference"
         for name in needs.token_columns.get(role, ()):
             if name not in sequence.token_columns:

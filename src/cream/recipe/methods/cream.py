@@ -7,13 +7,15 @@ The methods differ in what C is a property of (the set, the prompt, the pair) an
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from cream.errors import RecipeError
+from cream.recipe.base import Section, usual
 from cream.recipe.methods import MethodSection
-from cream.recipe.objectives import AgreementObjective
+from cream.recipe.model import NonBlank
+from cream.recipe.objectives import AgreementObjective, ChosenNll
 from cream.recipe.objectives import Cream as CreamObjective
 from cream.recipe.pairing import BestWorst, PairingConfig, RewardPairing
 from cream.recipe.parts import (
@@ -25,6 +27,8 @@ from cream.recipe.parts import (
     LogpQuantity,
     MethodParts,
     PairFilter,
+    SameAnswer,
+    SameAnswers,
     Statistic,
     TwoGaussian,
     Unit,
@@ -156,6 +160,47 @@ class CreamPairMethod(WitnessedMethod):
         return self._parts(t, self.probability, self.pairing)
 
 
+class ByOrder(Section):
+    """The witness is asked how it would order the pair."""
+
+    by: Literal["order"] = "order"
+
+
+class ByAnswer(Section):
+    """The witness answers the prompt greedily; used are prompts whose chosen completion it gives.
+
+    A prompt whose completions all say the same is used too, if ``pairing.unanimous`` is ``nll``.
+    """
+
+    by: Literal["answer"] = "answer"
+    same: SameAnswer = "text"
+    """When two completions are one answer: ``ids`` (the same tokens), ``text`` (but for case and
+    spacing), ``extracted`` (by the prompt's verifier)."""
+    witnesses: Literal["all", "majority"] = "all"
+    """Of several witnesses all must give the answer, or more than half."""
+
+
+CrossAgreement = Annotated[
+    Annotated[ByOrder | ByAnswer, Field(discriminator="by")], usual("by", "order")
+]
+"""``agreement: answer`` is short for ``agreement: {by: answer}``."""
+
+
+def _in_a_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+WitnessNames = Annotated[
+    tuple[NonBlank, ...],
+    Field(min_length=1),
+    BeforeValidator(_in_a_list, json_schema_input_type=str | list[str]),
+]
+CrossObjective = Annotated[
+    Annotated[CreamObjective | ChosenNll, Field(discriminator="name")], usual("name", "cream")
+]
+"""``name`` left out is ``cream``."""
+
+
 class CreamCrossMethod(MethodSection):
     """CREAM whose second ranking is that of a witness: an M1 made from other seed data. Ours.
 
@@ -165,12 +210,16 @@ class CreamCrossMethod(MethodSection):
     """
 
     name: Literal["cream_cross"] = "cream_cross"
-    witness: str = Field(min_length=1)
-    """Name of a model under ``witnesses``."""
+    witness: WitnessNames
+    """Name of a model under ``witnesses``, or several of them, if they answer. ``M1`` is a control:
+    a witness without seed data of its own."""
+    agreement: CrossAgreement = ByOrder()
+    """``order``: the witness orders the pair. ``answer``: it answers the prompt itself."""
     reward: Unit = "implicit"
     """Quantity of M_t that picks the pairs."""
     witness_reward: Unit = "mean_likelihood"
-    """Quantity of the witness that is asked about them."""
+    """Quantity of the (first) witness that is asked about them; under ``agreement: answer`` it is
+    only reported."""
     use: Literal["filter", "smooth", "two_gaussian"] = "filter"
     """``filter``: train only on pairs that the witness orders alike, and fully (C = 1).
     ``smooth``: on all pairs, with one C where the witness agrees and one where it does not, counted
@@ -179,10 +228,23 @@ class CreamCrossMethod(MethodSection):
     below_half: BelowHalf = "floor"
     """What happens to a C below 1/2 if ``use`` is not ``filter``."""
     pairing: RewardPairing = BestWorst()
-    objective: CreamObjective = CreamObjective()
+    objective: CrossObjective = CreamObjective()
 
     @model_validator(mode="after")
     def _options_that_act(self) -> CreamCrossMethod:
+        if self.agreement.by == "order" and len(self.witness) > 1:
+            raise ValueError(
+                "several witnesses answer (agreement: answer); of an order one is asked: name one"
+            )
+        if self.agreement.by == "answer" and self.use != "filter":
+            raise ValueError(
+                f"use: {self.use} is a C for an order; under agreement: answer a prompt is used or "
+                "not, so leave use at filter"
+            )
+        if len(set(self.witness)) < len(self.witness):
+            raise ValueError("a witness is named twice")
+        if isinstance(self.objective, ChosenNll):
+            return self
         if self.objective.set_level_action != "train":
             raise ValueError(
                 f"objective.set_level_action: {self.objective.set_level_action} acts on one C for "
@@ -198,12 +260,24 @@ class CreamCrossMethod(MethodSection):
     def parts(self, t: int) -> MethodParts:
         """The same witness in every iteration, the reward of M_t."""
         reward = LogpQuantity(unit=self.reward, model=f"M{t}")
+        second = LogpQuantity(unit=self.witness_reward, model=self.witness[0])
+        if isinstance(self.agreement, ByAnswer):
+            asked = SameAnswers(
+                witnesses=self.witness, same=self.agreement.same, by=self.agreement.witnesses
+            )
+            return MethodParts(
+                reward=reward,
+                answered=asked,
+                reported=Agreement(first=reward, second=second),
+                pairing=self.pairing,
+                objective=self.objective,
+            )
         level = {"filter": "one", "smooth": Calibrated(), "two_gaussian": TwoGaussian()}[self.use]
         return MethodParts(
             reward=reward,
             agreement=Agreement(
                 first=reward,
-                second=LogpQuantity(unit=self.witness_reward, model=self.witness),
+                second=second,
                 level=level,
                 filter="agreeing" if self.use == "filter" else "none",
                 below_half=self.below_half,

@@ -1,0 +1,88 @@
+"""Seed examples among the pairs of a preference training: how many, which, and what they weigh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cream.errors import RecipeError
+from cream.recipe import Recipe
+from cream.recipe.training import ReplayConfig
+from cream.stages.train import replayed
+from cream.types import Message, Prompt, SeedExample
+from run_contents import stage_record, weights
+
+MakeRecipe = Callable[..., Recipe]
+RunWhole = Callable[..., Path]
+SRLM = "method={name: srlm, pairing: {truncated: keep}, objective: {%s}}"
+NLL = "nll: {kind: constant, weight: 1.0}"
+
+
+def seed(count: int) -> list[SeedExample]:
+    return [
+        SeedExample(Prompt(f"{i:016x}", (Message("user", f"{i}"),), "t", None, {}), f"answer {i}")
+        for i in range(count)
+    ]
+
+
+def drawn(count: int, share: float, beside: int, draw: int = 0) -> list[str]:
+    examples = replayed(
+        seed(count),
+        ReplayConfig(share=share, weight=2.0),
+        beside=beside,
+        seed=draw,
+        encode_prompt=lambda messages: (1, 2),
+        encode_completion=lambda messages, text: (3, len(text)),
+    )
+    assert all(example.weight == 2.0 for example in examples)
+    assert all(set(example.sequences) == {"chosen"} for example in examples)
+    return [example.example_id for example in examples]
+
+
+@pytest.mark.parametrize(
+    ("share", "beside", "expected"),
+    [
+        (0.5, 40, 40),
+        (0.2, 40, 10),  # 10 of 50
+        (0.1, 63, 7),  # 7 of 70, exactly: 0.1 / 0.9 * 63 is 7, and 6.999... in floats
+        (0.75, 40, 100),  # 120 would be needed; there are 100
+    ],
+)
+def test_the_share_is_of_all_examples_of_the_training(share, beside, expected):
+    assert len(drawn(100, share, beside)) == expected
+
+
+def test_another_draw_takes_others_and_the_same_draw_the_same():
+    assert drawn(100, 0.5, 30) == drawn(100, 0.5, 30)
+    assert drawn(100, 0.5, 30) != drawn(100, 0.5, 30, draw=1)
+    assert set(drawn(100, 0.5, 20)) <= set(drawn(100, 0.5, 30))
+
+
+def test_replayed_examples_are_trained_counted_and_change_the_model(
+    tiny_recipe: MakeRecipe, run_whole: RunWhole, tmp_path: Path
+):
+    options = ("iterations=1", "data.test=null", SRLM % NLL)
+    plain = run_whole(tiny_recipe(tmp_path / "plain", *options))
+    mixed = run_whole(tiny_recipe(tmp_path / "mixed", *options, "training.replay={share: 0.25}"))
+
+    before, after = (stage_record(root, "iteration-1/train") for root in (plain, mixed))
+    pairs = before["summary"]["tally"]["parts"]["trained"]
+    assert before["summary"]["replayed"] is None
+    assert after["summary"]["replayed"] == pairs // 3
+    assert after["summary"]["tally"]["parts"]["trained"] == pairs + pairs // 3
+    assert "replay" not in before["inputs"]["settings"]  # runs made before keep their fingerprints
+    one, other = weights(plain, "M2"), weights(mixed, "M2")
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_objective_without_a_likelihood_term_is_refused_before_anything_runs(
+    tiny_recipe: MakeRecipe, run_whole: RunWhole, tmp_path: Path
+):
+    recipe = tiny_recipe(tmp_path / "run", SRLM % "beta: 0.1", "training.replay={share: 0.5}")
+
+    with pytest.raises(RecipeError, match=r"training\.replay trains seed examples by likelihood"):
+        run_whole(recipe)
+    assert not (tmp_path / "run/sft").exists()
