@@ -8,7 +8,7 @@ questions that an earlier role has taken, so they never overlap.
 
 from __future__ import annotations
 
-from typing import Protocol, final
+from typing import final
 
 from cream.data.dedup import question_key
 from cream.data.string_tasks import StringTask
@@ -22,26 +22,8 @@ _PATIENCE = 2000
 seen: a uniform generator with one question left hides it that long with probability e^-10."""
 
 
-class GeneratedTask(Protocol):
-    """One task for one role."""
-
-    @property
-    def name(self) -> str:
-        """Name of the task."""
-        ...
-
-    @property
-    def options(self) -> str:
-        """Its options, for messages."""
-        ...
-
-    def prompt(self, index: int) -> Prompt:
-        """The prompt of a draw."""
-        ...
-
-    def check(self, prompt: Prompt) -> None:
-        """Refuse a prompt whose answer cannot be verified."""
-        ...
+GeneratedTask = GymTask | StringTask
+"""One task for one role: prompt i of an endless row, and whether it can be verified."""
 
 
 def tasks_of(source: GeneratedSource, *, role: str, seed: int) -> list[GeneratedTask]:

@@ -73,12 +73,13 @@ def random_model(described: FromScratch, tokenizer: Any) -> Any:
     """
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in _SPECIAL_IDS}
     try:
+        known = AutoConfig.for_model(described.model_type)  # keeps any key that it is given
+        unknown = [key for key in described.config if not hasattr(known, key)]
+        if unknown:
+            raise ValueError(f"it has no option {unknown[0]}")
         config = AutoConfig.for_model(
             described.model_type, vocab_size=len(tokenizer), **ids, **described.config
         )
-        unknown = [key for key in described.config if key not in config.to_dict()]
-        if unknown:
-            raise ValueError(f"it has no option {unknown[0]}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(described.seed)
             return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
