@@ -7,12 +7,13 @@ VLLM   ?= .venv-vllm
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup setup-vllm test-vllm interop demo bench test test-all check docs format clean
+.PHONY: help setup setup-vllm test-vllm interop demo bench study study-full test test-all check docs format clean
 help:
 	@sed -n '1,3s/^# *//p' Makefile
 	@echo "  make test-all   the slow tests too"
 	@echo "  make test-vllm  those of the vLLM engine, on a CPU, in an environment of its own"
 	@echo "  make bench      Cream against what one would otherwise run; BENCH='sampling --quick'"
+	@echo "  make study      which labels of its own a model may trust; study-full: all of it, hours"
 	@echo "  make check      lint, types, import contracts"
 	@echo "  make docs       the documentation site, in site/; warnings are errors"
 
@@ -39,6 +40,15 @@ $(VENV)/.interop: $(VENV)/.ready
 # DEMO: more options, as in `make demo DEMO="--set iterations=1 --set run_dir=runs/cut"`.
 demo: setup
 	$(BIN)/cream run recipes/quickstart.yaml $(DEMO)
+
+# Resumable; STUDY: more options, as in `make study STUDY="--seeds 1,2"`.
+study: setup
+	$(BIN)/python scripts/study.py run --short $(STUDY)
+	$(BIN)/python scripts/study.py report
+
+study-full: setup
+	$(BIN)/python scripts/study.py run --seeds 1,2,3,4,5 --families reverse,copy,sort,parity,edit $(STUDY)
+	$(BIN)/python scripts/study.py report
 
 bench: setup
 	$(PIP) install -q -c constraints.txt -e '.[trl]'

@@ -4,7 +4,7 @@
     python scripts/study.py run --families reverse,sort --seeds 1,2,3
     python scripts/study.py report                # docs/results/study.md from the stored records
 
-Arms are data (`recipes/study/arms.yaml`); every family of tasks is `recipes/reversal.yaml` with the
+Arms are data (`scripts/study.yaml`); every family of tasks is `recipes/reversal.yaml` with the
 task's name exchanged. A family's groups are comparisons as `cream compare` makes them: resumable,
 with what is equal made once. Nothing here decides a result.
 """
@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-ARMS, RECIPE = ROOT / "recipes/study/arms.yaml", ROOT / "recipes/reversal.yaml"
+ARMS, RECIPE = ROOT / "scripts/study.yaml", ROOT / "recipes/reversal.yaml"
 TASK = "reverse"
 """The task that the recipe names, and on which every choice was made."""
 SEEDS = (1, 2, 3)

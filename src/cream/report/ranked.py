@@ -144,7 +144,7 @@ class RankedSet:
             rows = [
                 (member, same, text)
                 for path in self.matrix.paths
-                for key, member, same, text in rows_of(read_table(path, names), *names)
+                for key, member, same, text in rows_of(read_table(path, list(names)), *names)
                 if key == prompt_id
             ]
             given = [member for member, same, _ in rows if same == 1]
