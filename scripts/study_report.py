@@ -13,26 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from cream.algorithms.ranking import kendall_tau
-from cream.algorithms.rewards import Reward
-from cream.algorithms.statistics import auroc
-from cream.records import MatrixSummary
 from cream.report.comparison import Comparison, comparison_runs, summarise_comparison
+from cream.report.signals import PromptSignals, prompt_signals, signal_quality
 from cream.report.table import Table, markdown
 from cream.runs.reader import RunReader
-from cream.runs.tables import BASE_COLUMNS, LOGP_PREFIX, matrix_from_tables
-from cream.stages.layout import Layout
-from cream.types import ScoreMatrix
 
-Signals = Mapping[str, np.ndarray]
 GROUPS = {
     "whole": "M1 on all seed examples",
     "halves": "M1 and its witness on half of the seed examples each",
 }
-LARGEST = 1e9
-"""Margin of a prompt whose samples are all the same: above any other."""
 FIGURE_WIDTH, BAR, LABEL = 720, 18, 240
 
 
@@ -120,7 +110,7 @@ def _signal_rows(record: Mapping[str, Any]) -> Table:
             f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
             str(row["n"]),
             f"{100 * row['right']:.0f} %",
-            str(row["undefined"]),
+            str(row["without_value"]),
         )
         for row in record["signals"]
     ]
@@ -129,118 +119,22 @@ def _signal_rows(record: Mapping[str, Any]) -> Table:
 
 
 def signal_table(comparison: Path) -> list[dict[str, Any]]:
-    """AUROC of every signal, by arm and iteration, prompts of all seeds together.
-
-    The interval is a bootstrap over prompts.
-    """
-    gathered: dict[tuple[str, int], list[tuple[np.ndarray, Signals]]] = {}
+    """AUROC of every signal, by arm and iteration, prompts of all seeds together."""
+    gathered: dict[tuple[str, int], list[PromptSignals]] = {}
     for run in comparison_runs(comparison):
         reader = RunReader(run)
         for t in sorted(reader.pairings):
-            gathered.setdefault((run.parent.name, t), []).append(signals(reader, t))
-    rows = []
-    for (arm, t), parts in gathered.items():
-        right = np.concatenate([one for one, _ in parts])
-        for name in parts[0][1]:
-            values = np.concatenate([values[name] for _, values in parts])
-            rows += _measured(name, arm, t, values, right)
-    return rows
-
-
-def _measured(
-    name: str, arm: str, t: int, values: np.ndarray, right: np.ndarray
-) -> list[dict[str, Any]]:
-    known = ~np.isnan(values) & ~np.isnan(right)
-    value, label = values[known], right[known] == 1
-    found = auroc(value, label)
-    if not isinstance(found, float):
-        return []
-    generator = np.random.default_rng(0)
-    drawn = []
-    for _ in range(200):
-        again = generator.integers(len(value), size=len(value))
-        one = auroc(value[again], label[again])
-        drawn += [one] if isinstance(one, float) else []
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+            gathered.setdefault((run.parent.name, t), []).append(prompt_signals(reader, t))
     return [
         {
-            "signal": name,
             "arm": arm,
             "iteration": t,
-            "auroc": found,
-            "low": low,
-            "high": high,
-            "n": int(known.sum()),
-            "right": float(label.mean()),
-            "undefined": int((~known).sum()),
+            "right": float(np.nanmean(np.concatenate([part.right for part in parts]))),
+            **quality.as_json(),
         }
+        for (arm, t), parts in gathered.items()
+        for quality in signal_quality(parts)
     ]
-
-
-def signals(reader: RunReader, t: int) -> tuple[np.ndarray, Signals]:
-    """Per prompt of iteration t: whether its best sample is right, and what speaks for it.
-
-    Best is the one with the highest likelihood per token under M_t. A prompt whose samples are all
-    the same has no second one: its margin is the largest, and rankings cannot be compared.
-    """
-    stage = reader.needed("matrix", t)
-    models = stage.summary(MatrixSummary).columns
-    schema = pq.read_schema(stage.paths[0]).names
-    answers = [name for name in schema if name.startswith("answer_") and name.count("_") == 1]
-    wanted = [*BASE_COLUMNS, *(LOGP_PREFIX + m for m in models), "verifier", *answers, "extracted"]
-    matrix = matrix_from_tables(
-        list(stage.tables(wanted)), models, ["verifier", *answers], ["extracted"]
-    )
-    return _signals(matrix, reader, t, answers)
-
-
-def _signals(
-    matrix: ScoreMatrix, reader: RunReader, t: int, answers: Sequence[str]
-) -> tuple[np.ndarray, Signals]:
-    parts = reader.plan.parts[t]
-    layout = Layout(matrix, parts.pairing, parts.reward)
-    distinct = layout.groups.distinct & layout.usable
-    tokens = np.maximum(layout.num_tokens, 1)
-    likelihood = {
-        model: np.where(distinct, _padded(matrix.logps[model], layout) / tokens, -np.inf)
-        for model in matrix.logps
-    }
-    own = likelihood[f"M{t}"]
-    best = own.argmax(axis=1)
-    at = np.arange(len(best)), best
-    ordered = np.sort(own, axis=1)
-    margin = np.minimum(ordered[:, -1] - ordered[:, -2], LARGEST)
-    right = np.where(distinct.any(axis=1), _padded(matrix.scores["verifier"], layout)[at], np.nan)
-    copies = layout.groups.multiplicity
-    found = {
-        "vote share of the best": copies[at] / np.maximum(copies.sum(axis=1), 1),
-        "likelihood of the best": own[at],
-        "likelihood margin": margin,
-    }
-    for model, values in likelihood.items():
-        if model == f"M{t}":
-            continue
-        tau = kendall_tau(_reward(own), _reward(values), distinct)
-        found[f"tau with {model}"] = tau.values
-        found[f"likelihood of the best under {model}"] = values[at]
-        worst = np.where(distinct, own, np.inf).argmin(axis=1)
-        low = values[np.arange(len(best)), worst]
-        found[f"order under {model}"] = np.where(worst == best, np.nan, np.sign(values[at] - low))
-    for name in answers:
-        found[f"answer of {name.removeprefix('answer_')}"] = _padded(matrix.scores[name], layout)[
-            at
-        ]
-    return right, found
-
-
-def _padded(column: np.ndarray, layout: Layout) -> np.ndarray:
-    rows = layout.groups.rows
-    return np.where(rows >= 0, column[np.maximum(rows, 0)], np.nan)
-
-
-def _reward(values: np.ndarray) -> Reward:
-    finite = np.where(np.isfinite(values), values, np.nan)
-    return Reward(finite, np.zeros_like(finite))
 
 
 def figure(rows: Sequence[tuple[str, Any]]) -> str:

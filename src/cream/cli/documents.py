@@ -263,6 +263,7 @@ def documents() -> dict[str, Any]:
     from cream.report.comparison import Comparison
     from cream.report.explain import Explanation
     from cream.report.export import WrittenExport
+    from cream.report.signals import TrustReport
     from cream.report.summary import RunStatus
     from cream.runs.verification import Verification
 
@@ -285,6 +286,7 @@ def documents() -> dict[str, Any]:
         "score": MatrixSummary,
         "status": RunStatus,
         "train": TrainSummary,
+        "trust": TrustReport,
         "verify": Verification,
     }
 

@@ -120,6 +120,37 @@ def score(
         _tell(score_iteration(context, t).summary, as_json=as_json)
 
 
+def trust(
+    recipe: RecipePath,
+    t: Iteration = 1,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tell how far the labels that M_t gives itself can be trusted, before it is trained on them.
+
+    Makes what is missing: for t = 1 the fine-tuned models, then samples and scores. `cream run`
+    goes on from there.
+    """
+    with opened(recipe, overrides, quiet=quiet) as context:
+        from cream.loop.iterations import run_stage, sample_iteration, score_iteration
+
+        for spec in context.plan.at(0) if t == 1 else ():
+            if spec.kind != "evaluate":
+                run_stage(context, spec)
+        sample_iteration(context, t)
+        score_iteration(context, t)
+        root = context.run.root
+    from cream.report.signals import print_trust, trust_report
+    from cream.runs.reader import RunReader
+
+    report = trust_report(RunReader(root), t)
+    if as_json:
+        print_json(report)
+    else:
+        print_trust(output(), report)
+
+
 def pair(
     recipe: Annotated[
         Path | None, typer.Argument(metavar="[RECIPE]", help="Recipe whose run to pair.")

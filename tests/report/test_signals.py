@@ -1,0 +1,108 @@
+"""What speaks for a label: signals of matrices small enough to work out by hand."""
+
+import numpy as np
+import pytest
+
+from cream.recipe.parts import BestWorst, LogpQuantity
+from cream.report.signals import (
+    LARGEST_MARGIN,
+    MAJORITY,
+    UNANIMOUS,
+    PromptSignals,
+    signal_quality,
+    signals_of,
+)
+from cream.stages.layout import Layout
+from cream.types import ScoreMatrix
+
+REWARD = LogpQuantity(unit="mean_likelihood", model="M1")
+
+
+def layout(groups, *, scores):
+    """One list of (hash, logps_M1, logps_other, truncated) per prompt; all of two tokens."""
+    rows = [row for group in groups for row in group]
+    hashes, own, other, cut = (np.array(column) for column in zip(*rows, strict=True))
+    return Layout(
+        ScoreMatrix(
+            prompt_ids=np.array([f"p{i}" for i in range(len(groups))], dtype=object),
+            group_offsets=np.cumsum([0, *map(len, groups)]).astype(np.int64),
+            completion_ids=np.array([f"c{i}" for i in range(len(rows))], dtype=object),
+            num_tokens=np.full(len(rows), 2, dtype=np.int32),
+            truncated=cut.astype(bool),
+            ids_hash=hashes.astype(np.int64),
+            logps={"M1": own.astype(np.float64), "other": other.astype(np.float64)},
+            noise={"M1": 0.0, "other": 0.0},
+            scores={name: np.array(values, dtype=np.float64) for name, values in scores.items()},
+            labels={},
+            origin=None,
+        ),
+        BestWorst(truncated="drop"),
+        REWARD,
+    )
+
+
+GROUPS = [
+    # Three samples, two of them copies; the copies are likelier: label 7, share 2/3.
+    [(7, -1.0, -2.0, 0), (8, -3.0, -1.0, 0), (7, -1.0, -2.0, 0)],
+    # All the same.
+    [(5, -4.0, -4.0, 0), (5, -4.0, -4.0, 0), (5, -4.0, -4.0, 0)],
+    # The likeliest is cut off and no label: label 2.
+    [(1, -0.5, -1.0, 1), (2, -1.0, -3.0, 0), (3, -2.0, -5.0, 0)],
+    # Nothing but cut off.
+    [(1, -1.0, -1.0, 1), (2, -2.0, -1.0, 1), (3, -3.0, -1.0, 1)],
+]
+VERDICTS = [1, 0, 1, 0, 0, 0, 1, 0, 1, 1, 1, 1]
+ANSWERS = [0, 1, 0, 1, 1, 1, np.nan, np.nan, np.nan, 1, 1, 1]
+
+
+@pytest.fixture
+def found() -> PromptSignals:
+    matrix = layout(GROUPS, scores={"verifier": VERDICTS, "answer_other": ANSWERS})
+    return signals_of(matrix, "M1", {"answer_other": "other"})
+
+
+def test_the_label_is_the_likeliest_completion_that_is_not_cut_off(found):
+    np.testing.assert_array_equal(found.right, [1, 0, 0, np.nan])
+    np.testing.assert_allclose(found.values["likelihood of the label"], [-0.5, -2.0, -0.5, np.nan])
+
+
+def test_shares_count_copies_and_those_cut_off(found):
+    shares = found.values["share of completions that are the label"]
+
+    np.testing.assert_allclose(shares, [2 / 3, 1, 1 / 3, np.nan])
+    np.testing.assert_array_equal(found.trusted[UNANIMOUS], [0, 1, 0, np.nan])
+    np.testing.assert_array_equal(found.trusted[MAJORITY], [1, 1, 0, np.nan])
+
+
+def test_margins_are_to_the_second_distinct_completion_and_largest_without_one(found):
+    """-1/2 against -3/2, all the same, -1/2 against -1."""
+    margins = found.values["likelihood margin"]
+
+    np.testing.assert_allclose(margins, [1.0, LARGEST_MARGIN, 0.5, np.nan])
+
+
+def test_another_model_is_asked_for_its_order_and_its_answer(found):
+    """`other` puts 8 before 7, has no order for copies, and puts 2 before 3 as M1 does."""
+    np.testing.assert_array_equal(found.values["tau with other"], [-1, np.nan, 1, np.nan])
+    np.testing.assert_array_equal(
+        found.values["order of best and worst under other"], [-1, np.nan, 1, np.nan]
+    )
+    np.testing.assert_array_equal(found.trusted["other answers it"], [0, 1, np.nan, np.nan])
+
+
+def test_auroc_is_counted_over_prompts_of_all_parts_with_a_value_and_a_verdict():
+    """Right ones have 3 and 2, wrong ones 1 and 2: three of four are won, and one is half."""
+    one = PromptSignals(np.array([1.0, 0.0, np.nan]), {"s": np.array([3.0, 1.0, 9.0])}, {})
+    two = PromptSignals(np.array([1.0, 0.0, 1.0]), {"s": np.array([2.0, 2.0, np.nan])}, {})
+
+    (quality,) = signal_quality([one, two])
+
+    assert quality.auroc == pytest.approx(3.5 / 4)
+    assert (quality.n, quality.without_value) == (4, 1)
+    assert quality.low <= quality.auroc <= quality.high
+
+
+def test_without_right_or_without_wrong_labels_there_is_nothing_to_measure():
+    right = PromptSignals(np.array([1.0, 1.0]), {"s": np.array([3.0, 1.0])}, {})
+
+    assert signal_quality([right]) == []
