@@ -337,7 +337,7 @@ class TrainSummary(Record):
     tally: Tally
     """Examples or pairs, replayed ones included: trained, and left out by reason."""
     replayed: Count | None = None
-    """Seed examples among them; null where the recipe replays none."""
+    """Seed examples among them, of all epochs; null where the recipe replays none."""
     precision: str
     layout: str | None
     """How pairs were laid out in a step; null for fine-tuning."""

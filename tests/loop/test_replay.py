@@ -28,18 +28,22 @@ def seed(count: int) -> list[SeedExample]:
     ]
 
 
-def drawn(count: int, share: float, beside: int, draw: int = 0) -> list[str]:
-    examples = replayed(
+def drawn(count: int, share: float, beside: int, draw: int = 0, epochs: int = 1) -> list[list[str]]:
+    """Numbers of the seed examples, by epoch."""
+    by_epoch = replayed(
         seed(count),
         ReplayConfig(share=share, weight=2.0),
         beside=beside,
+        epochs=epochs,
         seed=draw,
         encode_prompt=lambda messages: (1, 2),
         encode_completion=lambda messages, text: (3, len(text)),
     )
-    assert all(example.weight == 2.0 for example in examples)
-    assert all(set(example.sequences) == {"chosen"} for example in examples)
-    return [example.example_id for example in examples]
+    every = [example for epoch in by_epoch for example in epoch]
+    assert all(example.weight == 2.0 for example in every)
+    assert all(set(example.sequences) == {"chosen"} for example in every)
+    assert len({example.example_id for example in every}) == len(every)
+    return [[example.example_id.rpartition("-")[2] for example in epoch] for epoch in by_epoch]
 
 
 @pytest.mark.parametrize(
@@ -51,14 +55,22 @@ def drawn(count: int, share: float, beside: int, draw: int = 0) -> list[str]:
         (0.75, 40, 100),  # 120 would be needed; there are 100
     ],
 )
-def test_the_share_is_of_all_examples_of_the_training(share, beside, expected):
-    assert len(drawn(100, share, beside)) == expected
+def test_the_share_is_of_all_examples_of_an_epoch(share, beside, expected):
+    assert [len(epoch) for epoch in drawn(100, share, beside)] == [expected]
+
+
+def test_every_epoch_has_others_while_there_are_any():
+    """Of 100, three epochs take 40 each: the third begins again after 20."""
+    first, second, third = drawn(100, 0.5, 40, epochs=3)
+
+    assert len({*first, *second}) == 80
+    assert third[20:] == first[:20]
 
 
 def test_another_draw_takes_others_and_the_same_draw_the_same():
     assert drawn(100, 0.5, 30) == drawn(100, 0.5, 30)
     assert drawn(100, 0.5, 30) != drawn(100, 0.5, 30, draw=1)
-    assert set(drawn(100, 0.5, 20)) <= set(drawn(100, 0.5, 30))
+    assert {*drawn(100, 0.5, 20)[0]} <= {*drawn(100, 0.5, 30)[0]}
 
 
 def test_replayed_examples_are_trained_counted_and_change_the_model(

@@ -103,3 +103,20 @@ def test_the_order_follows_ids_not_positions():
 def test_two_items_of_one_id_are_refused_by_name():
     with pytest.raises(DataError, match="'b' occurs more than once"):
         steps_of(["a", "b", "b"], batch_size=2, epochs=1, seed=0)
+
+
+def test_items_of_one_epoch_are_seen_in_no_other():
+    """Of three items one is seen in the second epoch only: three steps of two, two and one."""
+    steps = steps_of(["a", "b", "c"], batch_size=2, epochs=2, seed=0, only_in={"c": 1})
+
+    assert [len(step) for step in steps] == [2, 2, 1]
+    assert set(steps[0]) == {0, 1}
+    assert sorted(i for step in steps[1:] for i in step) == [0, 1, 2]
+
+
+def test_naming_no_epoch_changes_no_order():
+    ids = list("abcdef")
+
+    assert steps_of(ids, batch_size=4, epochs=2, seed=1, only_in={}) == steps_of(
+        ids, batch_size=4, epochs=2, seed=1
+    )

@@ -17,6 +17,8 @@ from cream.recipe.data import StringTaskConfig
 from cream.runs.seeds import derive_seed
 from cream.types import Message, Prompt
 
+CHUNK = 500
+"""Prompts drawn together, which is faster and decides which ones they are."""
 LETTERS, DIGITS, BITS = "abcdefghij", "0123456789", "01"
 
 
@@ -69,15 +71,17 @@ class StringTask:
         self.name = task.name
         self.options = f"lengths {task.lengths[0]} to {task.lengths[1]}"
         self._lengths = task.lengths
+        self._chunk, self._drawn = -1, (list[int](), list[list[int]]())
         self._seed = derive_seed(seed, "string_tasks", role, task.name, *task.lengths)
 
     def prompt(self, index: int) -> Prompt:
         """The prompt of a draw: an even choice among the lengths, then among the strings."""
         characters, width, answer = ANSWERS[self.name]
-        generator = np.random.default_rng((self._seed, index))
-        length = int(generator.integers(self._lengths[0], self._lengths[1] + 1))
-        drawn = generator.integers(len(characters), size=length * width)
-        text = "".join(characters[place] for place in drawn)
+        chunk, place = divmod(index, CHUNK)
+        if chunk != self._chunk:
+            self._chunk, self._drawn = chunk, self._draw(chunk, len(characters), width)
+        length, letters = self._drawn[0][place], self._drawn[1][place]
+        text = "".join(characters[letter] for letter in letters[: length * width])
         messages = (Message("user", text),)
         return Prompt(
             prompt_id=prompt_id(messages),
@@ -86,6 +90,13 @@ class StringTask:
             answer=answer(text),
             metadata={"verifier": "exact_match"},
         )
+
+    def _draw(self, chunk: int, letters: int, width: int) -> tuple[list[int], list[list[int]]]:
+        """Lengths, and letters enough for the longest string."""
+        generator = np.random.default_rng((self._seed, chunk))
+        shortest, longest = self._lengths
+        lengths = generator.integers(shortest, longest + 1, size=CHUNK)
+        return lengths.tolist(), generator.integers(letters, size=(CHUNK, longest * width)).tolist()
 
     def check(self, prompt: Prompt) -> None:
         """Every answer is text that can be compared."""

@@ -110,19 +110,21 @@ def train_stage(context: Context, spec: StageSpec) -> StageRecord:
             if transformed
             else _training_pairs(context, spec, paired, matrix, objective.needs)
         )
-        seed_items = _replayed(context, spec, len(examples))
+        by_epoch = _replayed(context, spec, len(examples))
+        again = [example for epoch in by_epoch for example in epoch]
         summary = train(
             model,
-            examples + seed_items,
+            examples + again,
             objective,
             settings,
             seed=derive_seed(context.recipe.seed, "train", spec.t, *draft),
+            only_in={e.example_id: t for t, epoch in enumerate(by_epoch) for e in epoch},
             scale=None if own else parts.objective.stage_scale(c),
             state_dir=stage.folder / STATE,
             objective_file=stage.folder / OBJECTIVE,
             on_step=on_step,
         )
-        return summary, len(seed_items) if settings.replay else None
+        return summary, len(again) if settings.replay else None
 
     return _train(context, stage, prefer)
 
@@ -158,9 +160,10 @@ def _training_pairs(
     return examples + agreed_examples(chosen, completions, prompts, reference_column=reference)
 
 
-def _replayed(context: Context, spec: StageSpec, beside: int) -> list[Example]:
-    """Seed examples of M1 that this training takes beside its own."""
-    config, encoder = context.recipe.training.replay, context.encoder
+def _replayed(context: Context, spec: StageSpec, beside: int) -> list[list[Example]]:
+    """Seed examples of M1 that this training takes beside its own, by epoch."""
+    settings, encoder = context.recipe.training, context.encoder
+    config = settings.replay
     if config is None:
         return []
     draft = ("draft",) if spec.draft else ()
@@ -168,6 +171,7 @@ def _replayed(context: Context, spec: StageSpec, beside: int) -> list[Example]:
         context.plan.seed_parts[POLICY],
         config,
         beside=beside,
+        epochs=settings.epochs,
         seed=derive_seed(context.recipe.seed, "replay", spec.t, *draft),
         encode_prompt=encoder.encode_prompt,
         encode_completion=encoder.encode_completion,

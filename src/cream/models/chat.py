@@ -84,7 +84,9 @@ class ChatEncoder:
             ModelError: The template refuses the conversation, or writes the begin token twice, or
                 the tokenizer has no token for a character.
         """
-        ids = self._encode(self._render(messages, generation_prompt=True))
+        return self._checked_begin(self._encode(self._render(messages, generation_prompt=True)))
+
+    def _checked_begin(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         bos = self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == (bos, bos):
             raise ModelError(
@@ -110,10 +112,9 @@ class ChatEncoder:
         said = next((i for i in self._template.special_in(text) if i in self.stop_ids), None)
         if said is not None:
             self._refuse_stop(text, said)
-        prompt_token_ids = self.encode_prompt(messages)
-        answer = self._render_answer(messages, text)
-        full = self._render(messages, generation_prompt=True) + answer
-        ids = self._encode(full)
+        prompt = self._render(messages, generation_prompt=True)
+        prompt_token_ids = self._checked_begin(self._encode(prompt))
+        ids = self._encode(prompt + self._render_answer(messages, text, prompt))
         if ids[: len(prompt_token_ids)] != prompt_token_ids:
             raise ModelError(
                 f"the completion {short(text)} merges with the end of the prompt into other "
@@ -151,9 +152,8 @@ class ChatEncoder:
             raise ModelError("a conversation without messages cannot be encoded. Give a prompt.")
         return self._template.render(messages, generation_prompt=generation_prompt)
 
-    def _render_answer(self, messages: Sequence[Message], text: str) -> str:
+    def _render_answer(self, messages: Sequence[Message], text: str, prompt: str) -> str:
         """Return what the template writes after the prompt for this answer, checked."""
-        prompt = self._render(messages, generation_prompt=True)
         full = self._render([*messages, Message("assistant", text)], generation_prompt=False)
         if not full.startswith(prompt):
             raise ModelError(
@@ -197,7 +197,9 @@ class ChatEncoder:
         return None if unknown in (*others, self.tokenizer.pad_token_id) else unknown
 
     def _find_end_of_turn(self) -> int:
-        answer = self._render_answer([Message("user", PROBE)], PROBE)
+        probe = [Message("user", PROBE)]
+        prompt = self._render(probe, generation_prompt=True)
+        answer = self._render_answer(probe, PROBE, prompt)
         tail = answer[answer.index(PROBE) + len(PROBE) :]
         added = self.tokenizer.added_tokens_decoder
         ends = {i for i, token in added.items() if token.special} | self._eos_ids

@@ -93,13 +93,15 @@ def check_run(
         progress: Shows what happens.
         base_dir: Folder that relative data paths start from.
         cache_dir: Where the embedded model is.
-        data: What is loaded already of this very data section, seed and number of iterations.
+        data: What is loaded already of this very data section, seed and number of iterations, by
+            a run with this model that has encoded its seed examples.
         extensions: Objects that the user brings.
     """
     own = extensions or Extensions()
     check_installed(recipe.trackers)
     refuse_old_run(run.root)
     refuse_other_recipe(run.root, recipe.model_dump(mode="json"), may_change=may_change)
+    encode_seed = data is None
     data = data or load_data(
         recipe.data, seed=recipe.seed, iterations=recipe.iterations, base_dir=base_dir
     )
@@ -137,6 +139,9 @@ def check_run(
     check_score_columns(context)
     check_objective(context)
     _check_lengths(context)
+    if encode_seed:
+        for example in data.seed_examples:
+            context.encoder.encode_completion(example.prompt.messages, example.completion)
     _check_verifiers(context)
     _check_answers(context)
     _check_disk(context)
@@ -199,9 +204,9 @@ def _check_calibration(context: Context) -> None:
 
 
 def _check_lengths(context: Context) -> None:
-    """Encode every prompt and completion of the data once, so that none fails hours later.
+    """Encode every prompt and scored completion once, so that none fails hours later.
 
-    Seed examples beyond the context are no error here: fine-tuning drops and counts them. What is
+    Seed examples beyond the context are no error: fine-tuning drops and counts them. What is
     scored must fit.
     """
     recipe = context.recipe
@@ -211,8 +216,6 @@ def _check_lengths(context: Context) -> None:
             encoded = context.encode(asked.prompts, recipe.sampling.max_completion_tokens)
             _refuse_long_answers(context, spec, encoded, asked.answers)
     context.encode(context.data.test, recipe.evaluation.max_completion_tokens)
-    for example in context.data.seed_examples:
-        context.encoder.encode_completion(example.prompt.messages, example.completion)
 
 
 def _refuse_long_answers(

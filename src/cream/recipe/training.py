@@ -115,8 +115,8 @@ class ReplayConfig(Section):
     """Seed examples of M1 among the pairs, trained on by likelihood: what M1 knew is kept."""
 
     share: float = Field(gt=0, lt=1)
-    """Share of a training's examples that are seed examples, in (0, 1); all of M1's at most. Which
-    ones is drawn anew in every iteration."""
+    """Share of the examples of an epoch that are seed examples, in (0, 1); all of M1's at most.
+    Every epoch of every iteration draws others."""
     weight: float = Field(default=1.0, gt=0)
     """Factor on the loss of each of them, > 0."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 
 import pyarrow as pa
 
@@ -134,16 +135,20 @@ def replayed(
     config: ReplayConfig,
     *,
     beside: int,
+    epochs: int,
     seed: int,
     encode_prompt: EncodePrompt,
     encode_completion: EncodeCompletion,
-) -> list[Example]:
+) -> list[list[Example]]:
     """Seed examples to be trained on beside others, without a rejected sequence, C = 1.
+
+    Every epoch has others, as far as there are enough.
 
     Args:
         examples: Seed examples of M1.
         config: Their share and weight.
-        beside: How many other examples there are.
+        beside: How many other examples there are in an epoch.
+        epochs: How many lists are made.
         seed: Decides, with the ids, which ones are taken.
         encode_prompt: Messages to ids.
         encode_completion: A completion to ids, end token included.
@@ -152,20 +157,21 @@ def replayed(
         enumerate(examples),
         key=lambda item: derive_seed(seed, item[1].prompt.prompt_id, item[1].completion),
     )
-    return [
-        Example(
-            f"replayed-{example.prompt.prompt_id}-{index}",
-            encode_prompt(example.prompt.messages),
-            {
-                "chosen": TokenSequence(
-                    encode_completion(example.prompt.messages, example.completion)
-                )
-            },
+    count = min(config.beside(beside), len(order))
+
+    def made(epoch: int, index: int, example: SeedExample) -> Example:
+        messages = example.prompt.messages
+        answer = TokenSequence(encode_completion(messages, example.completion))
+        return Example(
+            f"replayed-{epoch}-{example.prompt.prompt_id}-{index}",
+            encode_prompt(messages),
+            {"chosen": answer},
             {"consistency": 1.0},
             config.weight,
         )
-        for index, example in order[: config.beside(beside)]
-    ]
+
+    endless = cycle(order)
+    return [[made(epoch, *item) for item in islice(endless, count)] for epoch in range(epochs)]
 
 
 def _is_value(value: float | None) -> bool:

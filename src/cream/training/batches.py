@@ -9,7 +9,7 @@ each, comes from `cream.algorithms.logps.predictor_positions`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import compress
 
@@ -143,9 +143,16 @@ def _indices(values: Sequence[int]) -> Int64[Tensor, " value"]:
 
 
 def steps_of(
-    ids: Sequence[str], *, batch_size: int, epochs: int, seed: int
+    ids: Sequence[str],
+    *,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    only_in: Mapping[str, int] | None = None,
 ) -> list[tuple[int, ...]]:
     """Return the indices of each optimiser step, every item once per epoch.
+
+    Items that `only_in` names, by id, are seen in that one epoch (0 is the first) and no other.
 
     The order of an epoch follows from the seed and the ids alone, not from the order given. The
     last step of an epoch may be smaller.
@@ -158,7 +165,8 @@ def steps_of(
         raise DataError(f"training item {twice!r} occurs more than once. Give every item its id.")
     steps = []
     for epoch in range(epochs):
-        order = sorted(range(len(ids)), key=lambda i: derive_seed(seed, "order", epoch, ids[i]))
+        seen = [i for i, key in enumerate(ids) if (only_in or {}).get(key, epoch) == epoch]
+        order = sorted(seen, key=lambda i: derive_seed(seed, "order", epoch, ids[i]))
         steps += [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
     return steps
 

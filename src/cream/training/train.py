@@ -40,6 +40,7 @@ def train(
     settings: TrainingSettings,
     *,
     seed: int,
+    only_in: Mapping[str, int] | None = None,
     scale: StageScale | None = None,
     state_dir: Path | None = None,
     objective_file: Path | None = None,
@@ -54,6 +55,7 @@ def train(
         settings: Optimiser, epochs, adapters, memory and speed.
         seed: Seed of the order (of adapters, and of the objective's own modules); the order
             depends on ids, not on positions.
+        only_in: Epoch (0 is the first) of examples that are seen in one only, by id.
         scale: What a set-level C does to the stage; None: nothing.
         state_dir: Folder from which an interrupted training goes on, or None.
         objective_file: Where the objective's own modules are saved at the end, as safetensors;
@@ -78,7 +80,7 @@ def train(
     route = _route(model, kept, objective, settings)
     done = Optimised((), 0, 0.0)
     if scale.skipped is None:
-        work = _Work(model, kept, objective, settings, route, seed)
+        work = _Work(model, kept, objective, settings, route, seed, only_in)
         fingerprint = fingerprint_of(
             kept,
             objective,
@@ -86,6 +88,7 @@ def train(
             seed=seed,
             dtype=dtype,
             learning_rate_scale=scale.learning_rate,
+            only_in=only_in,
         )
         with adapters(model, settings.lora, seed=seed):
             done = optimise(
@@ -129,13 +132,14 @@ class _Work:
         settings: TrainingSettings,
         route: Route,
         seed: int,
+        only_in: Mapping[str, int] | None = None,
     ) -> None:
         self.examples = examples
         self.objective = objective
         self.route = route
         self.layout = BatchLayout(objective.needs, shared=route.layout == "shared")
         self.device = model.get_input_embeddings().weight.device
-        self.steps = self._cut(settings, seed)
+        self.steps = self._cut(settings, seed, only_in)
         self.auxiliary = _own_modules(objective, model, seed, self.device)
         self.modules = {name: own.module for name, own in self.auxiliary.items()}
         self.hook = objective.hook and objective.hook(self.modules)
@@ -184,11 +188,14 @@ class _Work:
             if len(self.start) == len(self.examples):
                 return
             examples = [self.examples[i] for i in indices]
+            if all(example.example_id in self.start for example in examples):
+                continue
             batch = self.layout.batch(examples).to(self.device)
             logps = self.route.forward(model, batch.tokens, self.hook).token_logps.detach()
             by_role = batch.loss_token_logps(logps)
             for i, example in enumerate(examples):
-                self.start[example.example_id] = {role: v[i] for role, v in by_role.items()}
+                found = {role: values[i] for role, values in by_role.items()}
+                self.start.setdefault(example.example_id, found)
 
     def _divisor(self, step: Sequence[Sequence[int]]) -> int:
         indices = [i for part in step for i in part]
@@ -196,7 +203,9 @@ class _Work:
             return len(indices)
         return sum(self.layout.loss_tokens(self.examples[i]) for i in indices)
 
-    def _cut(self, settings: TrainingSettings, seed: int) -> list[list[list[int]]]:
+    def _cut(
+        self, settings: TrainingSettings, seed: int, only_in: Mapping[str, int] | None
+    ) -> list[list[list[int]]]:
         """Steps as micro-batches of indices."""
         steps = []
         for step in steps_of(
@@ -204,6 +213,7 @@ class _Work:
             batch_size=settings.optimiser.batch_size,
             epochs=settings.epochs,
             seed=seed,
+            only_in=only_in,
         ):
             parts = micro_batches(
                 [self.layout.shape(self.examples[i]) for i in step],
@@ -313,6 +323,7 @@ def fingerprint_of(
     seed: int,
     dtype: torch.dtype,
     learning_rate_scale: float = 1.0,
+    only_in: Mapping[str, int] | None = None,
 ) -> str:
     """Hash what the steps depend on, but for the model's weights at the start.
 
@@ -325,4 +336,6 @@ def fingerprint_of(
     fields = settings.model_dump_json(exclude={"compute": {"save_state_every_minutes"}})
     digest.update(fields.encode())
     digest.update(f"{seed} {dtype} {learning_rate_scale!r}".encode())
+    if only_in:
+        digest.update(json.dumps(only_in, sort_keys=True).encode())
     return digest.hexdigest()
