@@ -41,13 +41,13 @@ $(VENV)/.interop: $(VENV)/.ready
 demo: setup
 	$(BIN)/cream run recipes/quickstart.yaml $(DEMO)
 
-# Resumable; STUDY: more options, as in `make study STUDY="--seeds 1,2"`.
+# Resumable; STUDY: more options, as in `make study STUDY="--seeds 11,12"`.
 study: setup
 	$(BIN)/python scripts/study.py run --short $(STUDY)
 	$(BIN)/python scripts/study.py report
 
 study-full: setup
-	$(BIN)/python scripts/study.py run --seeds 1,2,3,4,5 --families reverse,copy,sort,parity,edit $(STUDY)
+	$(BIN)/python scripts/study.py run --seeds 11,12,13,14,15 --families reverse,copy,sort,parity,edit $(STUDY)
 	$(BIN)/python scripts/study.py report
 
 bench: setup

@@ -1,7 +1,7 @@
 """The study: when does a model gain from itself, and what tells its right labels from wrong ones.
 
     python scripts/study.py run --short           # five arms, three seeds, `reverse`
-    python scripts/study.py run --families reverse,sort --seeds 1,2,3
+    python scripts/study.py run --families reverse,sort --seeds 11,12,13
     python scripts/study.py report                # docs/results/study.md from the stored records
 
 Arms are data (`scripts/study.yaml`); every family of tasks is `recipes/reversal.yaml` with the
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 ARMS, RECIPE = ROOT / "scripts/study.yaml", ROOT / "recipes/reversal.yaml"
 TASK = "reverse"
 """The task that the recipe names, and on which every choice was made."""
-SEEDS = (1, 2, 3)
+SEEDS = (11, 12, 13)
 
 
 def main() -> None:
