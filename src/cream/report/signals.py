@@ -177,12 +177,15 @@ def signals_of(layout: Layout, policy: str, answers: Mapping[str, str]) -> Promp
     best, place = own.argmax(axis=1), np.arange(len(own))
     worst = np.where(counted, own, np.inf).argmin(axis=1)
     labelled, several = counted.any(axis=1), counted.sum(axis=1) >= 2
-    second = np.sort(own, axis=1)[:, -2] if own.shape[1] > 1 else np.full(len(own), -np.inf)
+    ranked = np.sort(own, axis=1)
+    second = ranked[:, -2] if own.shape[1] > 1 else np.full(len(own), -np.inf)
+    ahead = np.full(len(own), LARGEST_MARGIN)
+    np.subtract(own[place, best], second, out=ahead, where=several)
     share = layout.groups.multiplicity[place, best] / layout.groups.present.sum(axis=1)
     values = {
         "share of completions that are the label": share,
         "likelihood of the label": own[place, best],
-        "likelihood margin": np.minimum(own[place, best] - second, LARGEST_MARGIN),
+        "likelihood margin": ahead,
     }
     for name, other in likelihoods.items():
         if name == policy:
