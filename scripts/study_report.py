@@ -23,11 +23,14 @@ GROUPS = {
     "whole": "M1 on all seed examples",
     "halves": "M1 and its witness on half of the seed examples each",
 }
+SIGNALS_OF = ("unanimous", "srlm-implicit", "cross-answer")
+"""Arms whose signals the page shows; the JSON has those of all."""
+MADE_HERE = "<!-- from here on made by `scripts/study.py report` -->"
 FIGURE_WIDTH, BAR, LABEL = 720, 18, 240
 
 
 def write_report(runs: Path, folder: Path) -> None:
-    """Write ``study.json``, ``study.svg`` and the tables of ``study.md`` to a folder."""
+    """Write ``study.json`` and ``study.svg`` to a folder, and the tables into its ``study.md``."""
     found = list(_comparisons(runs))
     records = [
         {
@@ -49,7 +52,9 @@ def write_report(runs: Path, folder: Path) -> None:
     ]
     (folder / "study.svg").write_text(figure(rows), encoding="utf-8")
     blocks = [block for record in records for block in _blocks(record)]
-    (folder / "study-tables.md").write_text("\n".join(blocks) + "\n", encoding="utf-8")
+    page = folder / "study.md"
+    told, _, _ = page.read_text(encoding="utf-8").partition(MADE_HERE)
+    page.write_text(f"{told}{MADE_HERE}\n\n{chr(10).join(blocks)}", encoding="utf-8")
 
 
 def _comparisons(runs: Path) -> Iterator[tuple[str, str, Any, Comparison]]:
@@ -93,29 +98,33 @@ def _blocks(record: Mapping[str, Any]) -> Iterator[str]:
     )
     head = ("arm", *names[1:], "gain, points", "of the oracle's", "chosen right, %", "of n")
     yield markdown(Table(title, head, tuple(rows)))
-    if record["signals"]:
-        yield markdown(_signal_rows(record))
+    for arm in SIGNALS_OF:
+        measured = [row for row in record["signals"] if row["arm"] == arm]
+        if measured:
+            yield markdown(_signal_rows(f"{record['family']}, {record['group']}, {arm}", measured))
 
 
 def _points(value: float, low: float, high: float) -> str:
     return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def _signal_rows(record: Mapping[str, Any]) -> Table:
+def _signal_rows(place: str, measured: Sequence[Mapping[str, Any]]) -> Table:
+    """AUROC of each signal, an iteration a column."""
+    iterations = sorted({row["iteration"] for row in measured})
+    of = {(row["signal"], row["iteration"]): row for row in measured}
+    right = {row["iteration"]: row["right"] for row in measured}
     rows = [
-        (
-            row["signal"],
-            row["arm"],
-            str(row["iteration"]),
-            f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
-            str(row["n"]),
-            f"{100 * row['right']:.0f} %",
-            str(row["without_value"]),
-        )
-        for row in record["signals"]
+        (name, *(_auroc(of.get((name, t))) for t in iterations))
+        for name in dict.fromkeys(row["signal"] for row in measured)
     ]
-    head = ("signal", "arm", "iteration", "AUROC", "n", "right", "without a value")
-    return Table(f"{record['family']}, {record['group']}: what predicts", head, tuple(rows))
+    head = [f"iteration {t} ({100 * right[t]:.0f} % of labels right)" for t in iterations]
+    return Table(f"{place}: AUROC of signals, n", ("signal", *head), tuple(rows))
+
+
+def _auroc(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return f"{row['auroc']:.2f} [{row['low']:.2f}, {row['high']:.2f}], {row['n']}"
 
 
 def signal_table(comparison: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,53 @@
+"""The study's program on a cut: it runs arms on one M0, goes on where it was, and reports."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CUT = (
+    "data.seed.sources.0.tasks.0.count=200",
+    "data.prompts.per_iteration=24",
+    "data.test.sources.0.count=24",
+    "iterations=1",
+    "sft.epochs=1",
+    "sampling.num_completions=4",
+    # Nothing is unanimous so early; what half of four say is trained on.
+    "method.pairing.truncated=keep",
+)
+
+
+@pytest.mark.slow
+def test_arms_are_run_on_one_seed_model_and_reported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setenv("CREAM_CACHE", str(tmp_path / "cache"))
+    import study
+    from study_report import write_report
+
+    out, results = tmp_path / "study", tmp_path / "results"
+    sets = [word for override in CUT for word in ("--set", override)]
+    arguments = ["study.py", "run", "--out", str(out), "--families", "sort", "--seeds", "11"]
+    chosen = ["--groups", "whole", "--arms", "oracle,srlm-likelihood"]
+    monkeypatch.setattr(sys, "argv", [*arguments, *chosen, *sets])
+    study.main()
+    first = (out / "sort/whole/srlm-likelihood/seed-11/iteration-1/train/stage.json").stat()
+    study.main()
+    results.mkdir()
+    (results / "study.md").write_text("# Study\n", encoding="utf-8")
+    write_report(out, results)
+
+    again = (out / "sort/whole/srlm-likelihood/seed-11/iteration-1/train/stage.json").stat()
+    assert again.st_mtime_ns == first.st_mtime_ns
+    recipe = (out / "sort/recipe.yaml").read_text(encoding="utf-8")
+    assert "name: sort" in recipe
+    assert "name: reverse," not in recipe
+    (record,) = json.loads((results / "study.json").read_text(encoding="utf-8"))
+    methods = {method["name"]: method for method in record["comparison"]["methods"]}
+    assert set(methods) == {"oracle", "srlm-likelihood"}
+    assert methods["oracle"]["models"][1] == methods["srlm-likelihood"]["models"][1]  # one M1
+    page = (results / "study.md").read_text(encoding="utf-8")
+    assert page.startswith("# Study\n")
+    assert "srlm-likelihood" in page
+    assert "<svg" in (results / "study.svg").read_text(encoding="utf-8")
