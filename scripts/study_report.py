@@ -97,11 +97,15 @@ def _blocks(record: Mapping[str, Any]) -> Iterator[str]:
         f"{answers} greedy answers a model"
     )
     head = ("arm", *names[1:], "gain, points", "of the oracle's", "chosen right, %", "of n")
-    yield markdown(Table(title, head, tuple(rows)))
+    yield _titled(Table(title, head, tuple(rows)))
     for arm in SIGNALS_OF:
         measured = [row for row in record["signals"] if row["arm"] == arm]
         if measured:
-            yield markdown(_signal_rows(f"{record['family']}, {record['group']}, {arm}", measured))
+            yield _titled(_signal_rows(f"{record['family']}, {record['group']}, {arm}", measured))
+
+
+def _titled(table: Table) -> str:
+    return f"### {table.title}\n\n{markdown(table)}"
 
 
 def _points(value: float, low: float, high: float) -> str:

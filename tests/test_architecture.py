@@ -21,7 +21,9 @@ SOURCES = sorted((ROOT / "src" / "cream").rglob("*.py"))
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 70
 
-READ_ELSEWHERE: dict[tuple[str, str], str] = {}
+READ_ELSEWHERE: dict[tuple[str, str], str] = {
+    ("PromptData", "by_iteration"): "by its `sources_of`, which the data and the model card ask",
+}
 """Fields that nothing but the recipe itself reads by name, each with the reason."""
 
 

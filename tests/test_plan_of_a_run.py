@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from cream.plan import token_counts
-from cream.planner import most_pairs
+from cream.plan import most_pairs, token_counts
 from cream.preflight.opening import check_run
 from cream.recipe import Recipe
 from cream.recipe.pairing import AllPairs, BestWorst, TopBottom

@@ -11,9 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from cream.data.splits import POLICY
 from cream.recipe import Recipe
+from cream.recipe.pairing import (
+    AllPairs,
+    BestRandom,
+    BestWorst,
+    MajorityVote,
+    PairingConfig,
+    TopBottom,
+)
 from cream.recipe.parts import VERIFIER, Calibrated, MethodParts
 from cream.records import StageSpec
 from cream.runs.plan import StoredPlan, TokenCounts
@@ -170,3 +179,16 @@ def score_columns(parts: MethodParts) -> tuple[str, ...]:
 def is_calibrated(parts: MethodParts) -> bool:
     """Whether C comes from counts on held-out seed examples."""
     return parts.agreement is not None and isinstance(parts.agreement.level, Calibrated)
+
+
+def most_pairs(rule: PairingConfig, group: int) -> int:
+    """The most pairs that a rule makes of one prompt with `group` completions."""
+    match rule:
+        case BestWorst() | BestRandom() | MajorityVote():
+            return 1
+        case AllPairs():
+            return group * (group - 1) // 2
+        case TopBottom(k=k):
+            return min(k * k, group * (group - 1) // 2)
+        case _:
+            assert_never(rule)

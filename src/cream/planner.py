@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import assert_never
 
 from cream.data.dataset import LoadedData
 from cream.data.splits import POLICY, split_seed
@@ -24,17 +23,10 @@ from cream.plan import (
     columns,
     is_calibrated,
     loss_reference,
+    most_pairs,
     score_columns,
 )
 from cream.recipe import Recipe
-from cream.recipe.pairing import (
-    AllPairs,
-    BestRandom,
-    BestWorst,
-    MajorityVote,
-    PairingConfig,
-    TopBottom,
-)
 from cream.recipe.parts import FROM_DATA, VERIFIER, MethodParts
 from cream.records import StageKind, StageSpec
 from cream.types import Origin, SeedExample
@@ -74,19 +66,6 @@ def build_plan(recipe: Recipe, data: LoadedData, parts: PartsAt) -> RunPlan:
     plan = RunPlan(tuple(once.values()), planner.sets, planner.frozen, planner.seed_parts, parts)
     _refuse_missing_models(recipe, plan.stages)
     return plan
-
-
-def most_pairs(rule: PairingConfig, group: int) -> int:
-    """The most pairs that a rule makes of one prompt with `group` completions."""
-    match rule:
-        case BestWorst() | BestRandom() | MajorityVote():
-            return 1
-        case AllPairs():
-            return group * (group - 1) // 2
-        case TopBottom(k=k):
-            return min(k * k, group * (group - 1) // 2)
-        case _:
-            assert_never(rule)
 
 
 @dataclass(frozen=True)
