@@ -344,6 +344,11 @@ class TrainSummary(Record):
     learning_rate_scale: float
     skipped: str | None
     """Why nothing was trained; null if it was."""
+    steps_at_rounding: Count = 0
+    """Steps that were not taken, because their gradient was rounding alone."""
+    relative_movement: float | None = None
+    """How far the optimiser could move the weights, relative to C = 1, in [0, 1]: the factor on the
+    learning rate times the share of steps that were taken. Null in records made before it was."""
     warnings: list[str]
     last_step: dict[str, float | None]
     """Metrics of the last step."""

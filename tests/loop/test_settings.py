@@ -72,13 +72,15 @@ def test_scale_lr_scales_each_learning_rate_by_the_measured_c(
     )
 
     for t in (1, 2):
-        rate = stage_record(root, f"iteration-{t}/pair")["summary"]["consistency"]["rate"]
+        measured = stage_record(root, f"iteration-{t}/pair")["summary"]["consistency"]
         train = stage_record(root, f"iteration-{t}/train")["summary"]
-        assert 0.5 < rate < 1
-        assert train["learning_rate_scale"] == pytest.approx(2 * rate - 1, abs=1e-12)
-        assert max(row["learning_rate"] for row in metrics(root, f"iteration-{t}/train")) == (
-            pytest.approx(1e-3 * (2 * rate - 1), rel=1e-9)
-        )
+        scale = 2 * measured["rate"] - 1 if measured["low"] > 0.5 else 0.0
+        assert train["learning_rate_scale"] == pytest.approx(scale, abs=1e-12)
+        assert train["relative_movement"] == pytest.approx(scale, abs=1e-12)
+        if scale:
+            peak = max(row["learning_rate"] for row in metrics(root, f"iteration-{t}/train"))
+            assert peak == pytest.approx(1e-3 * scale, rel=1e-9)
+    assert train["learning_rate_scale"] > 0
 
 
 def test_skip_trains_nothing_where_the_interval_of_c_reaches_down_to_a_half(
@@ -135,6 +137,7 @@ def test_lora_trains_and_saves_merged_models(
         tiny_recipe(
             tmp_path / "run",
             "iterations=1",
+            "method.below_half=allow",  # floored, C = 1/2 trains nothing
             "training.lora={rank: 4, alpha: 8, dropout: 0.0}",
         )
     )

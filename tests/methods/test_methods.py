@@ -85,7 +85,7 @@ def test_creams_options_reach_its_parts():
     assert parts.agreement.statistic == "top_order"
     assert parts.agreement.below_half == "drop"
     assert parts.pairing == method.pairing
-    assert parts.objective == Cream(beta=0.3)
+    assert parts.objective == Cream(beta=0.3, set_level_action="train")
 
 
 @pytest.mark.parametrize("t", [1, 2])

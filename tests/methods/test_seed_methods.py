@@ -35,7 +35,7 @@ def test_cream_cross_drops_pairs_or_weighs_them(use, level, filtered):
 
     assert parts.agreement is not None
     assert (parts.agreement.level, parts.agreement.filter) == (level, filtered)
-    assert parts.objective == Cream()
+    assert parts.objective == Cream(set_level_action="train")
 
 
 def test_an_implicit_witness_is_compared_with_m0_as_well():

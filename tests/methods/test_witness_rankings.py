@@ -145,6 +145,6 @@ def test_each_remaining_method_declares_what_its_page_says():
     assert (scpo.reward, scpo.pair_weight) == (Votes(), "reward_gap")
     assert scpo.objective == Dpo(beta=0.5, nll=ConstantNll(weight=1.0))
     assert spa.smoothing == LowConfidence(share=0.3, label_smoothing=0.1)
-    assert spa.objective == Cream()
+    assert spa.objective == Cream(set_level_action="train")
     assert kl.objective == SrlmKl(kl_weight=0.5)
     assert kl.reward == spa.reward == logp("implicit", "M2")

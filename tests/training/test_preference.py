@@ -198,11 +198,62 @@ def test_set_level_actions():
     assert none.stage_scale(None) == Dpo().stage_scale(None) == StageScale(1.0, None)
     scaled = scale.stage_scale(consistency(0.8, 0.7, 0.9))
     assert scaled.learning_rate == pytest.approx(0.6)
+    assert Cream().stage_scale(consistency(0.8, 0.7, 0.9)) == scaled  # the default
+    assert scale.stage_scale(consistency(0.8, 0.5, 0.9)).skipped is not None
     assert scale.stage_scale(consistency(0.4, 0.3, 0.6)).skipped is not None
     assert skip.stage_scale(consistency(0.8, 0.51, 0.9)) == StageScale(1.0, None)
     skipped = skip.stage_scale(consistency(0.6, 0.45, 0.7))
     assert skipped.learning_rate == 0.0
     assert skipped.skipped == "the interval of C, [0.450, 0.700], reaches down to 1/2"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gradient_of_rounding_alone_moves_no_weight(architecture, precision):
+    """At C = 1/2 and margin 0 the gradient is sigmoid(0) - 1/2 = 0 and what scoring rounded.
+
+    Without the test of `cream.algorithms.resolution` Adam moved the weights 0.5 to 0.9 times as far
+    as C = 1 does; C = 0.51 is no rounding in either dtype on rows this short.
+    """
+    model = tiny_model(architecture=architecture).to(getattr(torch, precision))
+    pairs = with_reference(model, make_pairs(8), 0.5)
+    surer = with_reference(model, make_pairs(8), 0.51)
+    settings = config(precision=precision)
+
+    half, moving = tiny_model(architecture=architecture), tiny_model(architecture=architecture)
+    start = weights(half)
+    nothing = prefer(half, pairs, Cream(set_level_action="train"), settings)
+    something = prefer(moving, surer, Cream(set_level_action="train"), settings)
+
+    assert all(torch.equal(p, start[n]) for n, p in weights(half).items())
+    assert nothing.steps == nothing.steps_at_rounding == 2
+    assert nothing.relative_movement == 0.0
+    assert [m["learning_rate"] for m in nothing.metrics] == [0.0, 0.0]
+    assert "2 of 2 steps were not taken" in nothing.warnings[0]
+    assert something.steps_at_rounding == 0
+    assert something.relative_movement == 1.0
+    assert not all(torch.equal(p, start[n]) for n, p in weights(moving).items())
+
+
+def test_the_default_makes_a_c_of_the_set_act():
+    """Adam moves as far at C = 0.6 as at 1; with the default action 2C - 1 as far."""
+
+    def distance(c, action):
+        model = tiny_model()
+        start = weights(model)
+        pairs = with_reference(model, make_pairs(16), c)
+        objective = Cream(set_level_action=action)
+        known = consistency(c, c - 0.01, c)
+        summary = prefer(model, pairs, objective, config(learning_rate=1e-4), consistency=known)
+        moved = sum(float((p - start[n]).square().sum()) for n, p in weights(model).items())
+        return moved**0.5, summary.relative_movement
+
+    whole, _ = distance(1.0, None)
+    for c in (0.6, 0.92):
+        assert distance(c, "train")[0] / whole == pytest.approx(1, abs=0.1)
+        moved, stated = distance(c, None)
+        assert stated == pytest.approx(2 * c - 1)
+        assert moved / whole == pytest.approx(2 * c - 1, rel=0.1)
 
 
 @pytest.mark.parametrize("given", [None, SetConsistency(0.8, 0.7, 0.9, "sample")])

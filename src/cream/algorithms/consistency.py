@@ -233,18 +233,13 @@ class StageScale:
 
 
 def stage_scale(action: Literal["scale_lr", "skip"], consistency: SetConsistency) -> StageScale:
-    """Factor max(0, 2C - 1) on the learning rate, or no training if C may be 1/2.
+    """Factor on the learning rate by a set-level C; no training if C may be 1/2.
 
     Adam's step does not depend on the scale of the gradient, so a set-level C near 1/2 would be
-    trained at full step size on noise.
+    trained at full step size on noise. Both actions skip the stage where the interval of C reaches
+    down to 1/2; above it ``scale_lr`` gives 2C - 1, ``skip`` 1.
     """
-    match action:
-        case "scale_lr":
-            scale = max(0.0, 2 * consistency.rate - 1)
-            reason = f"C = {consistency.rate:.3f} scales the learning rate to 0"
-            return StageScale(scale, None if scale > 0 else reason)
-        case "skip":
-            if consistency.low > 0.5:
-                return StageScale()
-            interval = f"[{consistency.low:.3f}, {consistency.high:.3f}]"
-            return StageScale(0.0, f"the interval of C, {interval}, reaches down to 1/2")
+    if consistency.low <= 0.5:
+        interval = f"[{consistency.low:.3f}, {consistency.high:.3f}]"
+        return StageScale(0.0, f"the interval of C, {interval}, reaches down to 1/2")
+    return StageScale(2 * consistency.rate - 1 if action == "scale_lr" else 1.0)

@@ -187,7 +187,8 @@ class Objective:
     """A text that changes whenever what it computes changes."""
     needs: Needs
     loss: Callable[[ObjectiveInputs], PerExample]
-    """One value per example, with gradient."""
+    """One value per example, with gradient. It is called again on shifted log-probabilities, to
+    tell a gradient from rounding (`cream.algorithms.resolution`), so it must keep no state."""
     normalised_by: Literal["example", "token"] = "example"
     """What the sum of a step's losses is divided by: its examples, or its loss tokens."""
     metrics: Callable[[ObjectiveInputs], Mapping[str, PerExample]] = _nothing

@@ -294,6 +294,8 @@ def _figures(summary: TrainingSummary, replayed_count: int | None) -> dict[str, 
         layout=summary.layout,
         learning_rate_scale=summary.learning_rate_scale,
         skipped=summary.skipped,
+        steps_at_rounding=summary.steps_at_rounding,
+        relative_movement=summary.relative_movement,
         warnings=list(summary.warnings),
         last_step=dict(last),
     ).as_json()

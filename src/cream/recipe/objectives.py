@@ -58,6 +58,10 @@ class PreferenceSection(ObjectiveSection):
         """
         return isinstance(self, Dpo | ConservativeDpo | Cream) and self.nll is None
 
+    def at_level(self, level: str | None) -> PreferenceSection:
+        """This objective with what depends on the level of C decided: by default nothing does."""
+        return self
+
     def pair_loss(self, pairs: PairInputs) -> PerExample:
         """One value per pair, without the terms beside it."""
         raise NotImplementedError
@@ -121,11 +125,18 @@ class Cream(PreferenceSection):
     """Likelihood of the chosen completion beside the preference, or none (the paper's choice).
     ``constant`` is not softened by C: with C near 1/2 it trains on unreliable pairs at full
     weight."""
-    set_level_action: Literal["train", "scale_lr", "skip"] = "train"
-    """What a set-level C does beyond the loss. ``train``: nothing (the paper). ``scale_lr``: the
-    learning rate is multiplied by max(0, 2C - 1), because Adam hides a constant factor of the
-    loss. ``skip``: no training when the interval of C reaches down to 1/2. The last two need one C
-    for the whole set."""
+    set_level_action: Literal["scale_lr", "skip", "train"] | None = None
+    """What a C of the whole set does beyond the loss, in which Adam hides it. ``scale_lr``: the
+    learning rate is multiplied by 2C - 1, and the stage is skipped where the interval of C reaches
+    down to 1/2. ``skip``: the latter alone. ``train``: nothing (the paper). Left out: ``scale_lr``
+    where C is that of the set, ``train`` elsewhere, where no other value is allowed."""
+
+    def at_level(self, level: str | None) -> Cream:
+        """This objective with `set_level_action` decided."""
+        if self.set_level_action is not None:
+            return self
+        action = "scale_lr" if level == "set" else "train"
+        return self.model_copy(update={"set_level_action": action})
 
     def pair_loss(self, pairs: PairInputs) -> PerExample:
         """See `cream.algorithms.objectives.cream`."""
@@ -141,14 +152,16 @@ class Cream(PreferenceSection):
         """
         from cream.algorithms.consistency import StageScale, stage_scale
 
-        if self.set_level_action == "train":
+        level = None if consistency is None else consistency.level
+        action = self.at_level(level).set_level_action
+        if action is None or action == "train":
             return StageScale()
         if consistency is None or consistency.level != "set":
             raise TrainingError(
-                f"objective.set_level_action: {self.set_level_action!r} needs one C for the whole "
+                f"objective.set_level_action: {action!r} needs one C for the whole "
                 "set of pairs, and these pairs carry C per prompt or pair. Set it to train."
             )
-        return stage_scale(self.set_level_action, consistency)
+        return stage_scale(action, consistency)
 
 
 class Ipo(PreferenceSection):

@@ -6,12 +6,12 @@ the stage `pair` computes them from the score matrix. Nothing here runs anything
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cream.recipe.base import Section
-from cream.recipe.objectives import ObjectiveConfig
+from cream.recipe.objectives import ObjectiveConfig, PreferenceSection
 from cream.recipe.pairing import BestWorst as BestWorst
 from cream.recipe.pairing import MajorityVote, PairingConfig
 
@@ -275,6 +275,13 @@ class MethodParts(Section):
     """What stands between pairs and training, by the name it has in ``cream.run(...,
     transforms=...)``: pairs in, training examples out. None: the pairs are the examples."""
     objective: ObjectiveConfig
+
+    @field_validator("objective")
+    @classmethod
+    def _act_by_level(cls, objective: PreferenceSection, info: Any) -> PreferenceSection:
+        # Typed where it is used: the type of `info` cannot be checked at runtime.
+        agreement: Agreement | None = info.data.get("agreement")
+        return objective.at_level(agreement.level_name if agreement else None)
 
     @model_validator(mode="after")
     def _fits_together(self) -> MethodParts:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cream.algorithms.objective import Auxiliary
+from cream.algorithms.resolution import Resolution
 from cream.errors import TrainingError
 from cream.models.fused_decoder import FusedDecoder
 from cream.models.saving import first_not_finite
@@ -48,6 +49,8 @@ class Contribution:
     """Per name the sum over the examples that have a value, and how many these are."""
     real_tokens: int
     """Tokens run through the model, padding excluded."""
+    resolution: Resolution | None = None
+    """How its gradient compares with rounding; None: not judged, the step is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +78,17 @@ class Optimised:
     metrics: tuple[Mapping[str, float], ...]
     """One mapping per step; ``loss``, ``grad_norm``, ``learning_rate`` those of the
     micro-batches, and
-    ``grad_norm/<name>`` for each module of the objective."""
+    ``grad_norm/<name>`` for each module of the objective. The learning rate is 0 where the step was
+    not taken, because its gradient was rounding alone."""
     real_tokens: int
     """Tokens run through the model by this call, padding excluded."""
     seconds: float
     """Wall-clock of this call; steps restored from a saved state cost nothing."""
+
+    @property
+    def steps_at_rounding(self) -> int:
+        """Steps that were not taken."""
+        return sum(step["learning_rate"] == 0 for step in self.metrics)
 
 
 def optimise(
@@ -128,11 +137,13 @@ def optimise(
             weights.publish()
         for step in range(len(metrics), total):
             with _seeded(derive_seed(seed, "dropout", step) if has_dropout else None):
-                values, step_tokens = _accumulate(weights.computing, work, step)
+                values, step_tokens, rounding = _accumulate(weights.computing, work, step)
             values |= _clip(weights, work, optimiser_config)
             _require_finite(values, step)
-            values["learning_rate"] = update(
-                optimiser, optimiser_config, step, total, scale=learning_rate_scale
+            values["learning_rate"] = (
+                0.0
+                if rounding
+                else update(optimiser, optimiser_config, step, total, scale=learning_rate_scale)
             )
             weights.clear_gradients()
             for own in work.auxiliary.values():
@@ -204,11 +215,13 @@ def _training_behaviour(
         yield has_dropout
 
 
-def _accumulate(model: Any, work: Optimisation, step: int) -> tuple[dict[str, float], int]:
+def _accumulate(model: Any, work: Optimisation, step: int) -> tuple[dict[str, float], int, bool]:
+    """Metrics of a step, its tokens, and whether its gradient is rounding alone."""
     values: dict[str, float] = {"loss": 0.0}
     sums: dict[str, float] = {}
     counts: dict[str, float] = {}
     tokens = 0
+    resolutions: list[Resolution | None] = []
     for micro_batch in work.steps[step]:
         part = work.contribute(model, micro_batch, work.steps[step])
         part.loss.backward()
@@ -217,8 +230,12 @@ def _accumulate(model: Any, work: Optimisation, step: int) -> tuple[dict[str, fl
             sums[name] = sums.get(name, 0.0) + value.item()
             counts[name] = counts.get(name, 0.0) + count.item()
         tokens += part.real_tokens
+        resolutions.append(part.resolution)
+    judged = [found for found in resolutions if found is not None]
+    rounding = len(judged) == len(resolutions) and sum(judged, Resolution()).is_rounding
     # A metric that no example of the step has is absent, not 0.
-    return {**values, **{n: sums[n] / counts[n] for n in sums if counts[n]}}, tokens
+    known = {n: sums[n] / counts[n] for n in sums if counts[n]}
+    return {**values, **known}, tokens, rounding
 
 
 def _require_finite(values: Mapping[str, float], step: int) -> None:

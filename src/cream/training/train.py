@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cream.algorithms.consistency import StageScale
-from cream.algorithms.objective import Auxiliary, Objective
+from cream.algorithms.objective import Auxiliary, Objective, ObjectiveInputs, PerExample
+from cream.algorithms.resolution import resolution, token_error
 from cream.errors import DataError
 from cream.models.devices import pick_compute_dtype
 from cream.models.positions import context_length
@@ -80,7 +81,7 @@ def train(
     route = _route(model, kept, objective, settings)
     done = Optimised((), 0, 0.0)
     if scale.skipped is None:
-        work = _Work(model, kept, objective, settings, route, seed, only_in)
+        work = _Work(model, kept, objective, settings, route, seed, dtype, only_in)
         fingerprint = fingerprint_of(
             kept,
             objective,
@@ -106,6 +107,7 @@ def train(
             _save(work.auxiliary, objective_file)
     skipped = scale.skipped is not None
     trained = {"trained": 0 if skipped else len(kept), "skipped": len(kept) if skipped else 0}
+    taken = (len(done.metrics) - done.steps_at_rounding) / max(1, len(done.metrics))
     return TrainingSummary(
         steps=len(done.metrics),
         tally=Tally(len(examples), {**trained, **dropped}),
@@ -117,7 +119,19 @@ def train(
         layout=route.layout,
         learning_rate_scale=scale.learning_rate,
         skipped=scale.skipped,
-        warnings=objective.warnings(done.metrics),
+        steps_at_rounding=done.steps_at_rounding,
+        relative_movement=scale.learning_rate * taken,
+        warnings=(*_at_rounding(done), *objective.warnings(done.metrics)),
+    )
+
+
+def _at_rounding(done: Optimised) -> tuple[str, ...]:
+    skipped, total = done.steps_at_rounding, len(done.metrics)
+    if not skipped:
+        return ()
+    return (
+        f"{skipped} of {total} steps were not taken: their gradient was no more than the rounding "
+        "of log-probabilities, as where C = 1/2 and the margin is 0",
     )
 
 
@@ -132,6 +146,7 @@ class _Work:
         settings: TrainingSettings,
         route: Route,
         seed: int,
+        dtype: torch.dtype,
         only_in: Mapping[str, int] | None = None,
     ) -> None:
         self.examples = examples
@@ -144,6 +159,9 @@ class _Work:
         self.modules = {name: own.module for name, own in self.auxiliary.items()}
         self.hook = objective.hook and objective.hook(self.modules)
         self.start: dict[str, Mapping[str, Tensor]] = {}
+        self.error = token_error(dtype)
+        # A loss that also acts through hidden states or modules of its own is more than its sums.
+        self.judged = not (objective.needs.hidden or self.auxiliary or self.hook)
 
     def optimisation(self, fingerprint: str) -> Optimisation:
         """What the optimisation loop takes."""
@@ -171,11 +189,16 @@ class _Work:
                 for role in self.objective.needs.scored
             }
         inputs = batch.inputs(computed.token_logps, computed.states, start, self.modules)
-        losses = self.objective.loss(inputs) * batch.weights
+
+        def loss(inputs: ObjectiveInputs) -> PerExample:
+            return self.objective.loss(inputs) * batch.weights
+
+        losses = loss(inputs)
         return Contribution(
             losses.sum() / self._divisor(step),
             {name: _known(value) for name, value in self.objective.metrics(inputs).items()},
             sum(sum(self.layout.row_lengths(example)) for example in examples),
+            resolution(loss, inputs, error=self.error) if self.judged else None,
         )
 
     def score_start(self, model: Any) -> None:
@@ -311,6 +334,11 @@ class TrainingSummary:
     """Factor on the learning rate; 0 if the stage was skipped."""
     skipped: str | None = None
     """Why nothing was trained, or None."""
+    steps_at_rounding: int = 0
+    """Steps that were not taken, because their gradient was rounding alone."""
+    relative_movement: float = 1.0
+    """How far the optimiser could move the weights, relative to C = 1, in [0, 1]: the factor on the
+    learning rate times the share of steps that were taken."""
     warnings: tuple[str, ...] = ()
     """Observations a user should see, each one sentence."""
 

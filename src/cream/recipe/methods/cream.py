@@ -245,7 +245,7 @@ class CreamCrossMethod(MethodSection):
             raise ValueError("a witness is named twice")
         if isinstance(self.objective, ChosenNll):
             return self
-        if self.objective.set_level_action != "train":
+        if self.objective.set_level_action not in (None, "train"):
             raise ValueError(
                 f"objective.set_level_action: {self.objective.set_level_action} acts on one C for "
                 "the whole set, and cream_cross has one per pair; leave it at train"
@@ -299,6 +299,7 @@ class CreamReferenceMethod(MethodSection):
     level: Literal["set", "sample"] = "set"
     """``set`` is ``avg`` in that code, ``sample`` is ``dyn``."""
     objective: CreamObjective = CreamObjective()
+    """``set_level_action`` left out is ``train`` at either level, as in that code."""
 
     @model_validator(mode="after")
     def _set_level_action_needs_a_set_level(self) -> CreamReferenceMethod:
@@ -318,7 +319,9 @@ class CreamReferenceMethod(MethodSection):
                 below_half="allow",
             ),
             pairing=BestWorst(truncated="keep"),
-            objective=self.objective,
+            objective=self.objective.model_copy(
+                update={"set_level_action": self.objective.set_level_action or "train"}
+            ),
         )
 
 
@@ -327,7 +330,7 @@ METHODS = (CreamMethod, CreamSampleMethod, CreamPairMethod, CreamCrossMethod, Cr
 
 def _refuse_set_level_action(objective: AgreementObjective, level: str) -> None:
     """Refuse an action on one C for the whole set where there is none."""
-    if not isinstance(objective, CreamObjective) or objective.set_level_action == "train":
+    if not isinstance(objective, CreamObjective) or objective.set_level_action in (None, "train"):
         return
     if level != "set":
         raise ValueError(
