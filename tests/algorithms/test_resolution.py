@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cream.algorithms.objective import ObjectiveInputs, SequenceInputs
-from cream.algorithms.objectives import supervised
+from cream.algorithms.preference import supervised
 from cream.algorithms.resolution import Resolution, resolution, token_error
 from cream.recipe.objectives import Cream, Dpo
 
