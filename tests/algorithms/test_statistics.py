@@ -6,6 +6,7 @@ from cream.algorithms.statistics import (
     Absent,
     Interval,
     auroc,
+    bootstrap_auroc,
     bootstrap_mean,
     mean_at_k,
     paired_difference,
@@ -101,6 +102,52 @@ def test_auroc_equals_mann_whitney_on_tied_scores_and_counts_by_hand():
 def test_auroc_says_why_it_does_not_exist():
     assert auroc(np.empty(0), np.empty(0, dtype=bool)) is Absent.NO_ITEMS
     assert auroc(np.ones(2), np.ones(2, dtype=bool)) is Absent.ONE_CLASS
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_the_interval_of_an_auroc_is_that_of_resamples_drawn_one_by_one(clustered):
+    """The same multinomial counts, each item repeated as often, and `auroc` of that."""
+    rng = np.random.default_rng(0)
+    scores, positive = rng.integers(0, 5, 40).astype(float), rng.random(40) < 0.4
+    clusters = rng.integers(0, 9, 40) * 7 if clustered else np.arange(40)
+    found = bootstrap_auroc(
+        scores, positive, np.random.default_rng(3), clusters=clusters, num_resamples=200
+    )
+
+    names, cluster = np.unique(clusters, return_inverse=True)
+    times = np.random.default_rng(3).multinomial(len(names), [1 / len(names)] * len(names), 200)
+    resampled = [auroc(*(np.repeat(v, t[cluster]) for v in (scores, positive))) for t in times]
+    known = [value for value in resampled if not isinstance(value, Absent)]
+    assert isinstance(found, Interval)
+    assert (found.estimate, found.num_items) == (auroc(scores, positive), 40)
+    np.testing.assert_allclose((found.low, found.high), np.quantile(known, [0.025, 0.975]))
+
+
+def test_the_interval_of_an_auroc_covers_the_truth_about_as_often_as_it_says():
+    """Normal scores one standard deviation apart: AUROC is Phi(1 / sqrt(2)) = 0.7602."""
+    rng = np.random.default_rng(0)
+    truth, covered = scipy.stats.norm.cdf(1 / 2**0.5), 0
+    positive = np.arange(80) < 40
+    for _ in range(200):
+        found = bootstrap_auroc(rng.normal(size=80) + positive, positive, rng, num_resamples=200)
+        assert isinstance(found, Interval)
+        covered += found.low <= truth <= found.high
+
+    assert 0.89 <= covered / 200 <= 0.985
+
+
+def test_items_of_one_cluster_are_no_evidence_of_their_own():
+    """Ten copies of each item: ten times the items, the interval of the clusters."""
+    rng = np.random.default_rng(0)
+    scores, positive = rng.normal(size=60), rng.random(60) < 0.5
+    once = bootstrap_auroc(scores, positive, np.random.default_rng(1))
+    copies = [np.repeat(v, 10) for v in (scores, positive, np.arange(60))]
+    tenfold = bootstrap_auroc(*copies[:2], np.random.default_rng(1), clusters=copies[2])
+
+    assert isinstance(once, Interval)
+    assert isinstance(tenfold, Interval)
+    assert (tenfold.low, tenfold.high) == pytest.approx((once.low, once.high))
+    assert bootstrap_auroc(scores, positive | True, rng) is Absent.ONE_CLASS
 
 
 def test_reliability_bins_hold_every_item_once_with_the_end_point_in_the_last():

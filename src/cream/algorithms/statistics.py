@@ -26,6 +26,8 @@ class Absent(StrEnum):
     NO_ITEMS = "no_items"
     ONE_CLASS = "one_class"
     """All items are positive or all are negative, so nothing can be told apart."""
+    NO_VARIATION = "no_variation"
+    """Everything that would be compared is equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,53 @@ def auroc(
     average_rank = np.cumsum(counts) - (counts - 1) / 2
     u = average_rank[index][positive].sum() - num_positive * (num_positive + 1) / 2
     return float(u / (num_positive * num_negative))
+
+
+def bootstrap_auroc(
+    scores: Float64[np.ndarray, " item"],
+    positive: Bool[np.ndarray, " item"],
+    generator: np.random.Generator,
+    *,
+    clusters: Integer[np.ndarray, " item"] | None = None,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+) -> Interval | Absent:
+    """`auroc` with its percentile bootstrap interval; ``num_items`` counts items.
+
+    Args:
+        scores: What is to tell positive items from negative ones.
+        positive: Which they are.
+        generator: Source of the resamples.
+        clusters: Which items are drawn together, by equal numbers >= 0, such as the pairs of one
+            prompt; None: each item alone.
+        num_resamples: Resamples. Those whose items are all of one class have no AUROC and are left
+            out of the interval.
+        level: Coverage.
+
+    Raises:
+        DataError: a score is NaN or infinite.
+    """
+    estimate = auroc(scores, positive)
+    if isinstance(estimate, Absent):
+        return estimate
+    order = np.argsort(scores, kind="stable")
+    drawn_as = np.arange(len(scores)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    drawn_as, is_positive = drawn_as[order], positive[order]
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    num_clusters = int(drawn_as.max()) + 1
+    found = np.empty(num_resamples)
+    for part in chunks(num_resamples, len(scores)):
+        size = part.stop - part.start
+        times = generator.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size)
+        weights = times[:, drawn_as].astype(np.float64)
+        above = np.add.reduceat(weights * is_positive, starts, axis=1)
+        below = np.add.reduceat(weights * ~is_positive, starts, axis=1)
+        worse = np.cumsum(below, axis=1) - below / 2
+        pairs = above.sum(axis=1) * below.sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            found[part] = (above * worse).sum(axis=1) / pairs
+    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return Interval(estimate, low, high, len(scores), level)
 
 
 @dataclass(frozen=True, slots=True)
