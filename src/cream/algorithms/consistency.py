@@ -216,9 +216,15 @@ def summarise(
 
 
 def definedness_tally(agreement: RankAgreement) -> Tally:
-    """Count prompts by whether their agreement is defined, and if not, why."""
+    """Count prompts by whether their agreement is defined, and if not, why.
+
+    A reason that one statistic alone can give is listed where it occurs.
+    """
     counts = np.bincount(agreement.definedness, minlength=len(Definedness)).tolist()
-    names = {kind.name.lower(): counts[kind] for kind in Definedness}
+    rare = Definedness.SHARED_DECIDES
+    names = {
+        kind.name.lower(): counts[kind] for kind in Definedness if kind != rare or counts[kind]
+    }
     return Tally(len(agreement.definedness), names)
 
 

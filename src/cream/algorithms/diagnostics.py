@@ -51,7 +51,7 @@ def pair_accuracy(
         DataError: a label is not 0, 1 or NaN.
 
     """
-    right, wrong = _decided(chosen_correct, rejected_correct)
+    right, wrong = decided(chosen_correct, rejected_correct)
     both_right = (chosen_correct == 1) & (rejected_correct == 1)
     both_wrong = (chosen_correct == 0) & (rejected_correct == 0)
     counts = {
@@ -106,7 +106,7 @@ def consistency_validity(
         DataError: a label is not 0, 1 or NaN, or the C of a decidable pair is not in [0, 1].
 
     """
-    right, wrong = _decided(chosen_correct, rejected_correct)
+    right, wrong = decided(chosen_correct, rejected_correct)
     decidable = right | wrong
     predicted, correct = consistency[decidable], right[decidable]
     return ConsistencyValidity(
@@ -116,9 +116,14 @@ def consistency_validity(
     )
 
 
-def _decided(
+def decided(
     chosen_correct: Float64[np.ndarray, " pair"], rejected_correct: Float64[np.ndarray, " pair"]
 ) -> tuple[Bool[np.ndarray, " pair"], Bool[np.ndarray, " pair"]]:
+    """Pairs that are right and pairs that are wrong: exactly one completion of them is correct.
+
+    Raises:
+        DataError: a label is not 0, 1 or NaN.
+    """
     for labels in (chosen_correct, rejected_correct):
         if not ((labels == 0) | (labels == 1) | np.isnan(labels)).all():
             raise DataError("verifier labels must be 0, 1 or NaN (not verified), not a grade.")

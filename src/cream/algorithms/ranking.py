@@ -37,6 +37,8 @@ class Definedness(IntEnum):
     """All compared members are tied in the first ranking (or in both)."""
     SECOND_TIED = 4
     """All compared members are tied in the second ranking only."""
+    SHARED_DECIDES = 5
+    """The term that both ratings hold orders one of them alone (partial tau only)."""
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,9 @@ def bootstrap_auroc(
     if isinstance(estimate, Absent):
         return estimate
     order = np.argsort(scores, kind="stable")
-    drawn_as = np.arange(len(scores)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    drawn_as = (
+        np.arange(len(scores)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    )
     drawn_as, is_positive = drawn_as[order], positive[order]
     starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
     num_clusters = int(drawn_as.max()) + 1

@@ -24,6 +24,7 @@ from cream.algorithms.pair_consistency import Calibration, WitnessVerdict
 from cream.algorithms.statistics import Absent, Interval, wilson_interval
 from cream.recipe.parts import FROM_DATA, VERIFIER, Agreement, MethodParts
 from cream.records import (
+    Auroc,
     CalibrationCounts,
     Consistency,
     PairAccuracy,
@@ -33,8 +34,14 @@ from cream.records import (
     WitnessAccuracy,
 )
 from cream.stages.layout import Layout
+from cream.stages.null import null_of, residual_of
 from cream.stages.pair import PairingResult
-from cream.stages.witnesses import witness_quantities, witness_table
+from cream.stages.witnesses import (
+    agreement_auroc,
+    predictors,
+    witness_quantities,
+    witness_table,
+)
 from cream.types import Origin, ScoreMatrix
 
 Labels = Float64[np.ndarray, " pair"]
@@ -46,6 +53,7 @@ def summarise_pairs(
     result: PairingResult,
     *,
     report: bool,
+    generator: np.random.Generator,
     calibration: Calibration | None = None,
 ) -> PairSummary:
     """Every figure of an iteration's pairs.
@@ -55,6 +63,7 @@ def summarise_pairs(
         t: Iteration.
         result: What was decided.
         report: Whether C was to be measured although the method uses none.
+        generator: For the null of C and for bootstrap intervals.
         calibration: What a calibrated C rests on.
     """
     matrix = result.layout.matrix
@@ -73,7 +82,7 @@ def summarise_pairs(
         reward=str(parts.reward),
         compared=f"{compared.first}, {compared.second}" if compared else None,
         compared_picks_pairs=compared.first == parts.reward if compared else None,
-        consistency=_consistency(result, compared),
+        consistency=_consistency(result, compared, generator),
         consistency_in_loss=None if trained is None else _mean(trained),
         margin_fixed_point=_fixed_point(parts, trained),
         mean_gap=_mean(gap),
@@ -86,7 +95,17 @@ def summarise_pairs(
         consistency_auroc=_auroc(_rate_of_pairs(result), chosen, rejected),
         reliability=_reliability(_rate_of_pairs(result), chosen, rejected),
         loss_consistency_auroc=_auroc(trained, chosen, rejected),
-        witnesses=_witnesses(parts, compared, result),
+        witnesses=_witnesses(parts, compared, result, generator),
+        predictors=dict(
+            predictors(
+                result.layout,
+                result.best_worst,
+                result.rates,
+                compared,
+                matrix.scores[VERIFIER],
+                generator,
+            )
+        ),
         chosen_from=_origins(matrix, result.pairs.chosen_ids),
         rejected_from=_origins(matrix, result.pairs.rejected_ids),
         kl_to_seed_per_token=_divergence(policy, t, "M0"),
@@ -130,7 +149,9 @@ def _present(value: float | Absent) -> float | None:
     return None if isinstance(value, Absent) else float(value)
 
 
-def _consistency(result: PairingResult, compared: Agreement | None) -> Consistency | None:
+def _consistency(
+    result: PairingResult, compared: Agreement | None, generator: np.random.Generator
+) -> Consistency | None:
     summary = result.consistency
     if summary is None or compared is None or not isinstance(summary.rate, Interval):
         return None
@@ -146,6 +167,8 @@ def _consistency(result: PairingResult, compared: Agreement | None) -> Consisten
         tau_std=_present(summary.tau_std) if correlation else None,
         share_below_half=below.estimate if isinstance(below, Interval) else None,
         undefined={k: n for k, n in summary.prompts.parts.items() if k != "defined"},
+        null=null_of(result.layout, compared, generator),
+        residual=residual_of(result.layout, compared, generator),
     )
 
 
@@ -183,7 +206,7 @@ def _share(found: Interval | Absent) -> Share:
 
 def _rate_of_pairs(result: PairingResult) -> Labels | None:
     """C_j of each pair's prompt, NaN where undefined; None if nothing was compared."""
-    return None if result.rates is None else result.rates[result.members.prompt]
+    return None if result.rates is None else result.rates.values[result.members.prompt]
 
 
 def _auroc(predicted: Labels | None, chosen: Labels, rejected: Labels) -> float | None:
@@ -212,16 +235,25 @@ def _reliability(
 
 
 def _witnesses(
-    parts: MethodParts, compared: Agreement | None, result: PairingResult
+    parts: MethodParts,
+    compared: Agreement | None,
+    result: PairingResult,
+    generator: np.random.Generator,
 ) -> dict[str, WitnessAccuracy]:
     """Per witness, how often best against worst is right where it agrees and where it does not."""
     matrix = result.layout.matrix
     asked = witness_quantities(matrix, parts.reward, [compared.second] if compared else [])
-    table = witness_table(result.layout, result.best_worst, asked, matrix.scores[VERIFIER])
-    return {str(witness): _witness(by_verdict) for witness, by_verdict in table.items()}
+    about = (result.layout, result.best_worst)
+    correct = matrix.scores[VERIFIER]
+    return {
+        str(witness): _witness(by_verdict, agreement_auroc(*about, witness, correct, generator))
+        for witness, by_verdict in witness_table(*about, asked, correct).items()
+    }
 
 
-def _witness(by_verdict: Mapping[WitnessVerdict, diagnostics.PairAccuracy]) -> WitnessAccuracy:
+def _witness(
+    by_verdict: Mapping[WitnessVerdict, diagnostics.PairAccuracy], auroc: Auroc
+) -> WitnessAccuracy:
     agree = _share(by_verdict[WitnessVerdict.AGREES].share)
     disagree = _share(by_verdict[WitnessVerdict.DISAGREES].share)
     silent = (by_verdict[WitnessVerdict.TIED], by_verdict[WitnessVerdict.UNSCORED])
@@ -235,6 +267,7 @@ def _witness(by_verdict: Mapping[WitnessVerdict, diagnostics.PairAccuracy]) -> W
         disagree_low=disagree.low,
         disagree_high=disagree.high,
         silent_n=sum(_share(accuracy.share).n for accuracy in silent),
+        auroc=auroc,
     )
 
 

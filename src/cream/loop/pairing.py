@@ -118,7 +118,14 @@ def make_pairs(
         columns = {"prompt_id": agreed.prompt_ids, "completion_id": agreed.completion_ids}
         named = {name: pa.array(values, pa.string()) for name, values in columns.items()}
         write_table(folder / UNANIMOUS_FILE, pa.table(named))
-    return summarise_pairs(parts, t, result, report=report_consistency, calibration=calibration)
+    return summarise_pairs(
+        parts,
+        t,
+        result,
+        report=report_consistency,
+        generator=np.random.default_rng(derive_seed(seed, "pair", t, "summary")),
+        calibration=calibration,
+    )
 
 
 def outcome_in_words(summary: PairSummary) -> str:
@@ -130,6 +137,9 @@ def outcome_in_words(summary: PairSummary) -> str:
             words += f" ({100 * summary.unanimous.share:.0f} % of {summary.unanimous.n} right)"
     if summary.consistency:
         words += f", C {summary.consistency.rate:.3f}"
+        null = summary.consistency.null
+        if null is not None and null.rate is not None:
+            words += f" ({null.rate:.3f} if models were unrelated)"
     decidable, chosen = summary.pair_accuracy, summary.chosen_right
     if decidable.accuracy is not None:
         words += f", {100 * decidable.accuracy:.0f} % of {decidable.n} decidable pairs right"

@@ -20,9 +20,17 @@ Unit = Literal["implicit", "implicit_per_token", "likelihood", "mean_likelihood"
 ``implicit_per_token``: the same divided by the number of completion tokens.
 ``likelihood`` / ``mean_likelihood``: log pi, token sum / per token."""
 
-Statistic = Literal["kendall", "spearman", "weighted_tau", "top_order"]
-"""How two rankings of one group are compared. The first three are correlations in [-1, 1], of which
-C = (x + 1) / 2; ``top_order`` is a rate in [0, 1] already. Kendall is the paper's choice."""
+Statistic = Literal[
+    "kendall", "residual_kendall", "partial_kendall", "spearman", "weighted_tau", "top_order"
+]
+"""How two rankings of one group are compared. All but the last are correlations in [-1, 1], of
+which C = (x + 1) / 2; ``top_order`` is a rate in [0, 1] already. Kendall is the paper's choice.
+``residual_kendall`` takes out of both what the log pi_0 that they share explains, so that noise
+gives C = 1/2; ``partial_kendall`` is Kendall's partial tau given log pi_0, where noise of equal
+variances gives C = 5/9. Both are ``kendall`` where the rankings share nothing."""
+
+AGAINST_SHARED = ("residual_kendall", "partial_kendall")
+"""Statistics that look at what both rankings hold."""
 
 Level = Literal["set", "sample", "shrunken", "one"]
 """``set``: one C, the mean over prompts, for all pairs. ``sample``: each prompt its own.
@@ -201,10 +209,11 @@ class Agreement(Section):
     @model_validator(mode="after")
     def _sampling_noise_is_known_for_kendall_only(self) -> Agreement:
         rests_on_tau = self.level == "shrunken" or isinstance(self.level, TwoGaussian)
-        if rests_on_tau and self.statistic != "kendall":
+        if rests_on_tau and self.statistic not in ("kendall", "residual_kendall"):
             raise ValueError(
-                "level: shrunken and the pair level rest on the distribution of Kendall's tau; "
-                f"set statistic: kendall (it is {self.statistic}), or level: set or sample"
+                "level: shrunken and the pair level rest on the distribution of Kendall's tau; set "
+                "statistic: kendall or residual_kendall (it is "
+                f"{self.statistic}), or level: set or sample"
             )
         return self
 

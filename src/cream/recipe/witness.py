@@ -18,6 +18,7 @@ from cream.recipe.parts import (
     AnyQuantity,
     Compare,
     Ensemble,
+    LengthRegularised,
     LogpQuantity,
     MeanMinusStds,
     ScoreQuantity,
@@ -138,6 +139,38 @@ def opposed(first: AnyQuantity, second: AnyQuantity) -> bool:
         and second.model == first.reference
         and not second.unit.startswith("implicit")
     )
+
+
+def shared_terms(
+    first: AnyQuantity, second: AnyQuantity
+) -> tuple[tuple[LogpQuantity, int], tuple[LogpQuantity, int]] | None:
+    """The log-probability of one model that both quantities hold, and with which sign.
+
+    Of two implicit rewards both are taken against M0 and hold -log pi_0, each in its unit; where
+    `opposed`, the second is log pi_0 itself. None if they share no model.
+    """
+    one, other = _taken_against(first), _taken_against(second)
+    if one is not None and other is not None and one.model == other.model:
+        return (one, -1), (other, -1)
+    if one is not None and isinstance(second, LogpQuantity) and opposed(first, second):
+        return (one, -1), (second, 1)
+    return None
+
+
+def _taken_against(quantity: AnyQuantity) -> LogpQuantity | None:
+    """What a quantity subtracts from something else."""
+    match quantity:
+        case LogpQuantity(unit="implicit", reference=model):
+            return LogpQuantity(unit="likelihood", model=model)
+        case LogpQuantity(unit="implicit_per_token", reference=model):
+            return LogpQuantity(unit="mean_likelihood", model=model)
+        case LengthRegularised(base=base):
+            return _taken_against(base)
+        case Ensemble(members=members):  # any combination shifts with what all members subtract
+            subtracted = {_taken_against(member) for member in members}
+            return subtracted.pop() if len(subtracted) == 1 else None
+        case _:
+            return None
 
 
 def reported_agreement(reward: Unit, t: int) -> Agreement:

@@ -60,6 +60,7 @@ UNDEFINED: Mapping[str, str] = {
     "unscored": "fewer than two completions have a value in both rankings",
     "first_tied": "all completions are tied in the first ranking",
     "second_tied": "all completions are tied in the second ranking",
+    "shared_decides": "the term that both ratings hold orders one of them alone",
     "": "no two rankings were compared",
 }
 """Why two rankings of a prompt cannot be compared."""

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from cream.records import Consistency, ConstantAnswer, Share, StageKind
+from cream.records import (
+    Auroc,
+    Consistency,
+    ConstantAnswer,
+    ResidualConsistency,
+    Share,
+    StageKind,
+)
 from cream.report.comparison import ComparedMethod, ComparedModel, Comparison
 from cream.report.costs import KINDS, Cost
 from cream.report.summary import (
@@ -42,6 +49,9 @@ def run_tables(summary: RunSummary) -> RenderableType:
         blocks += evaluation_tables(title, summary.models, summary.baseline)
     if summary.iterations:
         blocks.append(terminal(iteration_table(summary.iterations)))
+        blocks += [Text(line) for line in without_residual(summary.iterations)]
+        told = predictor_table(summary.iterations)
+        blocks += [terminal(told)] if told else []
         blocks += [Text(line) for line in drops(summary.iterations)]
     if summary.seconds:
         blocks.append(Text(time_line(summary.seconds_by_kind)))
@@ -119,14 +129,16 @@ def task_table(models: Sequence[ModelResult], baseline: Mapping[str, ConstantAns
 
 def iteration_table(rows: Sequence[IterationSummary]) -> Table:
     """Consistency, pairs, and how right they are, per iteration."""
-    head = ("iteration", "C compared", "C", "tau", "C in loss", "pairs", "pairs right")
+    head = ("iteration", "C compared", "C", "null C", "residual C", "tau", "C in loss", "pairs")
     return Table(
         "iterations",
-        (*head, "chosen right"),
+        (*head, "pairs right", "chosen right"),
         tuple(_iteration_cells(row) for row in rows),
-        "C: consistency rate, mean (tau + 1) / 2 with 95 % bootstrap interval, chance 0.5; pairs "
-        "right: chosen right and rejected wrong, of the pairs with exactly one right answer; "
-        "chosen right: of all pairs whose chosen answer was verified; 95 % Wilson intervals",
+        "C: consistency rate, mean (tau + 1) / 2 with 95 % bootstrap interval; null C: what it "
+        "would be if nothing but the log pi_0 that both rankings hold were related; residual C: of "
+        "what they do not share, 0.5 by chance; pairs right: chosen right and rejected wrong, of "
+        "the pairs with exactly one right answer; chosen right: of all pairs whose chosen answer "
+        "was verified; 95 % Wilson intervals",
         words=2,
     )
 
@@ -137,7 +149,9 @@ def _iteration_cells(row: IterationSummary) -> tuple[str, ...]:
     return (
         f"{row.iteration} (M{row.iteration} -> M{row.iteration + 1})",
         row.compared or "not measured",
-        f"{c.rate:.3f} [{c.low:.3f}, {c.high:.3f}]" if c else ABSENT,
+        rate(c),
+        figure(c.null.rate if c and c.null else None, ".3f"),
+        rate(c.residual if c else None),
         tau(c),
         figure(row.consistency_in_loss, ".3f"),
         f"{row.tally.parts.get('paired', 0)} of {row.tally.total}",
@@ -146,12 +160,61 @@ def _iteration_cells(row: IterationSummary) -> tuple[str, ...]:
     )
 
 
+def rate(found: Consistency | ResidualConsistency | Auroc | None) -> str:
+    """A C, or an AUROC, with its interval."""
+    estimate = found.auroc if isinstance(found, Auroc) else found and found.rate
+    if found is None or estimate is None:
+        return ABSENT
+    return f"{estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
 def tau(consistency: Consistency | None) -> str:
     """Mean and spread over prompts; the spread needs two of them, TopOrder has no tau at all."""
     if consistency is None or consistency.tau_mean is None:
         return ABSENT
     spread = "" if consistency.tau_std is None else f" ± {consistency.tau_std:.2f}"
     return f"{consistency.tau_mean:+.2f}{spread}"
+
+
+PREDICTORS = {
+    "consistency": "C of the prompt",
+    "residual": "residual C of the prompt",
+    "pair_level": "C of the pair, two Gaussian raters",
+    "reward_gap": "reward gap",
+}
+"""What a predictor is called, by its key in the record."""
+
+
+def predictor_table(iterations: Sequence[IterationSummary]) -> Table | None:
+    """AUROC of whatever might tell right pairs from wrong ones; None without decidable pairs."""
+    rows = [
+        (str(row.iteration), name, rate(found), str(found.n))
+        for row in iterations
+        for name, found in (
+            *((PREDICTORS[key], auroc) for key, auroc in row.predictors.items()),
+            *((f"agrees: {key}", one.auroc) for key, one in row.witnesses.items() if one.auroc),
+        )
+        if found.n
+    ]
+    if not rows:
+        return None
+    return Table(
+        "What tells right pairs from wrong ones",
+        ("iteration", "by", "AUROC", "n"),
+        tuple(rows),
+        "best against worst of every prompt, before any filter; 1/2 is no information; 95 % "
+        "bootstrap intervals over prompts; n: decidable pairs that have the number",
+        words=2,
+    )
+
+
+def without_residual(rows: Sequence[IterationSummary]) -> list[str]:
+    """Why there is no residual C, a line per iteration without."""
+    return [
+        f"iteration {row.iteration}: no residual C: {row.consistency.residual.absent}"
+        for row in rows
+        if row.consistency and row.consistency.residual and row.consistency.residual.absent
+    ]
 
 
 def drops(rows: Sequence[IterationSummary]) -> list[str]:

@@ -7,10 +7,13 @@ in every quantity that is ranked: pairs, tau, witnesses and calibration speak of
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Bool
 
 from cream.algorithms.groups import among_copies, group_rows, pad, pad_counts, pad_flags
+from cream.algorithms.null_consistency import Rating, partial_kendall, residual_kendall
 from cream.algorithms.pairing import (
     Candidates,
     drop_truncated,
@@ -46,8 +49,10 @@ from cream.recipe.parts import (
     LengthRegularised,
     LogpQuantity,
     ScoreQuantity,
+    Statistic,
     Votes,
 )
+from cream.recipe.witness import shared_terms
 from cream.types import ScoreMatrix
 
 
@@ -135,7 +140,7 @@ class Layout:
     def length_alpha(self, spec: LengthRegularised) -> float:
         """The fitted price of a token, nats."""
         if spec not in self._alphas:
-            counted = self.usable & self.groups.distinct
+            counted = self.distinct
             self._alphas[spec] = length_alpha(self._logp(spec.base), self.num_tokens, counted)
         return self._alphas[spec]
 
@@ -148,11 +153,38 @@ class Layout:
 
     def correlation(self, spec: Agreement) -> RankAgreement:
         """How far two rankings agree, per prompt, over the completions that may be paired."""
+        return self.agreement(spec.statistic, *self.ratings(spec))
+
+    @property
+    def distinct(self) -> Bool[np.ndarray, "prompt member"]:
+        """Completions that may be paired, of copies the first."""
+        return self.usable & self.groups.distinct
+
+    def ratings(self, spec: Agreement) -> tuple[Rating, Rating]:
+        """What is compared, with what both hold: 0 everywhere if they share nothing."""
+        held = shared_terms(spec.first, spec.second)
         first, second = self.quantity(spec.first), self.quantity(spec.second)
-        distinct = self.usable & self.groups.distinct
-        match spec.statistic:
+        if held is None:
+            nothing = exact(np.zeros(self.groups.rows.shape))
+            return Rating(first, nothing), Rating(second, nothing)
+        shared = []
+        for term, sign in held:
+            rating = self._logp(term)
+            shared.append(Reward(sign * rating.values, rating.noise))
+        return Rating(first, shared[0]), Rating(second, shared[1])
+
+    def agreement(
+        self, statistic: Statistic | Literal["kendall_by_position"], one: Rating, other: Rating
+    ) -> RankAgreement:
+        """Compare two ratings of the completions that may be paired."""
+        first, second, distinct = one.reward, other.reward, self.distinct
+        match statistic:
             case "kendall":
                 return kendall_tau(first, second, distinct)
+            case "residual_kendall":
+                return residual_kendall(one, other, distinct)
+            case "partial_kendall":
+                return partial_kendall(one, other, distinct)
             case "spearman":
                 return spearman(first, second, distinct)
             case "weighted_tau":

@@ -17,7 +17,6 @@ from cream.algorithms.consistency import (
     BelowHalf,
     ConsistencySummary,
     apply_below_half,
-    consistency_rates,
     low_confidence,
     null_variance,
     sample_level,
@@ -56,7 +55,6 @@ from cream.recipe.pairing import (
     TopBottom,
 )
 from cream.recipe.parts import (
-    Agreement,
     Calibrated,
     LengthRegularised,
     Level,
@@ -65,6 +63,7 @@ from cream.recipe.parts import (
     Votes,
 )
 from cream.stages.layout import Layout
+from cream.stages.null import rates_of
 from cream.types import Origin, PairTable, ScoreMatrix, Tally
 
 KEPT = "kept"
@@ -130,8 +129,8 @@ class PairingResult:
     best_worst: Members
     """Best against worst by the reward, of every prompt where the two differ by more than the
     noise: before ``min_gap``, the pairing rule and any filter. What witnesses are judged on."""
-    rates: Float64[np.ndarray, " prompt"] | None
-    """C_j per prompt, NaN where undefined; None if no rankings were compared."""
+    rates: RankAgreement | None
+    """C_j per prompt; None if no rankings were compared."""
     layout: Layout
     length_alpha: float | None
     """The fitted price of a token, nats, of a length-regularised reward."""
@@ -173,7 +172,7 @@ def pair(
         ends = pairs if same else best_worst(candidates, tie_break=tie_break)
     compared = parts.agreement or (parts.reported if report_consistency else None)
     correlation = layout.correlation(compared) if compared else None
-    rates = _rates(compared, correlation) if compared and correlation else None
+    rates = rates_of(compared, correlation) if compared and correlation else None
     consistency, reason = _trust(layout, parts, candidates, pairs, rates, calibration)
     said = _shared(layout, parts, pairs.prompt, pairs.chosen)
     reason[(reason == KEPT) & (said != KEPT)] = said[(reason == KEPT) & (said != KEPT)]
@@ -193,7 +192,7 @@ def pair(
         pair_tally=_tally(reason, [KEPT, *DROPPED]),
         members=Members(pairs.prompt[kept], pairs.chosen[kept], pairs.rejected[kept]),
         best_worst=Members(ends.prompt, ends.chosen, ends.rejected),
-        rates=rates.values if rates else None,
+        rates=rates,
         layout=layout,
         length_alpha=layout.length_alpha(reward) if isinstance(reward, LengthRegularised) else None,
         agreed=agreed,
@@ -275,11 +274,6 @@ def _past_against_future(
         min_gap=min_gap,
         tie_break=tie_break,
     )
-
-
-def _rates(spec: Agreement, correlation: RankAgreement) -> RankAgreement:
-    # TopOrder is a rate already; the others are correlations in [-1, 1].
-    return correlation if spec.statistic == "top_order" else consistency_rates(correlation)
 
 
 def _trust(

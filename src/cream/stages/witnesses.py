@@ -1,4 +1,4 @@
-"""What every column of a score matrix would have been worth as a witness.
+"""What tells right pairs from wrong ones: every column of a score matrix as a witness, C, the gap.
 
 A witness is asked about one pair per prompt: the best and the worst completion by the ranking that
 picks the pairs, before any filter, whatever the pairing rule and ``min_gap``. So witnesses that a
@@ -20,21 +20,32 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from cream.algorithms.diagnostics import PairAccuracy, witness_accuracy
-from cream.algorithms.pair_consistency import Calibration, WitnessVerdict, witness_verdicts
+from cream.algorithms.consistency import null_variance, shrunken_level
+from cream.algorithms.diagnostics import PairAccuracy, decided, witness_accuracy
+from cream.algorithms.pair_consistency import (
+    Calibration,
+    WitnessVerdict,
+    best_worst_agreement,
+    witness_verdicts,
+)
+from cream.algorithms.ranking import RankAgreement
+from cream.algorithms.statistics import Absent, bootstrap_auroc
 from cream.errors import DataError
 from cream.recipe.pairing import PairingRule
 from cream.recipe.parts import (
     EXTRACTED,
     JUDGE,
     REWARD_MODEL,
+    Agreement,
     AnyQuantity,
     LogpQuantity,
     ScoreQuantity,
     Votes,
     models_of,
 )
+from cream.records import Auroc
 from cream.stages.layout import Layout
+from cream.stages.null import residual_rates
 from cream.stages.pair import Members
 from cream.types import ScoreMatrix
 
@@ -78,8 +89,8 @@ def witness_table(
     Raises:
         DataError: A label is not 0, 1 or NaN.
     """
-    m, rows = asked_about, layout.groups.rows
-    chosen, rejected = correct[rows[m.prompt, m.chosen]], correct[rows[m.prompt, m.rejected]]
+    m = asked_about
+    chosen, rejected = _labels(layout, m, correct)
     return {
         witness: witness_accuracy(
             witness_verdicts(layout.quantity(witness), m.prompt, m.chosen, m.rejected),
@@ -139,3 +150,81 @@ def calibrate(
         disagree_total=pairs(yes, no) + pairs(no, yes),
         source=source,
     )
+
+
+AGREEMENT = {
+    WitnessVerdict.AGREES: 1.0,
+    WitnessVerdict.TIED: 0.5,
+    WitnessVerdict.DISAGREES: 0.0,
+    WitnessVerdict.UNSCORED: np.nan,
+}
+
+
+def predictors(
+    layout: Layout,
+    asked_about: Members,
+    rates: RankAgreement | None,
+    compared: Agreement | None,
+    correct: Float64[np.ndarray, " completion"],
+    generator: np.random.Generator,
+) -> Mapping[str, Auroc]:
+    """How well C, its variants and the reward gap tell right pairs from wrong ones.
+
+    Args:
+        layout: The matrix.
+        asked_about: Pairs, see `PairingResult.best_worst`.
+        rates: C_j per prompt, if rankings were compared.
+        compared: Which.
+        correct: The verifier's labels: 1 right, 0 wrong, NaN not verified.
+        generator: For the bootstrap intervals.
+    """
+    m, reward = asked_about, layout.quantity(layout.reward).values
+    signals = {"reward_gap": reward[m.prompt, m.chosen] - reward[m.prompt, m.rejected]}
+    if rates is not None and compared is not None:
+        signals["consistency"] = rates.values[m.prompt]
+        rest = residual_rates(layout, compared)
+        if rest is not None:
+            signals["residual"] = rest.values[m.prompt]
+        if compared.statistic in ("kendall", "residual_kendall") and rates.defined.any():
+            tau = 2 * shrunken_level(rates, null_variance(rates.members)) - 1
+            size = np.maximum(layout.distinct.sum(axis=1), 2)
+            signals["pair_level"] = best_worst_agreement(np.clip(tau, -1, 1), size)[m.prompt]
+    return {name: _auroc(signal, layout, m, correct, generator) for name, signal in signals.items()}
+
+
+def agreement_auroc(
+    layout: Layout,
+    asked_about: Members,
+    witness: AnyQuantity,
+    correct: Float64[np.ndarray, " completion"],
+    generator: np.random.Generator,
+) -> Auroc:
+    """How well a witness's agreement tells right pairs from wrong ones."""
+    m = asked_about
+    verdicts = witness_verdicts(layout.quantity(witness), m.prompt, m.chosen, m.rejected)
+    signal = np.array([AGREEMENT[WitnessVerdict(code)] for code in verdicts.tolist()], dtype=float)
+    return _auroc(signal, layout, m, correct, generator)
+
+
+def _auroc(
+    signal: Float64[np.ndarray, " pair"],
+    layout: Layout,
+    asked_about: Members,
+    correct: Float64[np.ndarray, " completion"],
+    generator: np.random.Generator,
+) -> Auroc:
+    right, wrong = decided(*_labels(layout, asked_about, correct))
+    known = (right | wrong) & ~np.isnan(signal)
+    prompts = asked_about.prompt[known]
+    found = bootstrap_auroc(signal[known], right[known], generator, clusters=prompts)
+    if isinstance(found, Absent):
+        return Auroc(auroc=None, low=None, high=None, n=int(known.sum()), absent=str(found))
+    return Auroc(auroc=found.estimate, low=found.low, high=found.high, n=found.num_items)
+
+
+def _labels(
+    layout: Layout, pairs: Members, correct: Float64[np.ndarray, " completion"]
+) -> tuple[Float64[np.ndarray, " pair"], Float64[np.ndarray, " pair"]]:
+    rows = layout.groups.rows
+    chosen, rejected = rows[pairs.prompt, pairs.chosen], rows[pairs.prompt, pairs.rejected]
+    return correct[chosen], correct[rejected]

@@ -19,6 +19,7 @@ from cream.recipe.objectives import AgreementObjective, ChosenNll
 from cream.recipe.objectives import Cream as CreamObjective
 from cream.recipe.pairing import BestWorst, PairingConfig, RewardPairing
 from cream.recipe.parts import (
+    AGAINST_SHARED,
     Agreement,
     BelowHalf,
     Calibrated,
@@ -76,6 +77,12 @@ class WitnessedMethod(MethodSection):
                 "log-ratio against M0 picked, two quantities that hold log pi_0 with opposite "
                 "signs; set compare: like_for_like, filter: none, or another witness"
             )
+        if statistic in AGAINST_SHARED and opposed(first, second):
+            raise RecipeError(
+                f"method.statistic: {statistic} takes log pi_0 out of both rankings, and under "
+                "compare: reference_code one of them is log pi_0; set compare: like_for_like, "
+                "statistic: kendall, or another witness"
+            )
         return MethodParts(
             reward=first if asked_about_pairs else LogpQuantity(unit=self.reward, model=f"M{t}"),
             agreement=Agreement(
@@ -99,16 +106,17 @@ class CreamMethod(WitnessedMethod):
     """``set``: one C per iteration (the paper's main method); ``sample``: one per prompt;
     ``shrunken``: one per prompt, drawn to the set's as far as it is sampling noise."""
     statistic: Statistic = "kendall"
-    """How two rankings of a group are compared. The paper's main choice is Kendall's tau."""
+    """How two rankings of a group are compared. The paper's main choice is Kendall's tau; under it
+    noise gives C = 2/3 from t = 2 on, under ``residual_kendall`` 1/2."""
     pairing: RewardPairing = BestWorst()
 
     @model_validator(mode="after")
     def _options_that_fit(self) -> CreamMethod:
         _refuse_set_level_action(self.objective, self.level)
-        if self.level == "shrunken" and self.statistic != "kendall":
+        if self.level == "shrunken" and self.statistic not in ("kendall", "residual_kendall"):
             raise ValueError(
                 "level: shrunken rests on the sampling noise of Kendall's tau; set statistic: "
-                f"kendall (it is {self.statistic}), or level: set or sample"
+                f"kendall or residual_kendall (it is {self.statistic}), or level: set or sample"
             )
         return self
 
@@ -145,6 +153,8 @@ class CreamPairMethod(WitnessedMethod):
     name: Literal["cream_pair"] = "cream_pair"
     probability: TwoGaussian = TwoGaussian()
     """Where C of a pair comes from."""
+    statistic: Literal["kendall", "residual_kendall"] = "kendall"
+    """tau of the two raters. ``residual_kendall`` leaves out the log pi_0 that they share."""
     filter: PairFilter = "agreeing"
     """``agreeing`` trains only on pairs that the witness orders the same way."""
     pairing: BestWorst = BestWorst()
@@ -157,7 +167,7 @@ class CreamPairMethod(WitnessedMethod):
 
     def parts(self, t: int) -> MethodParts:
         """C of the trained pair."""
-        return self._parts(t, self.probability, self.pairing)
+        return self._parts(t, self.probability, self.pairing, self.statistic)
 
 
 class ByOrder(Section):

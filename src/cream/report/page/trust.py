@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cream.algorithms.statistics import Interval, wilson_interval
+from cream.records import NullConsistency, ResidualConsistency
 from cream.report.markup import Html, PageSection, join, paragraph, tag
 from cream.report.page.axes import Axis, Frame, axis_over, category_axis, percent_axis
 from cream.report.page.figures import (
@@ -20,7 +21,7 @@ from cream.report.page.figures import (
 from cream.report.page.records import Correlations, RunRecords
 from cream.report.summary import IterationSummary
 from cream.report.table import ABSENT, Table, counts, figure, html, percent, share, within
-from cream.report.tables import iteration_table
+from cream.report.tables import iteration_table, predictor_table, rate, without_residual
 
 TAU_EDGES = tuple(np.linspace(-1, 1, 22).round(6).tolist())
 """An odd number of bins, so that tau = 0 (C = 1/2) lies inside one and not on an edge."""
@@ -36,13 +37,16 @@ def consistency(records: RunRecords) -> PageSection | None:
     figures += [_histogram(t, found) for t, found in records.correlations.items()]
     explained = (
         "C = (tau + 1) / 2 measures how alike two rankings of the same completions are: 1 the same "
-        "order, 1/2 no relation, 0 reversed. It says how far they agree, not that they are right."
+        "order, 1/2 no relation, 0 reversed. It says how far they agree, not that they are right. "
+        "From t = 2 on both rewards hold −log π₀, so models that have nothing to do with each "
+        "other agree as well: read C against that null, and the residual C against 1/2."
     )
     parts = [
         paragraph(explained),
         tag("div", *figures, attributes={"class": "figures"}),
         html(iteration_table(records.iterations)),
         html(_agreement_table(rows)),
+        *(paragraph(f"{line[:1].upper()}{line[1:]}.") for line in without_residual(rows)),
     ]
     return PageSection("consistency", "Consistency of the rankings", join(parts))
 
@@ -64,6 +68,7 @@ def calibration(records: RunRecords) -> PageSection | None:
         paragraph(explained),
         tag("div", *figures, attributes={"class": "figures"}),
         html(_validity_table(rows)),
+        *(html(found) for found in [predictor_table(records.iterations)] if found),
     ]
     return PageSection("calibration", "Was the ranking right?", join(parts))
 
@@ -103,18 +108,24 @@ def _rates(rows: Sequence[IterationSummary]) -> Html:
         for place, row in enumerate(rows)
         if (c := row.consistency)
     )
+    nulls = tuple(
+        Point(float(place), null.rate, null.low, null.high, null.permutations)
+        for place, row in enumerate(rows)
+        if (c := row.consistency) and (null := c.null) and null.rate is not None
+    )
     names = [f"M{row.iteration}" for row in rows]
     y = Axis("C", 0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
     said = Words(
         "Consistency rate",
-        "Mean C over prompts with 95 % bootstrap intervals, per model that was sampled; the line "
-        "is chance.",
+        "Mean C over prompts with 95 % bootstrap intervals, per model that was sampled, and what "
+        "it would be if the models were unrelated; the line is C of unrelated rankings.",
         alternative="Mean C: "
         + ", ".join(f"{name} {p.y:.3f}" for name, p in zip(names, points, strict=True)),
     )
     frame = Frame(category_axis("completions of", names), y)
     chance = [Reference("chance, C = 1/2", 0.5, 0.5)]
-    return point_figure(said, frame, [Series("C", points)], chance, joined=True)
+    series = [Series("C", points), *([Series("C if unrelated", nulls)] if nulls else [])]
+    return point_figure(said, frame, series, chance, joined=True)
 
 
 def _histogram(t: int, found: Correlations) -> Html:
@@ -147,12 +158,42 @@ def _agreement_table(rows: Sequence[IterationSummary]) -> Table:
             counts(c.undefined) or "none",
             percent(c.share_below_half),
             str(c.n),
+            *_null_cells(c.null),
+            *_residual_cells(c.residual),
         )
         for row in rows
         if (c := row.consistency)
     ]
-    head = ("iteration", "without C", "C < 1/2", "n")
-    return Table("Prompts whose rankings were compared", head, tuple(cells), words=2)
+    head = ("iteration", "without C", "C < 1/2", "n", "both hold", "null C", "if Gaussian")
+    return Table(
+        "Prompts whose rankings were compared",
+        (*head, "residual C", "slopes"),
+        tuple(cells),
+        "both hold: the model whose log-probabilities are in both rankings; null C: mean and "
+        "middle 95 % of permutations within prompts of everything else; residual C: without what "
+        "that model explains, by one slope for all prompts; slopes: of the two ratings on it, 1 "
+        "where the rest of a rating is unrelated to it",
+        words=2,
+    )
+
+
+def _null_cells(null: NullConsistency | None) -> tuple[str, str, str]:
+    if null is None:
+        return ABSENT, ABSENT, ABSENT
+    known = null.rate is not None and null.low is not None
+    middle = f"{null.rate:.3f} [{null.low:.3f}, {null.high:.3f}]" if known else None
+    return (
+        null.shared or "nothing",
+        middle or figure(null.rate, ".3f"),
+        figure(null.gaussian, ".3f"),
+    )
+
+
+def _residual_cells(residual: ResidualConsistency | None) -> tuple[str, str]:
+    if residual is None:
+        return ABSENT, ABSENT
+    slopes = (residual.first_slope, residual.second_slope)
+    return rate(residual), ", ".join(figure(slope, ".2f") for slope in slopes)
 
 
 def _pair_accuracy(rows: Sequence[IterationSummary]) -> Html:
