@@ -189,7 +189,8 @@ def test_predictors_of_noise_tell_nothing_and_each_says_how_many_pairs_it_had():
 
     assert set(found.predictors) == {"consistency", "residual", "pair_level", "reward_gap"}
     for auroc in (*found.predictors.values(), *(w.auroc for w in found.witnesses.values())):
-        assert auroc.low <= 0.5 <= auroc.high  # equal where all prompts have the C of the set
+        assert auroc.auroc == pytest.approx(0.5, abs=0.06)  # 763 pairs: standard error 0.021
+        assert auroc.low <= auroc.auroc <= auroc.high
         assert auroc.n == pytest.approx(PROMPTS / 2, abs=80)
 
 
