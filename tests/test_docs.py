@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as LORA_TARGETS
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
+from transformers import Trainer, TrainingArguments
 
 import cream.recipe
+from cream import testing
 from cream.recipe.base import Section
+from cream.recipe.training import SftConfig
+from cream.training.optimiser import adamw
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -158,6 +164,48 @@ def test_papers_names_a_source_for_every_row() -> None:
 
     assert len(sources) == sum(map(len, tables(ROOT / "docs" / "papers.md").values()))
     assert not [s for s in sources if not re.fullmatch(allowed, s.strip())]
+
+
+def row_of_papers(name: str, setting: str) -> tuple[str, str, str]:
+    """Default, source and remark."""
+    text = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    section = text.split(f"(`{name}`)\n", 1)[1].split("\n### ", 1)[0]
+    row = next(line for line in section.splitlines() if line.startswith(f"| `{setting}` |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    return cells[1].strip("`"), cells[2], cells[3]
+
+
+def test_what_the_reference_code_leaves_to_its_libraries_is_stated_by_them() -> None:
+    """It trains with transformers' Trainer and gives neither Adam's betas nor LoRA's targets."""
+    given = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
+    for setting in ("adam_beta1", "adam_beta2", "adam_epsilon"):
+        default, source, _ = row_of_papers("OptimiserConfig", setting)
+        assert (float(default), source) == (given[setting], "reference code")
+    default, source, remark = row_of_papers("LoraConfig", "target_modules")
+    assert (default, source) == ("all-linear", "ours")
+    assert set(re.findall(r"`(\w+_proj)`", remark)) == set(LORA_TARGETS["llama"])
+    assert row_of_papers("Recipe", "seed")[:2] == ("0", "reference code")
+    assert row_of_papers("EvaluationConfig", "max_completion_tokens")[:2] == (
+        "768",
+        "reference code",
+    )
+
+
+def test_weight_decay_spares_what_the_trainer_of_the_reference_code_spares() -> None:
+    """Of a Llama: everything but the weights of norms."""
+    model = testing.tiny_model()
+    theirs = set(Trainer.get_decay_parameter_names(cast(Trainer, None), model))
+    optimiser = adamw(dict(model.named_parameters()), SftConfig().optimiser)
+    names = {id(p): name for name, p in model.named_parameters()}
+    ours = {
+        names[id(p)]
+        for group in optimiser.param_groups
+        if group["weight_decay"]
+        for p in group["params"]
+    }
+
+    assert ours == theirs
+    assert len(theirs) < len(names)
 
 
 @pytest.mark.parametrize("page", METHOD_PAGES, ids=name_of)

@@ -140,57 +140,44 @@ class Share(Record):
     """Items."""
 
 
-class NullConsistency(Record):
-    """C that ratings would have which have nothing in common but a term that both hold.
+class Estimate(Record):
+    """A rate, or an AUROC, with its 95 % bootstrap interval over prompts."""
 
-    From t = 2 on both rewards hold -log pi_0, so that noise gives C above 1/2.
+    estimate: Rate | None = None
+    low: Rate | None = None
+    high: Rate | None = None
+    n: Count = 0
+    """Items that it is computed from."""
+    absent: str | None = None
+    """Why there is none."""
+
+
+class ResidualConsistency(Estimate):
+    """C by Kendall's tau of what two rankings do not share: 1/2 for noise."""
+
+    first_slope: float | None = None
+    """Of the first rating on the term that both hold, within prompts; 1 is the mark of noise."""
+    second_slope: float | None = None
+
+
+class NullConsistency(Record):
+    """C of ratings that have nothing in common but a term that both hold, as -log pi_0 from t = 2.
+
+    Where nothing is shared it is 1/2 by symmetry, and nothing is permuted.
     """
 
     shared: str | None
     """Model whose log-probabilities both hold; null if they share none."""
     rate: Rate | None
-    """Mean C over permutations of log pi_0 against the rest, within prompts; 1/2 by symmetry where
-    nothing is shared. Null if no prompt can be compared."""
+    """Mean C over permutations within prompts; null if no prompt can be compared."""
     low: Rate | None
-    """The middle 95 % of the permutations; null where nothing was permuted."""
+    """The middle 95 % of the permutations."""
     high: Rate | None
     permutations: Count
     gaussian: Rate | None = None
-    """The same for Gaussian ratings with the pooled variances within prompts, exactly; null for
-    other statistics than Kendall's tau, and where nothing is shared."""
+    """Of Gaussian ratings with the pooled variances, exactly; null but for Kendall's tau."""
     pair_level: Rate | None = None
-    """C of best against worst that two Gaussian raters with this C have; of the pair level only."""
-
-
-class ResidualConsistency(Record):
-    """C by Kendall's tau of what two rankings do not share: 1/2 for noise."""
-
-    rate: Rate | None = None
-    """Mean C over prompts with its 95 % bootstrap interval; null: see `absent`."""
-    low: Rate | None = None
-    high: Rate | None = None
-    n: Count = 0
-    """Prompts where what is left can be compared."""
-    first_slope: float | None = None
-    """Of the first rating on the term that both hold, within prompts: 1 where the rest of it is
-    unrelated to that term, as of noise; 0 where the rating as a whole is."""
-    second_slope: float | None = None
-    absent: str | None = None
-    """Why there is none."""
-
-
-class Auroc(Record):
-    """How well a number tells right pairs from wrong ones, on the decidable pairs that have it."""
-
-    auroc: Rate | None
-    """Probability that a right pair has more of it than a wrong one, ties one half; 1/2 is no
-    information. With the 95 % bootstrap interval over prompts."""
-    low: Rate | None
-    high: Rate | None
-    n: Count
-    """Decidable pairs that have it, one a prompt."""
-    absent: str | None = None
-    """Why there is none: ``no_items`` or ``one_class``."""
+    """Of best against worst, as two Gaussian raters have it; null but at the pair level."""
 
 
 class Consistency(Record):
@@ -211,9 +198,9 @@ class Consistency(Record):
     undefined: Counts
     """Prompts without C, by reason."""
     null: NullConsistency | None = None
-    """What C would be if the models were unrelated; null in records made before it was computed."""
+    """What C would be if the models were unrelated; null in older records."""
     residual: ResidualConsistency | None = None
-    """C of what the rankings do not share; null in records made before it was computed."""
+    """C of what the rankings do not share; null in older records."""
 
 
 class PairAccuracy(Record):
@@ -255,9 +242,8 @@ class WitnessAccuracy(Record):
     disagree_high: Rate | None
     silent_n: Count
     """Pairs for which the witness has no order."""
-    auroc: Auroc | None = None
-    """Of its agreement (1, tied 1/2, 0) for right pairs; null in records made before it was
-    computed."""
+    auroc: Estimate | None = None
+    """Of its agreement (1, tied 1/2, 0) for right pairs; null in older records."""
 
 
 class CalibrationCounts(Record):
@@ -303,10 +289,9 @@ class PairSummary(Record):
     loss_consistency_auroc: Rate | None
     """The same of the C in the loss."""
     witnesses: dict[str, WitnessAccuracy]
-    predictors: dict[str, Auroc] = {}
-    """What tells right pairs from wrong ones, asked about the pairs that witnesses are asked about:
-    ``consistency`` of the prompt, ``residual`` consistency, ``pair_level`` consistency, and
-    ``reward_gap``. Those that the iteration has."""
+    predictors: dict[str, Estimate] = {}
+    """AUROC for right pairs, of those that witnesses are asked about: ``consistency``, ``residual``
+    and ``pair_level`` consistency, ``reward_gap``."""
     chosen_from: Counts | None
     """Chosen completions by who made them; null if all are the policy's."""
     rejected_from: Counts | None
@@ -410,9 +395,8 @@ class TrainSummary(Record):
     """Why nothing was trained; null if it was."""
     steps_at_rounding: Count = 0
     """Steps that were not taken, because their gradient was rounding alone."""
-    relative_movement: float | None = None
-    """How far the optimiser could move the weights, relative to C = 1, in [0, 1]: the factor on the
-    learning rate times the share of steps that were taken. Null in records made before it was."""
+    relative_movement: Rate | None = None
+    """Factor on the learning rate times the share of steps taken; null in older records."""
     warnings: list[str]
     last_step: dict[str, float | None]
     """Metrics of the last step."""

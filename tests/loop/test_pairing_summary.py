@@ -8,9 +8,11 @@ import pytest
 
 from cream.errors import RunError
 from cream.loop.pairing import make_pairs
+from cream.recipe.likelihood import ConsistencyNll, ConstantNll
 from cream.recipe.methods import MethodConfig
 from cream.recipe.methods.cream import CreamMethod
-from cream.recipe.methods.srlm import SrlmMethod
+from cream.recipe.methods.srlm import FixedSmoothingMethod, SrlmMethod
+from cream.recipe.objectives import Cream, WeightedDpo
 from cream.runs.files import read_table
 from cream.types import ScoreMatrix
 
@@ -83,6 +85,25 @@ def test_the_margin_is_drawn_to_logit_c(tmp_path: Path, previous, fixed_point: f
     found = summary(tmp_path, matrix(*previous), CreamMethod())["margin_fixed_point"]
 
     assert found == (None if fixed_point is None else pytest.approx(fixed_point))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [WeightedDpo(), Cream(nll=ConstantNll(weight=1.0)), Cream(nll=ConsistencyNll(weight=1.0))],
+)
+def test_a_loss_without_such_a_point_has_none(tmp_path: Path, objective: Cream | WeightedDpo):
+    """DPO weighed by 2C - 1 and a likelihood term both pull without end, whatever C."""
+    found = summary(tmp_path, matrix(AGREE, AGREE, REVERSED), CreamMethod(objective=objective))
+
+    assert found["consistency"]["rate"] == pytest.approx(2 / 3)
+    assert found["margin_fixed_point"] is None
+
+
+def test_fixed_smoothing_has_the_fixed_point_of_its_own_c(tmp_path: Path):
+    found = summary(tmp_path, matrix(AGREE, REVERSED), FixedSmoothingMethod(consistency=0.8))
+
+    assert found["consistency_in_loss"] == pytest.approx(0.8)
+    assert found["margin_fixed_point"] == pytest.approx(np.log(4))
 
 
 def test_srlm_has_no_c_in_its_loss(tmp_path: Path):

@@ -62,7 +62,7 @@ def test_the_statistic_residual_kendall_trains_noise_with_a_half():
 
     assert plain.consistency_in_loss == pytest.approx(2 / 3, abs=0.015)
     assert residual.consistency_in_loss == pytest.approx(0.5, abs=0.02)
-    assert residual.consistency.rate == residual.consistency.residual.rate
+    assert residual.consistency.rate == residual.consistency.residual.estimate
     assert residual.consistency.null.rate == pytest.approx(0.5, abs=0.01)
     assert residual.consistency.null.gaussian is None
 
@@ -93,7 +93,7 @@ def test_where_nothing_is_shared_the_null_is_a_half_and_the_residual_says_why_it
 
     assert c.rate == pytest.approx(0.5, abs=0.02)
     assert (c.null.shared, c.null.rate, c.null.low) == (None, 0.5, None)
-    assert (c.residual.rate, c.residual.absent) == (None, NOTHING_SHARED)
+    assert (c.residual.estimate, c.residual.absent) == (None, NOTHING_SHARED)
     for statistic in ("residual_kendall", "partial_kendall"):
         assert summary(CreamMethod(statistic=statistic), t=1).consistency.rate == c.rate
 
@@ -142,7 +142,7 @@ def test_a_few_completions_are_enough(members):
     c = summary(CreamMethod(), matrix=noise_matrix(4_000, members)).consistency
 
     assert c.rate == pytest.approx(c.null.rate, abs=0.02)
-    assert c.residual.rate == pytest.approx(0.5, abs=0.025)
+    assert c.residual.estimate == pytest.approx(0.5, abs=0.025)
 
 
 def test_what_a_length_regularised_reward_shares_is_seen():
@@ -181,7 +181,7 @@ def test_the_null_of_an_ensemble_witness_is_that_of_its_noise():
     ).consistency
 
     assert c.rate == pytest.approx(c.null.rate, abs=0.015)
-    assert c.residual.rate == pytest.approx(0.5, abs=0.015)
+    assert c.residual.estimate == pytest.approx(0.5, abs=0.015)
 
 
 def test_predictors_of_noise_tell_nothing_and_each_says_how_many_pairs_it_had():
@@ -189,8 +189,8 @@ def test_predictors_of_noise_tell_nothing_and_each_says_how_many_pairs_it_had():
 
     assert set(found.predictors) == {"consistency", "residual", "pair_level", "reward_gap"}
     for auroc in (*found.predictors.values(), *(w.auroc for w in found.witnesses.values())):
-        assert auroc.auroc == pytest.approx(0.5, abs=0.06)  # 763 pairs: standard error 0.021
-        assert auroc.low <= auroc.auroc <= auroc.high
+        assert auroc.estimate == pytest.approx(0.5, abs=0.06)  # 763 pairs: standard error 0.021
+        assert auroc.low <= auroc.estimate <= auroc.high
         assert auroc.n == pytest.approx(PROMPTS / 2, abs=80)
 
 
@@ -203,10 +203,10 @@ def test_a_predictor_that_knows_has_an_auroc_near_one():
     matrix.scores[VERIFIER][:] = np.stack([first_right, ~first_right], axis=1).ravel()
     found = summary(CreamMethod(), matrix=matrix)
 
-    assert found.predictors["consistency"].auroc == 1.0
+    assert found.predictors["consistency"].estimate == 1.0
     assert found.predictors["consistency"].n == 400
-    assert found.witnesses["implicit(M1)"].auroc.auroc == 1.0
-    assert found.predictors["reward_gap"].auroc < 0.9
+    assert found.witnesses["implicit(M1)"].auroc.estimate == 1.0
+    assert found.predictors["reward_gap"].estimate < 0.9
 
 
 def test_without_verdicts_there_is_no_auroc_and_a_reason():
@@ -214,7 +214,7 @@ def test_without_verdicts_there_is_no_auroc_and_a_reason():
     matrix.scores[VERIFIER][:] = np.nan
     found = summary(CreamMethod(), matrix=matrix).predictors["consistency"]
 
-    assert (found.auroc, found.n, found.absent) == (None, 0, "no_items")
+    assert (found.estimate, found.n, found.absent) == (None, 0, "no_items")
 
 
 def test_a_declaration_by_hand_may_name_the_statistics():

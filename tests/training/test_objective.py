@@ -71,6 +71,15 @@ def test_nll_is_per_token_and_weighted_as_named():
     torch.testing.assert_close(softened - plain, torch.tensor([0.8 * 3, 0.2 * 8 / 3]))
 
 
+def test_the_c_of_a_fixed_smoothing_softens_its_likelihood_term():
+    """Label smoothing 0.3 is C = 0.7 whatever C the pairs carry: weight 2 * (2 * 0.7 - 1) = 0.8."""
+    given = {"name": "conservative_dpo", "label_smoothing": 0.3}
+    softened = loss_of(**given, nll={"kind": "2C-1", "weight": 2.0})
+    torch.testing.assert_close(
+        softened - loss_of(**given), torch.tensor([0.8 * 3 / 2, 0.8 * 4 / 3])
+    )
+
+
 def test_consistency_below_half_gets_no_weight_rather_than_a_negative_one():
     config = PARSE.validate_python({"name": "weighted_dpo", "nll": {"kind": "2C-1", "weight": 1.0}})
     loss = config.build().loss(inputs(consistency=(0.3, 0.5)))

@@ -24,9 +24,9 @@ from cream.algorithms.pair_consistency import Calibration, WitnessVerdict
 from cream.algorithms.statistics import Absent, Interval, wilson_interval
 from cream.recipe.parts import FROM_DATA, VERIFIER, Agreement, MethodParts
 from cream.records import (
-    Auroc,
     CalibrationCounts,
     Consistency,
+    Estimate,
     PairAccuracy,
     PairSummary,
     ReliabilityBin,
@@ -252,7 +252,7 @@ def _witnesses(
 
 
 def _witness(
-    by_verdict: Mapping[WitnessVerdict, diagnostics.PairAccuracy], auroc: Auroc
+    by_verdict: Mapping[WitnessVerdict, diagnostics.PairAccuracy], auroc: Estimate
 ) -> WitnessAccuracy:
     agree = _share(by_verdict[WitnessVerdict.AGREES].share)
     disagree = _share(by_verdict[WitnessVerdict.DISAGREES].share)

@@ -8,10 +8,9 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from cream.records import (
-    Auroc,
     Consistency,
     ConstantAnswer,
-    ResidualConsistency,
+    Estimate,
     Share,
     StageKind,
 )
@@ -160,9 +159,9 @@ def _iteration_cells(row: IterationSummary) -> tuple[str, ...]:
     )
 
 
-def rate(found: Consistency | ResidualConsistency | Auroc | None) -> str:
+def rate(found: Consistency | Estimate | None) -> str:
     """A C, or an AUROC, with its interval."""
-    estimate = found.auroc if isinstance(found, Auroc) else found and found.rate
+    estimate = found.estimate if isinstance(found, Estimate) else found and found.rate
     if found is None or estimate is None:
         return ABSENT
     return f"{estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"

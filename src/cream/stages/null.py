@@ -92,7 +92,7 @@ def residual_of(
     if isinstance(rate, Absent):
         return ResidualConsistency(absent=TIED, first_slope=first, second_slope=second)
     return ResidualConsistency(
-        rate=rate.estimate,
+        estimate=rate.estimate,
         low=rate.low,
         high=rate.high,
         n=rate.num_items,

@@ -43,7 +43,7 @@ from cream.recipe.parts import (
     Votes,
     models_of,
 )
-from cream.records import Auroc
+from cream.records import Estimate
 from cream.stages.layout import Layout
 from cream.stages.null import residual_rates
 from cream.stages.pair import Members
@@ -167,7 +167,7 @@ def predictors(
     compared: Agreement | None,
     correct: Float64[np.ndarray, " completion"],
     generator: np.random.Generator,
-) -> Mapping[str, Auroc]:
+) -> Mapping[str, Estimate]:
     """How well C, its variants and the reward gap tell right pairs from wrong ones.
 
     Args:
@@ -198,7 +198,7 @@ def agreement_auroc(
     witness: AnyQuantity,
     correct: Float64[np.ndarray, " completion"],
     generator: np.random.Generator,
-) -> Auroc:
+) -> Estimate:
     """How well a witness's agreement tells right pairs from wrong ones."""
     m = asked_about
     verdicts = witness_verdicts(layout.quantity(witness), m.prompt, m.chosen, m.rejected)
@@ -212,14 +212,14 @@ def _auroc(
     asked_about: Members,
     correct: Float64[np.ndarray, " completion"],
     generator: np.random.Generator,
-) -> Auroc:
+) -> Estimate:
     right, wrong = decided(*_labels(layout, asked_about, correct))
     known = (right | wrong) & ~np.isnan(signal)
     prompts = asked_about.prompt[known]
     found = bootstrap_auroc(signal[known], right[known], generator, clusters=prompts)
     if isinstance(found, Absent):
-        return Auroc(auroc=None, low=None, high=None, n=int(known.sum()), absent=str(found))
-    return Auroc(auroc=found.estimate, low=found.low, high=found.high, n=found.num_items)
+        return Estimate(n=int(known.sum()), absent=str(found))
+    return Estimate(estimate=found.estimate, low=found.low, high=found.high, n=found.num_items)
 
 
 def _labels(
