@@ -97,6 +97,10 @@ class ComparedIteration(Record):
     seeds: list[Count]
     compared: str | None
     consistency: OverSeeds
+    null_consistency: OverSeeds
+    """What C would be if the models were unrelated."""
+    residual_consistency: OverSeeds
+    """C of what the two rankings do not share."""
     consistency_in_loss: OverSeeds
     pair_accuracy: DecidablePairs
     chosen_right: Share
@@ -311,6 +315,8 @@ def _iteration(t: int, rows: Mapping[int, IterationSummary]) -> ComparedIteratio
         seeds=list(rows),
         compared=every[0].compared,
         consistency=over_seeds(lambda row: row.consistency.rate if row.consistency else None),
+        null_consistency=over_seeds(_null_rate),
+        residual_consistency=over_seeds(_residual_rate),
         consistency_in_loss=over_seeds(lambda row: row.consistency_in_loss),
         pair_accuracy=DecidablePairs(
             n=decidable.n, accuracy=decidable.share, low=decidable.low, high=decidable.high
@@ -322,6 +328,16 @@ def _iteration(t: int, rows: Mapping[int, IterationSummary]) -> ComparedIteratio
         kl_to_previous_per_token=over_seeds(lambda row: row.kl_to_previous_per_token),
         mean_completion_tokens=over_seeds(lambda row: row.mean_completion_tokens),
     )
+
+
+def _null_rate(row: IterationSummary) -> float | None:
+    null = row.consistency.null if row.consistency else None
+    return null.rate if null else None
+
+
+def _residual_rate(row: IterationSummary) -> float | None:
+    residual = row.consistency.residual if row.consistency else None
+    return residual.estimate if residual else None
 
 
 def _together(shares: Iterable[tuple[float | None, int]]) -> Share:

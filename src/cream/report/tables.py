@@ -322,12 +322,13 @@ def _with_common(methods: Sequence[ComparedMethod]) -> list[tuple[str, ComparedM
 
 def compared_pair_table(methods: Sequence[ComparedMethod]) -> Table:
     """Consistency, pairs and divergence of every iteration of every method."""
-    head = ("method", "iteration", "C", "C in loss", "pairs", "right", "chosen right")
+    head = ("method", "iteration", "C", "null C", "C in loss", "pairs", "right", "chosen right")
     rows = [
         (
             method.name,
             str(row.iteration),
             figure(row.consistency.mean, ".3f"),
+            figure(row.null_consistency.mean, ".3f"),
             figure(row.consistency_in_loss.mean, ".3f"),
             f"{row.paired} of {row.prompts}",
             _of(row.pair_accuracy.accuracy, row.pair_accuracy.n),
@@ -342,9 +343,10 @@ def compared_pair_table(methods: Sequence[ComparedMethod]) -> Table:
         "pairs",
         (*head, "KL to M0", "tokens"),
         tuple(rows),
-        "C: consistency rate, and KL to M0 in nats per sampled token, means over seeds; right: of "
-        "the decidable pairs of all seeds; chosen right: of all their pairs whose chosen answer "
-        "was verified; tokens: mean completion length",
+        "C: consistency rate; null C: what it would be if the models were unrelated; KL to M0 in "
+        "nats per sampled token; all three means over seeds; right: of the decidable pairs of all "
+        "seeds; chosen right: of all their pairs whose chosen answer was verified; tokens: mean "
+        "completion length",
         whole=True,
     )
 
