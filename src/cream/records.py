@@ -20,7 +20,6 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 """A share of something, a rate, or a probability."""
 Counts = dict[str, Count]
 
-
 AnyRecord = TypeVar("AnyRecord", bound="Record")
 
 
@@ -141,43 +140,33 @@ class Share(Record):
 
 
 class Estimate(Record):
-    """A rate, or an AUROC, with its 95 % bootstrap interval over prompts."""
+    """A rate, or an AUROC, with its 95 % interval; `n` is what it is computed from."""
 
     estimate: Rate | None = None
     low: Rate | None = None
     high: Rate | None = None
     n: Count = 0
-    """Items that it is computed from."""
     absent: str | None = None
     """Why there is none."""
 
 
-class ResidualConsistency(Estimate):
-    """C by Kendall's tau of what two rankings do not share: 1/2 for noise."""
+class NullConsistency(Estimate):
+    """C if the models were unrelated: mean and middle 95 % of `n` permutations within prompts."""
 
-    first_slope: float | None = None
-    """Of the first rating on the term that both hold, within prompts; 1 is the mark of noise."""
-    second_slope: float | None = None
-
-
-class NullConsistency(Record):
-    """C of ratings that have nothing in common but a term that both hold, as -log pi_0 from t = 2.
-
-    Where nothing is shared it is 1/2 by symmetry, and nothing is permuted.
-    """
-
-    shared: str | None
-    """Model whose log-probabilities both hold; null if they share none."""
-    rate: Rate | None
-    """Mean C over permutations within prompts; null if no prompt can be compared."""
-    low: Rate | None
-    """The middle 95 % of the permutations."""
-    high: Rate | None
-    permutations: Count
+    shared: str | None = None
+    """Model whose log-probabilities both rankings hold; null if none, and then C is 1/2."""
     gaussian: Rate | None = None
     """Of Gaussian ratings with the pooled variances, exactly; null but for Kendall's tau."""
     pair_level: Rate | None = None
     """Of best against worst, as two Gaussian raters have it; null but at the pair level."""
+
+
+class ResidualConsistency(Estimate):
+    """C by Kendall's tau of what two rankings do not share, over `n` prompts: 1/2 for noise."""
+
+    first_slope: float | None = None
+    """Of the first rating on the term that both hold, within prompts; 1 is the mark of noise."""
+    second_slope: float | None = None
 
 
 class Consistency(Record):
@@ -290,8 +279,7 @@ class PairSummary(Record):
     """The same of the C in the loss."""
     witnesses: dict[str, WitnessAccuracy]
     predictors: dict[str, Estimate] = {}
-    """AUROC for right pairs, of those that witnesses are asked about: ``consistency``, ``residual``
-    and ``pair_level`` consistency, ``reward_gap``."""
+    """AUROC for right pairs of C, residual C, C of the pair level, and of the reward gap."""
     chosen_from: Counts | None
     """Chosen completions by who made them; null if all are the policy's."""
     rejected_from: Counts | None

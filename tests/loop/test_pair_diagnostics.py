@@ -68,6 +68,8 @@ def test_each_witness_is_judged_where_it_agrees_and_where_it_does_not(tmp_path: 
         "disagree_low": pytest.approx(0.0, abs=1e-12),
         "disagree_high": pytest.approx(0.793, abs=1e-3),
         "silent_n": 0,
+        # Right pairs agree, agree; wrong ones agree, disagree: two ties of four comparisons.
+        "auroc": {"estimate": 0.75, "low": 0.5, "high": 1.0, "n": 4, "absent": None},
     }
     assert found["mean_likelihood(M1)"] == found["implicit(M1)"]  # all have two tokens, M0 is 0
     assert found["mean_likelihood(M0)"] == {
@@ -75,6 +77,7 @@ def test_each_witness_is_judged_where_it_agrees_and_where_it_does_not(tmp_path: 
         "agree_n": 0,
         "disagree_n": 0,
         "silent_n": 4,
+        "auroc": {"estimate": 0.5, "low": 0.5, "high": 0.5, "n": 4, "absent": None},
     }
     assert list(found) == [
         "implicit(M1)",

@@ -182,7 +182,7 @@ def test_the_tables_fit_100_columns_with_every_cell_whole(root: Path):
     assert (
         "new M2 100.0 % [100.0, 100.0] +50.0 [+0.0, +100.0] +50.0 [+0.0, +100.0] 100.0 %" in lines
     )
-    assert "base 1 0.625 – 16 of 20 50.0 % of 8 50.0 % of 12 0.750 2.5" in lines
+    assert "base 1 0.625 – – 16 of 20 50.0 % of 8 50.0 % of 12 0.750 2.5" in lines
     assert "new 24 36 100 100 160 32" in lines
     assert "together 44 68 200 200 320 64" in lines
 

@@ -77,6 +77,7 @@ def summarise_pairs(
     sampled = _sampled(result.layout)
     policy = sampled.matrix
     members = result.members
+    resamples = int(generator.integers(2**63))
     profile = completion_profile(sampled.groups, sampled.num_tokens, sampled.truncated)
     return PairSummary(
         reward=str(parts.reward),
@@ -95,7 +96,7 @@ def summarise_pairs(
         consistency_auroc=_auroc(_rate_of_pairs(result), chosen, rejected),
         reliability=_reliability(_rate_of_pairs(result), chosen, rejected),
         loss_consistency_auroc=_auroc(trained, chosen, rejected),
-        witnesses=_witnesses(parts, compared, result, generator),
+        witnesses=_witnesses(parts, compared, result, resamples),
         predictors=dict(
             predictors(
                 result.layout,
@@ -103,7 +104,7 @@ def summarise_pairs(
                 result.rates,
                 compared,
                 matrix.scores[VERIFIER],
-                generator,
+                resamples,
             )
         ),
         chosen_from=_origins(matrix, result.pairs.chosen_ids),
@@ -238,7 +239,7 @@ def _witnesses(
     parts: MethodParts,
     compared: Agreement | None,
     result: PairingResult,
-    generator: np.random.Generator,
+    seed: int,
 ) -> dict[str, WitnessAccuracy]:
     """Per witness, how often best against worst is right where it agrees and where it does not."""
     matrix = result.layout.matrix
@@ -246,7 +247,7 @@ def _witnesses(
     about = (result.layout, result.best_worst)
     correct = matrix.scores[VERIFIER]
     return {
-        str(witness): _witness(by_verdict, agreement_auroc(*about, witness, correct, generator))
+        str(witness): _witness(by_verdict, agreement_auroc(*about, witness, correct, seed))
         for witness, by_verdict in witness_table(*about, asked, correct).items()
     }
 

@@ -138,8 +138,8 @@ def outcome_in_words(summary: PairSummary) -> str:
     if summary.consistency:
         words += f", C {summary.consistency.rate:.3f}"
         null = summary.consistency.null
-        if null is not None and null.rate is not None:
-            words += f" ({null.rate:.3f} if models were unrelated)"
+        if null is not None and null.estimate is not None:
+            words += f" ({null.estimate:.3f} if models were unrelated)"
     decidable, chosen = summary.pair_accuracy, summary.chosen_right
     if decidable.accuracy is not None:
         words += f", {100 * decidable.accuracy:.0f} % of {decidable.n} decidable pairs right"

@@ -332,7 +332,7 @@ def _iteration(t: int, rows: Mapping[int, IterationSummary]) -> ComparedIteratio
 
 def _null_rate(row: IterationSummary) -> float | None:
     null = row.consistency.null if row.consistency else None
-    return null.rate if null else None
+    return null.estimate if null else None
 
 
 def _residual_rate(row: IterationSummary) -> float | None:

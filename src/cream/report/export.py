@@ -367,8 +367,8 @@ def _measured(summary: PairSummary) -> list[str]:
             f"- Consistency rate of the iteration: {rate.rate:.3f} [{rate.low:.3f}, "
             f"{rate.high:.3f}], {rate.n} prompts (95 % interval)"
         )
-    if rate and rate.null and rate.null.rate is not None:
-        lines.append(f"- What it would be if the models were unrelated: {rate.null.rate:.3f}")
+    if rate and rate.null and rate.null.estimate is not None:
+        lines.append(f"- What it would be if the models were unrelated: {rate.null.estimate:.3f}")
     if accuracy.n:
         lines.append(
             f"- Right pairs: {percent(accuracy.accuracy)} of the {accuracy.n} that have "

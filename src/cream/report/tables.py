@@ -149,7 +149,7 @@ def _iteration_cells(row: IterationSummary) -> tuple[str, ...]:
         f"{row.iteration} (M{row.iteration} -> M{row.iteration + 1})",
         row.compared or "not measured",
         rate(c),
-        figure(c.null.rate if c and c.null else None, ".3f"),
+        figure(c.null.estimate if c and c.null else None, ".3f"),
         rate(c.residual if c else None),
         tau(c),
         figure(row.consistency_in_loss, ".3f"),

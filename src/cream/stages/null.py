@@ -39,7 +39,7 @@ def null_of(layout: Layout, spec: Agreement, generator: np.random.Generator) -> 
     held = shared_terms(spec.first, spec.second)
     first, second = layout.ratings(spec)
     if held is None and spec.statistic != "top_order":  # tau of unrelated rankings is 0
-        return NullConsistency(shared=None, rate=0.5, low=None, high=None, permutations=0)
+        return NullConsistency(estimate=0.5)
 
     def measured(one: Rating, other: Rating) -> RankAgreement:
         return rates_of(spec, layout.agreement(spec.statistic, one, other))
@@ -48,15 +48,17 @@ def null_of(layout: Layout, spec: Agreement, generator: np.random.Generator) -> 
     gaussian = Absent.NO_ITEMS
     if held is not None and spec.statistic == "kendall":
         gaussian = gaussian_null(first, second, layout.distinct)
-    absent = isinstance(permuted, Absent)
+    shared = None if held is None else held[0][0].model
+    if isinstance(permuted, Absent):
+        return NullConsistency(shared=shared, absent=str(permuted))
     return NullConsistency(
-        shared=None if held is None else held[0][0].model,
-        rate=None if absent else permuted.estimate,
-        low=None if absent else permuted.low,
-        high=None if absent else permuted.high,
-        permutations=0 if absent else permuted.num_items,
+        estimate=permuted.estimate,
+        low=permuted.low,
+        high=permuted.high,
+        n=permuted.num_items,
+        shared=shared,
         gaussian=None if isinstance(gaussian, Absent) else gaussian,
-        pair_level=None if absent else _pair_level(layout, spec, permuted.estimate),
+        pair_level=_pair_level(layout, spec, permuted.estimate),
     )
 
 

@@ -166,7 +166,7 @@ def predictors(
     rates: RankAgreement | None,
     compared: Agreement | None,
     correct: Float64[np.ndarray, " completion"],
-    generator: np.random.Generator,
+    seed: int,
 ) -> Mapping[str, Estimate]:
     """How well C, its variants and the reward gap tell right pairs from wrong ones.
 
@@ -176,7 +176,7 @@ def predictors(
         rates: C_j per prompt, if rankings were compared.
         compared: Which.
         correct: The verifier's labels: 1 right, 0 wrong, NaN not verified.
-        generator: For the bootstrap intervals.
+        seed: Of the resamples of the intervals, the same for all that have the same pairs.
     """
     m, reward = asked_about, layout.quantity(layout.reward).values
     signals = {"reward_gap": reward[m.prompt, m.chosen] - reward[m.prompt, m.rejected]}
@@ -189,7 +189,7 @@ def predictors(
             tau = 2 * shrunken_level(rates, null_variance(rates.members)) - 1
             size = np.maximum(layout.distinct.sum(axis=1), 2)
             signals["pair_level"] = best_worst_agreement(np.clip(tau, -1, 1), size)[m.prompt]
-    return {name: _auroc(signal, layout, m, correct, generator) for name, signal in signals.items()}
+    return {name: _auroc(signal, layout, m, correct, seed) for name, signal in signals.items()}
 
 
 def agreement_auroc(
@@ -197,13 +197,13 @@ def agreement_auroc(
     asked_about: Members,
     witness: AnyQuantity,
     correct: Float64[np.ndarray, " completion"],
-    generator: np.random.Generator,
+    seed: int,
 ) -> Estimate:
     """How well a witness's agreement tells right pairs from wrong ones."""
     m = asked_about
     verdicts = witness_verdicts(layout.quantity(witness), m.prompt, m.chosen, m.rejected)
     signal = np.array([AGREEMENT[WitnessVerdict(code)] for code in verdicts.tolist()], dtype=float)
-    return _auroc(signal, layout, m, correct, generator)
+    return _auroc(signal, layout, m, correct, seed)
 
 
 def _auroc(
@@ -211,11 +211,12 @@ def _auroc(
     layout: Layout,
     asked_about: Members,
     correct: Float64[np.ndarray, " completion"],
-    generator: np.random.Generator,
+    seed: int,
 ) -> Estimate:
     right, wrong = decided(*_labels(layout, asked_about, correct))
     known = (right | wrong) & ~np.isnan(signal)
     prompts = asked_about.prompt[known]
+    generator = np.random.default_rng(seed)
     found = bootstrap_auroc(signal[known], right[known], generator, clusters=prompts)
     if isinstance(found, Absent):
         return Estimate(n=int(known.sum()), absent=str(found))

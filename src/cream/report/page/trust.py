@@ -109,9 +109,9 @@ def _rates(rows: Sequence[IterationSummary]) -> Html:
         if (c := row.consistency)
     )
     nulls = tuple(
-        Point(float(place), null.rate, null.low, null.high, null.permutations)
+        Point(float(place), null.estimate, null.low, null.high, null.n)
         for place, row in enumerate(rows)
-        if (c := row.consistency) and (null := c.null) and null.rate is not None
+        if (c := row.consistency) and (null := c.null) and null.estimate is not None
     )
     names = [f"M{row.iteration}" for row in rows]
     y = Axis("C", 0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
@@ -180,13 +180,8 @@ def _agreement_table(rows: Sequence[IterationSummary]) -> Table:
 def _null_cells(null: NullConsistency | None) -> tuple[str, str, str]:
     if null is None:
         return ABSENT, ABSENT, ABSENT
-    known = null.rate is not None and null.low is not None
-    middle = f"{null.rate:.3f} [{null.low:.3f}, {null.high:.3f}]" if known else None
-    return (
-        null.shared or "nothing",
-        middle or figure(null.rate, ".3f"),
-        figure(null.gaussian, ".3f"),
-    )
+    middle = rate(null) if null.low is not None else figure(null.estimate, ".3f")
+    return null.shared or "nothing", middle, figure(null.gaussian, ".3f")
 
 
 def _residual_cells(residual: ResidualConsistency | None) -> tuple[str, str]:
