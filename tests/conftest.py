@@ -91,9 +91,11 @@ def recipe_values(tiny_inputs: Path) -> dict[str, Any]:
         "name": "tiny",
         "seed": 1,
         "iterations": 2,
-        # So few prompts leave C in doubt; by default such a stage would be skipped.
+        # So few prompts leave C in doubt: by default such a stage is skipped, and at C = 1/2 no step
+        # is taken.
         "method": {
             "name": "cream",
+            "below_half": "allow",
             "pairing": {"truncated": "keep"},
             "objective": {"set_level_action": "train"},
         },
