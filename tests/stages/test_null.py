@@ -1,5 +1,8 @@
 """What the pair stage says of a C beside it, on score matrices of models that are pure noise."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,7 +11,7 @@ from cream.loop.pair_summary import summarise_pairs
 from cream.recipe.methods.cream import CreamMethod, CreamPairMethod, CreamReferenceMethod
 from cream.recipe.methods.length import DiceMethod
 from cream.recipe.parts import VERIFIER, Agreement, Ensemble, LengthRegularised, LogpQuantity, Votes
-from cream.recipe.witness import shared_terms
+from cream.recipe.witness import EarlierModels, shared_terms
 from cream.stages.null import CONSTANT, NOTHING_SHARED, TIED
 from cream.stages.pair import pair
 from cream.types import ScoreMatrix
@@ -34,7 +37,7 @@ def noise_matrix(prompts=PROMPTS, members=MEMBERS, seed=0):
     )
 
 
-def summary(method, t=2, matrix=None):
+def summary(method, t=2, matrix=None) -> Any:
     parts = method.parts(t)
     result = pair(matrix or noise_matrix(), parts, generator=np.random.default_rng(0))
     return summarise_pairs(parts, t, result, report=True, generator=np.random.default_rng(1))
@@ -152,7 +155,7 @@ def test_what_a_length_regularised_reward_shares_is_seen():
     assert c.null.estimate == pytest.approx(c.rate, abs=0.02)
 
 
-def implicit(model, unit="implicit", reference="M0"):
+def implicit(model, unit: Any = "implicit", reference="M0"):
     return LogpQuantity(unit=unit, model=model, reference=reference)
 
 
@@ -174,11 +177,10 @@ def test_which_terms_two_quantities_share():
 def test_the_null_of_an_ensemble_witness_is_that_of_its_noise():
     """K is the least of two policies' rewards, both against M0."""
     matrix = noise_matrix()
-    matrix.logps["M3"] = np.random.default_rng(9).normal(-30, 5, PROMPTS * MEMBERS)
-    matrix.noise["M3"] = 0.0
-    c = summary(
-        CreamMethod(witness={"kind": "earlier_models", "combine": "min"}), t=3, matrix=matrix
-    ).consistency
+    third = np.random.default_rng(9).normal(-30, 5, PROMPTS * MEMBERS)
+    matrix = replace(matrix, logps={**matrix.logps, "M3": third}, noise={**matrix.noise, "M3": 0.0})
+    method = CreamMethod(witness=EarlierModels(combine="min"))
+    c = summary(method, t=3, matrix=matrix).consistency
 
     assert c.rate == pytest.approx(c.null.estimate, abs=0.015)
     assert c.residual.estimate == pytest.approx(0.5, abs=0.015)
