@@ -91,8 +91,8 @@ def recipe_values(tiny_inputs: Path) -> dict[str, Any]:
         "name": "tiny",
         "seed": 1,
         "iterations": 2,
-        # So few prompts leave C in doubt: by default such a stage is skipped, and at C = 1/2 no step
-        # is taken.
+        # So few prompts leave C in doubt: by default such a stage is skipped, and at C = 1/2 it
+        # takes no step.
         "method": {
             "name": "cream",
             "below_half": "allow",
