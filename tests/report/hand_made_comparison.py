@@ -20,7 +20,7 @@ from hand_made_run import (
     write_model,
 )
 
-from cream.records import PairAccuracy
+from cream.pair_records import PairAccuracy
 from cream.runs.files import write_json, write_yaml
 from cream.runs.plan import StoredPlan
 from cream.runs.sharing import POINTER

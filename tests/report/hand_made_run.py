@@ -8,16 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from cream.pair_records import Consistency, PairAccuracy, PairSummary
 from cream.recipe.methods.cream import CreamMethod
-from cream.records import (
-    Consistency,
-    PairAccuracy,
-    PairSummary,
-    SampleSummary,
-    Share,
-    StageSpec,
-    TrainSummary,
-)
+from cream.records import SampleSummary, Share, StageSpec, TrainSummary
 from cream.runs.files import write_json, write_yaml
 from cream.runs.plan import StoredPlan
 from cream.runs.store import Run, Stage

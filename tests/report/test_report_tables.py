@@ -7,7 +7,7 @@ import pytest
 from hand_made_run import spec_of, write_run
 from rich.console import Console
 
-from cream.records import PairAccuracy
+from cream.pair_records import PairAccuracy
 from cream.report.summary import RunSummary, status_of, summarise_run
 from cream.report.table import terminal
 from cream.report.tables import run_tables, status_table

@@ -17,7 +17,8 @@ from cream.loop.matrix_stages import matrix_stage, pair_stage
 from cream.loop.score_columns import score_column_stage
 from cream.loop.training_stages import fine_tune_stage, remove_unneeded, train_stage
 from cream.loop.transform_stages import score_examples_stage, transform_stage
-from cream.records import EvaluateSummary, PairSummary, StageKind, StageSpec
+from cream.pair_records import PairSummary
+from cream.records import EvaluateSummary, StageKind, StageSpec
 from cream.runs.store import StageRecord
 
 ITERATIONS = "iterations"

@@ -12,11 +12,8 @@ from cream.loop.context import Context
 from cream.loop.pairing import calibration_of, make_pairs, outcome_in_words, read_matrix
 from cream.loop.score_columns import score_column
 from cream.loop.stage_runner import run_shards, stopwatch
-from cream.records import (
-    MatrixSummary,
-    PairSummary,
-    StageSpec,
-)
+from cream.pair_records import PairSummary
+from cream.records import MatrixSummary, StageSpec
 from cream.runs.files import read_table
 from cream.runs.store import Stage, StageRecord
 from cream.runs.tables import (

@@ -22,17 +22,17 @@ from cream.algorithms.diagnostics import (
 )
 from cream.algorithms.pair_consistency import Calibration, WitnessVerdict
 from cream.algorithms.statistics import Absent, Interval, wilson_interval
-from cream.recipe.parts import FROM_DATA, VERIFIER, Agreement, MethodParts
-from cream.records import (
+from cream.pair_records import (
     CalibrationCounts,
     Consistency,
     Estimate,
     PairAccuracy,
     PairSummary,
     ReliabilityBin,
-    Share,
     WitnessAccuracy,
 )
+from cream.recipe.parts import FROM_DATA, VERIFIER, Agreement, MethodParts
+from cream.records import Share
 from cream.stages.layout import Layout
 from cream.stages.null import null_of, residual_of
 from cream.stages.pair import PairingResult

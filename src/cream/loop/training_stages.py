@@ -17,9 +17,10 @@ from cream.loop.context import Context
 from cream.loop.pairing import UNANIMOUS_FILE
 from cream.loop.stage_runner import stopwatch
 from cream.loop.transform_stages import transformed_examples
+from cream.pair_records import PairSummary
 from cream.plan import columns, score_columns, unneeded_models
 from cream.recipe.parts import MethodParts
-from cream.records import PairSummary, StageSpec, TrainSummary
+from cream.records import StageSpec, TrainSummary
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import GIVEN, Stage, StageRecord, fingerprint

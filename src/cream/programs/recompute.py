@@ -8,11 +8,11 @@ from pathlib import Path
 from cream.algorithms.pair_consistency import Calibration
 from cream.errors import RunError
 from cream.loop.pairing import calibration_of, make_pairs, read_matrix
+from cream.pair_records import PairSummary
 from cream.plan import CALIBRATION_MATRIX, is_calibrated
 from cream.recipe import Recipe
 from cream.recipe.load import apply_overrides, validate_recipe
 from cream.recipe.parts import MethodParts
-from cream.records import PairSummary
 from cream.runs.plan import RECIPE, StoredPlan
 from cream.runs.reader import RunReader
 from cream.runs.store import Run, fingerprint

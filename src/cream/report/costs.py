@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from cream.records import AnswerSummary, PairSummary, Record, SampleSummary, TrainSummary
+from cream.pair_records import PairSummary
+from cream.records import AnswerSummary, Record, SampleSummary, TrainSummary
 from cream.runs.reader import FinishedStage, RunReader
 from cream.runs.tables import NUM_TOKENS
 

@@ -26,9 +26,10 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from cream.errors import RunError
+from cream.pair_records import PairSummary
 from cream.recipe import Recipe
 from cream.recipe.objectives import ObjectiveConfig
-from cream.records import Count, PairSummary, Rate, Record
+from cream.records import Count, Rate, Record
 from cream.report.ranked import Asked, read_asked
 from cream.report.table import percent, share
 from cream.runs.files import replacing_folder

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from cream.algorithms.ranking import kendall_tau
 from cream.algorithms.rewards import Reward
-from cream.algorithms.statistics import Absent, auroc, wilson_interval
+from cream.algorithms.statistics import Absent, bootstrap_auroc, wilson_interval
 from cream.recipe.parts import EXTRACTED, VERIFIER
 from cream.records import Count, MatrixSummary, Rate, Record, Share
 from cream.report.table import Table, terminal
@@ -28,8 +28,6 @@ from cream.runs.tables import BASE_COLUMNS, LOGP_PREFIX, matrix_from_tables
 from cream.stages.layout import Layout
 from cream.types import ScoreMatrix
 
-RESAMPLES = 200
-"""Of the bootstrap over prompts that gives an AUROC its interval."""
 LARGEST_MARGIN = 1e9
 """Of a prompt whose completions all say the same: more than any other has, nats per token."""
 UNANIMOUS, MAJORITY = "all completions say the same", "at least half say it"
@@ -118,22 +116,15 @@ def signal_quality(parts: Sequence[PromptSignals]) -> list[SignalQuality]:
 
 def _quality(name: str, values: np.ndarray, right: np.ndarray) -> SignalQuality | None:
     known = ~np.isnan(values) & ~np.isnan(right)
-    value, label = values[known], right[known] == 1
-    found = auroc(value, label)
+    found = bootstrap_auroc(values[known], right[known] == 1, np.random.default_rng(0))
     if isinstance(found, Absent):
         return None
-    generator, drawn = np.random.default_rng(0), list[float]()
-    for _ in range(RESAMPLES):
-        again = generator.integers(len(value), size=len(value))
-        one = auroc(value[again], label[again])
-        drawn += [] if isinstance(one, Absent) else [one]
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     return SignalQuality(
         signal=name,
-        auroc=found,
-        low=low,
-        high=high,
-        n=int(known.sum()),
+        auroc=found.estimate,
+        low=found.low,
+        high=found.high,
+        n=found.num_items,
         without_value=int(np.isnan(values).sum()),
     )
 

@@ -22,15 +22,8 @@ from cream.algorithms.statistics import (
     pass_at_k,
     wilson_interval,
 )
-from cream.records import (
-    ConstantAnswer,
-    Count,
-    FrozenPrompts,
-    PairSummary,
-    Rate,
-    Record,
-    StageKind,
-)
+from cream.pair_records import PairSummary
+from cream.records import ConstantAnswer, Count, FrozenPrompts, Rate, Record, StageKind
 from cream.runs.reader import PAIRS, FinishedStage, RunReader
 from cream.runs.verification import StageState, stage_state
 

@@ -7,13 +7,8 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from cream.records import (
-    Consistency,
-    ConstantAnswer,
-    Estimate,
-    Share,
-    StageKind,
-)
+from cream.pair_records import Consistency, Estimate
+from cream.records import ConstantAnswer, Share, StageKind
 from cream.report.comparison import ComparedMethod, ComparedModel, Comparison
 from cream.report.costs import KINDS, Cost
 from cream.report.summary import (

@@ -17,10 +17,11 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from cream.errors import RunError
+from cream.pair_records import PairSummary
 from cream.recipe import Recipe
 from cream.recipe.load import validate_recipe
 from cream.recipe.parts import Agreement
-from cream.records import AnyRecord, PairSummary, StageKind, StageSpec
+from cream.records import AnyRecord, StageKind, StageSpec
 from cream.runs.files import read_json, read_table, read_yaml
 from cream.runs.plan import RECIPE, read_plan
 from cream.runs.sharing import POINTER

@@ -18,9 +18,9 @@ from cream.algorithms.null_consistency import (
 from cream.algorithms.pair_consistency import best_worst_agreement
 from cream.algorithms.ranking import RankAgreement
 from cream.algorithms.statistics import Absent, bootstrap_mean
+from cream.pair_records import NullConsistency, ResidualConsistency
 from cream.recipe.parts import Agreement, TwoGaussian
 from cream.recipe.witness import shared_terms
-from cream.records import NullConsistency, ResidualConsistency
 from cream.stages.layout import Layout
 
 NOTHING_SHARED = "the two rankings share no model's log-probabilities, so C holds nothing of any"

@@ -31,6 +31,7 @@ from cream.algorithms.pair_consistency import (
 from cream.algorithms.ranking import RankAgreement
 from cream.algorithms.statistics import Absent, bootstrap_auroc
 from cream.errors import DataError
+from cream.pair_records import Estimate
 from cream.recipe.pairing import PairingRule
 from cream.recipe.parts import (
     EXTRACTED,
@@ -43,7 +44,6 @@ from cream.recipe.parts import (
     Votes,
     models_of,
 )
-from cream.records import Estimate
 from cream.stages.layout import Layout
 from cream.stages.null import residual_rates
 from cream.stages.pair import Members

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cream.algorithms.statistics import Interval, wilson_interval
-from cream.records import NullConsistency, ResidualConsistency
+from cream.pair_records import NullConsistency, ResidualConsistency
 from cream.report.markup import Html, PageSection, join, paragraph, tag
 from cream.report.page.axes import Axis, Frame, axis_over, category_axis, percent_axis
 from cream.report.page.figures import (
