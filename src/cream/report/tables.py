@@ -317,7 +317,7 @@ def _with_common(methods: Sequence[ComparedMethod]) -> list[tuple[str, ComparedM
 
 def compared_pair_table(methods: Sequence[ComparedMethod]) -> Table:
     """Consistency, pairs and divergence of every iteration of every method."""
-    head = ("method", "iteration", "C", "null C", "C in loss", "pairs", "right", "chosen right")
+    head = ("method", "t", "C", "null C", "C in loss", "pairs", "right", "chosen right")
     rows = [
         (
             method.name,
