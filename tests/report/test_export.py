@@ -27,7 +27,16 @@ from cream.recipe.objectives import (
     RobustDpo,
     WeightedDpo,
 )
-from cream.report.export import ExportedPairs, export_pairs, flip, is_flipped, write_export
+from cream.recipe.training import ReplayConfig
+from cream.report.export import (
+    ExportedPairs,
+    dataset_card,
+    export_pairs,
+    flip,
+    is_flipped,
+    write_export,
+)
+from cream.runs.reader import RunReader
 
 
 def with_consistency(pairs: ExportedPairs, c: float) -> ExportedPairs:
@@ -110,6 +119,19 @@ def test_both_formats_hold_the_same_rows_and_the_card_the_numbers(
         write_export(
             pairs, finished_run, tmp_path / "jsonl", file_format="jsonl", command="", seed=0
         )
+
+
+def test_the_card_names_what_was_trained_on_beside_the_pairs(finished_run: Path):
+    pairs, recipe = export_pairs(finished_run, 1), RunReader(finished_run).recipe
+    parts = {**pairs.summary.tally.parts, "unanimous": 3}
+    tally = replace(pairs.summary.tally, parts=parts, total=pairs.summary.tally.total + 3)
+    agreed = replace(pairs, summary=pairs.summary.model_copy(update={"tally": tally}))
+    training = recipe.training.model_copy(update={"replay": ReplayConfig(share=0.25)})
+    replaying = recipe.model_copy(update={"training": training})
+
+    assert "beside these rows" not in dataset_card(pairs, recipe, "x", "", 0)
+    card = dataset_card(agreed, replaying, "x", "", 0)
+    assert "3 prompts whose completions all say the same; seed examples, 25 % of each epoch" in card
 
 
 def test_a_turned_row_has_all_its_sides_changed_and_an_unturned_one_none(finished_run: Path):

@@ -217,6 +217,8 @@ def _tokens(stage: StageSpec, counts: TokenCounts, length: float) -> float | Non
     match stage.kind:
         case "sample" | "evaluate":
             return stage.completions * length
+        case "answer":  # one for each prompt, whatever is compared with it
+            return stage.prompts * length
         case "score" | "score_examples":
             return stage.prompts * counts.prompt + stage.completions * length
         case "fine_tune":
@@ -240,7 +242,7 @@ def _seconds(
     if rates is None:
         return None, "not timed"
     match stage.kind:
-        case "sample" | "evaluate":
+        case "sample" | "evaluate" | "answer":
             return rates.start_seconds + tokens / rates.sampled_per_second, None
         case "score" | "score_examples":
             return rates.load_seconds + tokens / rates.scored_per_second, None

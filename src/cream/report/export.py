@@ -37,6 +37,7 @@ from cream.runs.manifest import describe_environment
 from cream.runs.reader import PAIRS, FinishedStage, RunReader, rows_of
 from cream.runs.seeds import derive_seed
 from cream.runs.tables import BASE_COLUMNS, LOGP_PREFIX, NUM_TOKENS, pairs_from_table
+from cream.stages.pair import UNANIMOUS
 from cream.types import FinishReason, Tally
 
 FileFormat = Literal["jsonl", "parquet"]
@@ -320,6 +321,14 @@ def write_export(
     )
 
 
+def _left_out(summary: PairSummary, recipe: Recipe) -> list[str]:
+    """What the run trained on beside the pairs, which no row of pairs can hold."""
+    unanimous, replay = summary.tally.parts.get(UNANIMOUS, 0), recipe.training.replay
+    found = [f"{unanimous} prompts whose completions all say the same"] if unanimous else []
+    found += [f"seed examples, {100 * replay.share:g} % of each epoch"] if replay else []
+    return [f"- Trained on beside these rows, and not among them: {'; '.join(found)}"] * bool(found)
+
+
 def dataset_card(pairs: ExportedPairs, recipe: Recipe, name: str, command: str, seed: int) -> str:
     """Markdown that says what the rows are, how they were made, and with which command."""
     t, count = pairs.iteration, pairs.table.num_rows
@@ -332,6 +341,7 @@ def dataset_card(pairs: ExportedPairs, recipe: Recipe, name: str, command: str, 
         + ("" if pairs.objective.is_mixture else ", whose loss plain DPO on these rows is not"),
         f"- Mean C of the pairs: {_mean(pairs.table['consistency'].to_pylist()):.3f}",
         *_measured(pairs.summary),
+        *_left_out(pairs.summary, recipe),
     ]
     if pairs.flipped is not None:
         share = 100 * pairs.flipped / count
