@@ -339,7 +339,7 @@ def _line(line: str) -> str:
         return "time: #"
     line = re.sub(r"(│ finished +│).*", r"\1 #", line)  # parts, and seconds
     # In the table of costs: seconds and seconds alone, before four counts of tokens.
-    line = re.sub(r" [\d,]+ │ +[\d,]+ (?=│( +[\d,]+ │){4}$)", " # │ # ", line)
+    line = re.sub(r" [\d,]+ │ +[\d,]+ (?=│( +[\d,]+ *(│|$)){4})", " # │ # ", line)
     return re.sub(r"[━─┄ ]{2,}", " ", QUANTITY.sub("#", line)).strip()
 
 
