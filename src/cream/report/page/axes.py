@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from cream.report.markup import Html, tag, text
 
-LEFT, RIGHT, TOP = 56.0, 16.0, 14.0
+LEFT, RIGHT, TOP = 80.0, 16.0, 14.0
 LINE = 14.0
 """Between the two lines of a tick's label."""
 SERIES_CLASSES = 6
