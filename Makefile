@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine (Python 3.11+, make, git; no C compiler):
-#   make demo   sets everything up and runs the main job on the embedded model
+#   make demo   sets everything up and trains a small model that gains from its own labels
 #   make test   sets everything up and runs the tests
 PYTHON ?= python3
 VENV   ?= .venv
@@ -39,7 +39,7 @@ $(VENV)/.interop: $(VENV)/.ready
 
 # DEMO: more options, as in `make demo DEMO="--set iterations=1 --set run_dir=runs/cut"`.
 demo: setup
-	$(BIN)/cream run recipes/quickstart.yaml $(DEMO)
+	$(BIN)/cream run recipes/reversal.yaml $(DEMO)
 
 # Resumable; STUDY: more options, as in `make study STUDY="--seeds 11,12"`.
 study: setup

@@ -47,10 +47,10 @@ def test_every_command_of_the_readme_is_tried_here():
     ]
 
 
-def test_make_demo_runs_the_quickstart_recipe():
+def test_make_demo_runs_the_reversal_recipe():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
 
-    recipe = r"^demo: setup\n\t\S+/cream run recipes/quickstart.yaml \$\(DEMO\)$"
+    recipe = r"^demo: setup\n\t\S+/cream run recipes/reversal.yaml \$\(DEMO\)$"
     assert re.search(recipe, makefile, re.M)
     assert not re.search(r"^DEMO *[?:]?=", makefile, re.M)
 
@@ -116,22 +116,42 @@ def test_the_method_table_links_every_method_page():
 
 
 @pytest.mark.slow
-@pytest.mark.model
 def test_the_demo_on_reduced_sizes_prints_its_table(tmp_path: Path):
     """`make demo` is this command on the recipe's own sizes."""
+    sizes = {
+        "data.seed.sources.0.tasks.0.count": 640,
+        "data.prompts.per_iteration": 18,
+        "data.test.sources.0.count": 18,
+    }
+    ran = reduced("reversal", sizes, tmp_path / "run")
+
+    for name in ("M0", "M1", "M2", "M3", "M4"):
+        assert re.search(rf"(?m)^ *{name} +│", ran), ran
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert [m["overall"]["n"] for m in summary["models"]] == [18] * 5
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_the_quickstart_on_reduced_sizes_prints_its_table(tmp_path: Path):
     sizes = {
         "data.seed.sources.0.count": 48,
         "data.prompts.per_iteration": 18,
         "data.test.sources.0.count": 18,
         "evaluation.num_samples": 2,
-        "run_dir": str(tmp_path / "run"),
     }
-    overrides = [part for key, value in sizes.items() for part in ("--set", f"{key}={value}")]
+    ran = reduced("quickstart", sizes, tmp_path / "run")
 
-    ran = cream("run", "recipes/quickstart.yaml", *overrides, cwd=ROOT)
-
-    assert ran.returncode == 0, ran.stderr
     for name in ("M0", "M1", "M2", "M3", "constant"):
-        assert re.search(rf"(?m)^ *{name} +│", ran.stdout), ran.stdout
+        assert re.search(rf"(?m)^ *{name} +│", ran), ran
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     assert [m["overall"]["n"] for m in summary["models"]] == [18] * 4
+
+
+def reduced(recipe: str, sizes: dict[str, int], run: Path) -> str:
+    """What a recipe with some sizes changed prints."""
+    given = {**sizes, "run_dir": str(run)}
+    overrides = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+    ran = cream("run", f"recipes/{recipe}.yaml", *overrides, cwd=ROOT)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
