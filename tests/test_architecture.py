@@ -105,6 +105,8 @@ ACTS_IN_THE_RECIPE = {
     *(RECIPE / "methods").glob("*.py"),
     RECIPE / "witness.py",
     RECIPE / "objectives.py",
+    RECIPE / "degree.py",
+    RECIPE / "scir.py",
 }
 """Sections that turn their options into parts or losses themselves."""
 

@@ -21,6 +21,7 @@ from cream.recipe.pairing import (
     BestWorst,
     MajorityVote,
     PairingConfig,
+    RandomPair,
     TopBottom,
 )
 from cream.recipe.parts import VERIFIER, Calibrated, MethodParts
@@ -184,7 +185,7 @@ def is_calibrated(parts: MethodParts) -> bool:
 def most_pairs(rule: PairingConfig, group: int) -> int:
     """The most pairs that a rule makes of one prompt with `group` completions."""
     match rule:
-        case BestWorst() | BestRandom() | MajorityVote():
+        case BestWorst() | BestRandom() | MajorityVote() | RandomPair():
             return 1
         case AllPairs():
             return group * (group - 1) // 2

@@ -29,7 +29,7 @@ from cream.plan import (
 from cream.recipe import Recipe
 from cream.recipe.parts import FROM_DATA, VERIFIER, MethodParts
 from cream.records import StageKind, StageSpec
-from cream.types import Origin, SeedExample
+from cream.types import AddedTokens, Origin, SeedExample
 
 TEST = "test"
 """Source of test prompts."""
@@ -182,6 +182,7 @@ class _Planner:
             prompts=own.prompts,
             completions=2 * most + self._replayed(most),
             epochs=self.recipe.training.epochs,
+            added=_added(parts),
         )
 
     def _replayed(self, beside: int) -> int:
@@ -193,15 +194,16 @@ class _Planner:
     def _transform(
         self, folder: str, label: str, parts: MethodParts, pairs: StageSpec, matrix: StageSpec
     ) -> Iterator[StageSpec]:
-        """Examples of another shape than pairs, and their second scoring pass."""
-        if parts.transform is None:
+        """Examples of another shape than pairs, or with more, and their second scoring pass."""
+        what = parts.transform or ", ".join(section.key for section in parts.objective.additions)
+        if not what:
             return
         reference = loss_reference(self.recipe, pairs.t)
         made = pairs.model_copy(
             update={
                 "name": f"{folder}/transform",
                 "kind": "transform",
-                "label": f"{label}: transform the pairs ({parts.transform})",
+                "label": f"{label}: transform the pairs ({what})",
                 "reference": reference,
                 "column": parts.transform,
                 "inputs": (pairs.name, matrix.name),
@@ -209,6 +211,8 @@ class _Planner:
             }
         )
         yield made
+        if not (parts.transform or any(s.scored for s in parts.objective.additions)):
+            return
         yield made.model_copy(
             update={
                 "name": f"{folder}/score-examples",
@@ -362,6 +366,12 @@ class _Planner:
             prompts=sets[0].spec.prompts,
             completions=sets[0].completions,
         )
+
+
+def _added(parts: MethodParts) -> AddedTokens | None:
+    """What options of the objective add to the tokens of a pair, if any do."""
+    found = [section.added_tokens for section in parts.objective.additions]
+    return sum(found[1:], found[0]) if found else None
 
 
 def _with_answers(examples: Sequence[SeedExample], seed_name: tuple[str | int, ...]) -> SampleSet:

@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from cream.types import (
+    Added,
+    Example,
     Message,
     Prompt,
     RankedPair,
@@ -142,6 +144,30 @@ class Transform(Protocol):
 
     def transform(self, pairs: Sequence[RankedPair], encoder: TextEncoder) -> Iterable[Transformed]:
         """Answer every pair once, in any order, joined by ``pair_id``."""
+        ...
+
+
+@runtime_checkable
+class Addition(Protocol):
+    """Adds what an option of the objective reads to the example of each pair."""
+
+    name: str
+    """As it stands in a recipe."""
+    fingerprint: str
+    """A text that changes whenever what is added changes."""
+    columns: tuple[str, ...]
+    """Columns of a pair (`cream.types.RankedPair.columns`) that its example keeps."""
+
+    def add(self, pair: RankedPair, encoder: TextEncoder) -> Added:
+        """What this pair gets."""
+        ...
+
+    def figures(self, examples: Sequence[Example]) -> Mapping[str, float | None]:
+        """What a report should show of them all, by name; None where there is no figure.
+
+        Raises:
+            RunError: Too few pairs got what the option needs.
+        """
         ...
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cream.errors import RunError
-from cream.types import Tally
+from cream.types import AddedTokens, Tally
 
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -127,6 +127,8 @@ class StageSpec(Record):
     max_completion_tokens: int | None = None
     """Limit of what is drawn."""
     epochs: int = 1
+    added: AddedTokens | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of a training: what options of the objective add to every pair; None: nothing."""
 
 
 class Share(Record):
@@ -179,6 +181,8 @@ class TextScoreSummary(Record):
     """Completions scored, and not, by reason."""
     mean_score: float | None
     distinct_scores: Count
+    details: dict[str, float] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """Means of what else the scorer told, by name."""
 
 
 class AnswerSummary(EngineUsed):
@@ -200,6 +204,10 @@ class MatrixSummary(Record):
     """What a score matrix holds."""
 
     columns: list[str]
+
+
+ADDED = "added"
+"""Name of the pairs that got an option's sequences in a tally; the others are named by reason."""
 
 
 class TrainSummary(Record):

@@ -294,6 +294,9 @@ class RankedPair:
     chosen_reference: float
     """Log-prob sum of the chosen completion under the loss reference, nats."""
     rejected_reference: float
+    columns: Mapping[str, float] = field(default_factory=dict)
+    """What the score matrix knows of both sides: ``chosen_x`` and ``rejected_x`` for every column x
+    of a completion that has a value, such as ``chosen_logps_M0``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +308,38 @@ class Transformed:
     """A sequence without ``reference_logps`` is scored under the loss reference afterwards."""
     reason: str | None = None
     """Why there is none, in a word that can be counted; None if there are examples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What an option of the objective adds to the example of a pair."""
+
+    sequences: Mapping[str, TokenSequence] = field(default_factory=dict)
+    """Further sequences by role."""
+    columns: Mapping[str, float] = field(default_factory=dict)
+    """Further values of the example."""
+    reason: str | None = None
+    """Why the pair has none of these, in a word that can be counted; it is trained on without."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddedTokens:
+    """Tokens that run through the model beside those of a pair in training, as multiples."""
+
+    prompts: float = 0.0
+    """Of a prompt's tokens, per pair."""
+    completions: float = 0.0
+    """Of a completion's tokens, per pair."""
+    verdicts: float = 0.0
+    """Of the tokens of a verdict question without prompt and responses, per pair."""
+
+    def __add__(self, other: AddedTokens) -> AddedTokens:
+        """Both."""
+        return AddedTokens(
+            self.prompts + other.prompts,
+            self.completions + other.completions,
+            self.verdicts + other.verdicts,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cream.algorithms.judging import Unscored, judge_prompt
+from cream.algorithms.judging import Unscored, conversation, judge_prompt
 from cream.engines.judge import AskedModel, RubricJudge
 from cream.engines.sampler import TorchSampler
-from cream.engines.texts import Text, TextScore, commonest, conversation
+from cream.engines.texts import Text, TextScore, commonest
 from cream.models.chat import ChatEncoder
 from cream.models.loading import load_model
 from cream.protocols import SamplingParams

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from cream.recipe import load_recipe
+from cream.recipe import Recipe, load_recipe
 from cream.recipe.data import FileSource
 from cream.recipe.methods.cream import CreamReferenceMethod
 
@@ -68,3 +69,15 @@ def test_every_file_of_a_paper_recipe_is_one_that_data_prepare_writes():
             name, found, suffix = Path(source.path).name.split(".")
             assert name in DATASETS
             assert (found, suffix) == (role, "jsonl")
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "related").glob("*.y*ml")), ids=lambda p: p.stem)
+def test_recipes_of_related_systems_and_their_arms_load(path: Path):
+    base = load_recipe(RECIPES / "related" / "scir.yaml", [])
+    if not path.stem.endswith("arms"):
+        load_recipe(path, [])
+        return
+    arms = yaml.safe_load(path.read_text(encoding="utf-8"))["methods"]
+    for arm in arms:
+        recipe = Recipe.model_validate({**base.model_dump(), "method": arm["method"]})
+        assert recipe.method.parts(1).objective.name

@@ -1,6 +1,7 @@
 """LLM-as-a-judge: what is asked, and reading the answer back.
 
-Two questions: a score by an additive five-point rubric, or which of two responses is better.
+Questions: a score by an additive five-point rubric, or which of two responses is better, in words
+or as one letter.
 
 Text in, text out; no model is called here. An answer without exactly one recognisable score is
 unscored with a reason, never 0 and never a guess; likewise one without exactly one preference.
@@ -13,8 +14,10 @@ end, and in that any answer beyond that form is rejected rather than searched fo
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+
+from cream.types import Message
 
 MAX_SCORE = 5
 
@@ -66,6 +69,22 @@ where X is A, B or tie:
 Better: X"""
 
 
+_VERDICT = """\
+Which response answers the message better? Reply with one letter, A or B.
+
+Message:
+{prompt}
+
+Response A:
+{first}
+
+Response B:
+{second}"""
+
+VERDICT_LABELS = ("A", "B")
+"""Whole answers to `verdict_prompt`: the first response is better, or the second."""
+
+
 class Preference(StrEnum):
     """What a judge of two responses said."""
 
@@ -85,6 +104,8 @@ class Unscored(StrEnum):
     """A score out of something else than 5; it is not rescaled."""
     CONFLICTING = "conflicting"
     """Two different scores, or preferences."""
+    NO_LABEL = "label_mass"
+    """The letters of a verdict have too little probability."""
     TRUNCATED = "truncated"
     """The judge ran out of tokens before it gave a score, or inside it."""
 
@@ -113,6 +134,13 @@ _PREFERENCE = re.compile(
 )
 
 
+def conversation(messages: Sequence[Message]) -> str:
+    """What a response answers, as text: a lone message as it is, more with their roles."""
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n\n".join(f"{message.role}: {message.content}" for message in messages)
+
+
 def judge_prompt(prompt: str, response: str) -> str:
     """Return the judge's instruction for one prompt and response, as the text of a user's turn.
 
@@ -124,6 +152,19 @@ def judge_prompt(prompt: str, response: str) -> str:
 def comparison_prompt(prompt: str, first: str, second: str) -> str:
     """Return the judge's instruction for two responses, as the text of a user's turn."""
     return _filled(_COMPARISON, {"{prompt}": prompt, "{first}": first, "{second}": second})
+
+
+def verdict_prompt(prompt: str, first: str, second: str) -> str:
+    """Return a question whose whole answer is one of `VERDICT_LABELS`, as a user's turn.
+
+    Short on purpose: its answer is not drawn but scored, and trained through.
+    """
+    return _filled(_VERDICT, {"{prompt}": prompt, "{first}": first, "{second}": second})
+
+
+def verdict_question(messages: Sequence[Message], first: str, second: str) -> tuple[Message]:
+    """The conversation that asks for a verdict on two responses to another one."""
+    return (Message("user", verdict_prompt(conversation(messages), first, second)),)
 
 
 def parse_score(text: str, *, truncated: bool = False) -> float | Unscored:

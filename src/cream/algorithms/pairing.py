@@ -180,6 +180,25 @@ def all_pairs(candidates: Candidates, *, min_gap: float = 0.0) -> Pairs:
     return _select_between(candidates, candidates.eligible, candidates.eligible, min_gap)
 
 
+def random_pairs(candidates: Candidates, generator: np.random.Generator) -> Pairs:
+    """Pair two distinct completions drawn uniformly, in a drawn order: no label.
+
+    ``gap`` is that of the reward, of either sign, or NaN where one has none; nothing is asked of
+    it. Completions without a reward are paired like others.
+    """
+    eligible = candidates.groups.distinct & ~candidates.excluded
+    draws = np.where(eligible, generator.random(eligible.shape), 2.0).argsort(axis=1)
+    enough = eligible.sum(axis=1) >= 2
+    prompt = np.flatnonzero(enough)
+    chosen, rejected = draws[enough, 0], draws[enough, min(1, draws.shape[1] - 1)]
+    values = candidates.reward.values
+    outcome = _why_none(candidates)
+    outcome[enough] = Outcome.PAIRED
+    return Pairs(
+        prompt, chosen, rejected, values[prompt, chosen] - values[prompt, rejected], outcome
+    )
+
+
 def top_bottom(
     candidates: Candidates, *, k: int, min_gap: float = 0.0, tie_break: Reward | None = None
 ) -> Pairs:
@@ -287,9 +306,17 @@ def _select(
     gap = reward.values[prompt, chosen] - reward.values[prompt, rejected]
     above_noise = gap > np.maximum(reward.noise[prompt, chosen], reward.noise[prompt, rejected])
     kept = above_noise & (gap >= min_gap)
+    outcome = _why_none(candidates)
+    outcome[prompt[above_noise]] = Outcome.BELOW_MIN_GAP
+    outcome[prompt[kept]] = Outcome.PAIRED
+    return Pairs(prompt[kept], chosen[kept], rejected[kept], gap[kept], outcome)
+
+
+def _why_none(candidates: Candidates) -> Int8[np.ndarray, " prompt"]:
+    """Why a prompt has no pair, `Outcome.TIED` where two could be paired."""
     distinct = candidates.groups.distinct
-    scored = distinct & reward.scored
-    outcome = np.select(
+    scored = distinct & candidates.reward.scored
+    return np.select(
         [
             candidates.groups.present.sum(axis=1) < 2,
             distinct.sum(axis=1) < 2,
@@ -299,9 +326,6 @@ def _select(
         [Outcome.SINGLE, Outcome.ALL_DUPLICATES, Outcome.UNSCORED, Outcome.TRUNCATED],
         Outcome.TIED,
     ).astype(np.int8)
-    outcome[prompt[above_noise]] = Outcome.BELOW_MIN_GAP
-    outcome[prompt[kept]] = Outcome.PAIRED
-    return Pairs(prompt[kept], chosen[kept], rejected[kept], gap[kept], outcome)
 
 
 def _select_between(

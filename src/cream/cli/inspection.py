@@ -54,7 +54,8 @@ def plan(
     loaded = load_recipe(recipe, overrides or ())
     progress = ConsoleProgress(messages(quiet=quiet))
     with progress.busy("checking recipe, data and model"):
-        from cream.inspect.plan import assumed_length, make_plan, print_plan
+        from cream.algorithms.judging import verdict_question
+        from cream.inspect.plan import LETTER_TOKENS, assumed_length, make_plan, print_plan
         from cream.models.fingerprints import stored_parameters
         from cream.plan import token_counts
         from cream.preflight.opening import check_run, disk_need
@@ -68,6 +69,7 @@ def plan(
             partial(context.encode, max_completion_tokens=0),
             context.encoder.encode_completion,
         )
+        question = context.encoder.encode_prompt(verdict_question((), "", ""))
         length = assumed_length(run.root, stages, counts, loaded.sampling.max_completion_tokens)
     rates = None
     if timing:
@@ -82,6 +84,7 @@ def plan(
         parameters=stored_parameters(context.checkpoints.seed_folder),
         disk_bytes=disk_need(context).total,
         rates=rates,
+        question=len(question) + 2 * LETTER_TOKENS,
     )
     if as_json:
         print_json(told)

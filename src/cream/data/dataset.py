@@ -17,6 +17,7 @@ from cream.data.dedup import question_key
 from cream.data.sources import Item, RoleName, drop_duplicates, read_source
 from cream.data.splits import check_leakage, shuffled, split_by_iteration, spread
 from cream.data.streams import TaskStream, tasks_of
+from cream.data.verdicts import verdict_examples
 from cream.errors import DataError
 from cream.recipe.data import (
     AnyRole,
@@ -93,12 +94,15 @@ def load_data(config: DataConfig, *, seed: int, iterations: int, base_dir: Path)
     seed_items = reader.read(config.seed, "seed") if config.seed else []
     slices, pool = reader.read_prompts(config.prompts, iterations)
     check_leakage(test, [*seed_items, *pool])
+    seed_examples = tuple(
+        SeedExample(item.prompt, item.completion)
+        for item in seed_items
+        if item.completion is not None  # always: reading seed data requires it
+    )
+    if config.seed is not None and config.seed.verdicts:
+        seed_examples += verdict_examples(seed_examples, count=config.seed.verdicts, seed=seed)
     return LoadedData(
-        seed_examples=tuple(
-            SeedExample(item.prompt, item.completion)
-            for item in seed_items
-            if item.completion is not None  # always: reading seed data requires it
-        ),
+        seed_examples=seed_examples,
         iterations=slices,
         test=tuple(item.prompt for item in test),
         tallies=reader.tallies,

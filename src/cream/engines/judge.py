@@ -23,6 +23,7 @@ from cream.algorithms.judging import (
     Preference,
     Unscored,
     comparison_prompt,
+    conversation,
     judge_prompt,
     parse_preference,
     parse_score,
@@ -32,7 +33,6 @@ from cream.engines.texts import (
     TextScore,
     Unscorable,
     commonest,
-    conversation,
     special_texts,
     spells_any,
 )

@@ -7,8 +7,8 @@ own template writes the conversation. What is scored here is therefore what a pe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
@@ -51,6 +51,8 @@ class TextScore:
     """A short word, where there is no value."""
     count: int
     """How many numbers the value is the mean of; 0 where there is none."""
+    details: Mapping[str, float | None] = field(default_factory=dict)
+    """What else the scorer tells of the text, by name; the same names for every text."""
 
     def __post_init__(self) -> None:
         if (self.value is None) != (self.count == 0) or (self.value is None) == (not self.reason):
@@ -64,13 +66,6 @@ class TextScorer(Protocol):
     def score(self, texts: Sequence[Text]) -> Iterator[TextScore]:
         """Yield one score per text, in any order, joined by ``text_id``."""
         ...
-
-
-def conversation(messages: Sequence[Message]) -> str:
-    """What a response answers, as text: a lone message as it is, more with their roles."""
-    if len(messages) == 1:
-        return messages[0].content
-    return "\n\n".join(f"{message.role}: {message.content}" for message in messages)
 
 
 def commonest(reasons: Sequence[str]) -> str:

@@ -26,7 +26,10 @@ from cream.runs.files import free_bytes
 from cream.runs.plan import TokenCounts
 from cream.runs.reader import State, finished_stage, progress_of
 from cream.runs.store import part_files
+from cream.types import AddedTokens
 
+LETTER_TOKENS = 2
+"""Of an answer to a verdict question: the letter, and the end of turn."""
 BYTES_PER_TRAINED_WEIGHT = 16
 """Float32 weight, gradient and two moments; activations come on top."""
 
@@ -130,6 +133,7 @@ def make_plan(
     parameters: int,
     disk_bytes: int,
     rates: Rates | None,
+    question: int = 0,
 ) -> Plan:
     """Everything `cream plan` tells.
 
@@ -142,8 +146,13 @@ def make_plan(
         parameters: Weights of the model.
         disk_bytes: What the run will write beside what is there.
         rates: Of this machine; None for counts only.
+        question: Tokens of a verdict question without prompt and responses, and of both answers
+            to it; read where the plan has verdicts.
     """
-    rows = [_row(recipe, root, stage, counts[str(stage.source)], length, rates) for stage in stages]
+    rows = [
+        _row(recipe, root, stage, counts[str(stage.source)], length, rates, question)
+        for stage in stages
+    ]
     left = [row.remaining_seconds for row in rows]
     return Plan(
         name=recipe.name,
@@ -171,8 +180,9 @@ def _row(
     counts: TokenCounts,
     length: Length,
     rates: Rates | None,
+    question: int,
 ) -> PlanRow:
-    tokens = _tokens(stage, counts, _length_of(stage, length, rates))
+    tokens = _tokens(stage, counts, _length_of(stage, length, rates), question)
     seconds, reason = _seconds(recipe, stage, tokens, rates)
     record = finished_stage(root, stage)
     done = 1.0 if record is not None else _kept_share(recipe, root, stage)
@@ -212,7 +222,7 @@ def _length_of(stage: StageSpec, length: Length, rates: Rates | None) -> float:
     return limit if answers is None else min(answers, limit)
 
 
-def _tokens(stage: StageSpec, counts: TokenCounts, length: float) -> float | None:
+def _tokens(stage: StageSpec, counts: TokenCounts, length: float, question: int) -> float | None:
     """Tokens drawn, scored or trained on; None if no model runs, or another one than the run's."""
     match stage.kind:
         case "sample" | "evaluate":
@@ -225,8 +235,10 @@ def _tokens(stage: StageSpec, counts: TokenCounts, length: float) -> float | Non
             completion = length if counts.completion is None else counts.completion
             return stage.epochs * stage.completions * (counts.prompt + completion)
         case "train":
-            pairs = stage.completions / 2
-            return stage.epochs * pairs * (counts.prompt + 2 * length)
+            pairs, added = stage.completions / 2, stage.added or AddedTokens()
+            prompt, completion = 1 + added.prompts, 2 + added.completions
+            more = added.verdicts * question
+            return stage.epochs * pairs * (prompt * counts.prompt + completion * length + more)
         case _:
             return None
 

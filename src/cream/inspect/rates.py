@@ -22,7 +22,7 @@ from pydantic import Field
 from cream.algorithms.preference import supervised
 from cream.protocols import Capability, Engine, LogpScorer, Sampler, SamplingParams
 from cream.recipe import Recipe
-from cream.recipe.objectives import ObjectiveConfig
+from cream.recipe.objectives import Dpo, ObjectiveConfig
 from cream.records import Record
 from cream.training.examples import completion_example, pair_example
 from cream.training.loop import OnStep
@@ -244,8 +244,10 @@ def _training_cost(
         }
     )
     tokens = sum(len(e.prompt_token_ids) + 2 * length for e in items) / len(items)
+    # What options add is more tokens of the same kind: the plan counts them at this price.
+    timed = Dpo().build() if objective.additions else objective.build()
     return _step_cost(
-        lambda on_step: train(model, items, objective.build(), config, seed=0, on_step=on_step),
+        lambda on_step: train(model, items, timed, config, seed=0, on_step=on_step),
         batch,
         tokens,
     )

@@ -102,8 +102,7 @@ class Extensions:
 
     def parts(self, recipe: Recipe, t: int) -> MethodParts:
         """Parts of iteration t: of the user's method, else of the recipe's."""
-        method = recipe.method if self.method is None else self.method
-        return method.parts(t)
+        return recipe.parts(t, self.method)
 
     def refuse_missing_transform(self, parts: MethodParts) -> None:
         """A transform that a method names must be there before anything runs.

@@ -17,11 +17,13 @@ from typing import Any, assert_never
 
 import pyarrow as pa
 
+from cream.algorithms.judging import VERDICT_LABELS, verdict_prompt
 from cream.engines.checkpoints import Checkpoints
 from cream.engines.engine import OnTorch
 from cream.engines.judge import AskedModel, PairwiseJudge, RubricJudge
 from cream.engines.reward_model import RewardModel
 from cream.engines.texts import TextScorer
+from cream.engines.verdict import DETAILS, VerdictJudge
 from cream.errors import RecipeError
 from cream.loop.answers import answer_stage
 from cream.loop.context import Context, empty_question
@@ -29,7 +31,7 @@ from cream.loop.extensions import OwnScorer
 from cream.loop.stage_runner import run_shards
 from cream.models.chat import ChatEncoder
 from cream.protocols import Engine, SamplingParams
-from cream.recipe.parts import EXTRACTED, FROM_DATA, JUDGE, REWARD_MODEL, VERIFIER
+from cream.recipe.parts import EXTRACTED, FROM_DATA, JUDGE, REWARD_MODEL, VERDICT, VERIFIER
 from cream.recipe.scorers import JudgeConfig, JudgeModel, PairwiseJudgeConfig, RewardModelConfig
 from cream.records import StageSpec, TextScoreSummary
 from cream.runs.files import read_table
@@ -41,24 +43,34 @@ from cream.types import Origin
 
 NAMES_THE_MODEL = {"model", "name", "revision", "chat_template", "trust_remote_code"}
 """Settings that say where a model is; what it is, its fingerprint says."""
+VERDICT_DETAILS = tuple(f"{VERDICT}_{name}" for name in DETAILS)
 
-JUDGE_SCHEMA = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("completion_id", pa.string()),
-        (JUDGE, pa.float64()),
-        (f"{JUDGE}_reason", pa.string()),
-        (f"{JUDGE}_count", pa.int32()),
+
+def _text_schema(column: str, **further: pa.DataType) -> pa.Schema:
+    """Of a column that a reader of text fills: values, why they are missing, and what follows."""
+    ids = [("prompt_id", pa.string()), ("completion_id", pa.string())]
+    values = [(column, pa.float64()), (f"{column}_reason", pa.string())]
+    return pa.schema([*ids, *values, *further.items()])
+
+
+JUDGE_SCHEMA = _text_schema(JUDGE, **{f"{JUDGE}_count": pa.int32()})
+REWARD_MODEL_SCHEMA = _text_schema(REWARD_MODEL)
+LETTER_SCHEMA = _text_schema(VERDICT, **dict.fromkeys(VERDICT_DETAILS, pa.float64()))
+
+
+def _text_table(rows: Sequence[ScoreRow], column: str, schema: pa.Schema) -> pa.Table:
+    told = [
+        {
+            "prompt_id": row.prompt_id,
+            "completion_id": row.completion_id,
+            column: row.value,
+            f"{column}_reason": row.reason,
+            f"{column}_count": row.count,
+            **{f"{column}_{name}": value for name, value in row.details.items()},
+        }
+        for row in rows
     ]
-)
-REWARD_MODEL_SCHEMA = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("completion_id", pa.string()),
-        (REWARD_MODEL, pa.float64()),
-        (f"{REWARD_MODEL}_reason", pa.string()),
-    ]
-)
+    return pa.Table.from_pylist(told, schema=schema)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +103,7 @@ def judge_stage(context: Context, spec: StageSpec) -> StageRecord:
             context.checkpoints.release()
         return _text_scorer(context, spec.t, settings, judge)
 
-    def table(rows: Sequence[ScoreRow]) -> pa.Table:
-        values = [(r.prompt_id, r.completion_id, r.value, r.reason, r.count) for r in rows]
-        names = JUDGE_SCHEMA.names
-        named = [dict(zip(names, row, strict=True)) for row in values]
-        return pa.Table.from_pylist(named, schema=JUDGE_SCHEMA)
-
-    record = _score_texts_stage(context, spec, inputs, scorer, table)
+    record = _score_texts_stage(context, spec, inputs, scorer, JUDGE_SCHEMA)
     if judge.checkpoints is not context.checkpoints:
         judge.checkpoints.release()
     return record
@@ -125,29 +131,38 @@ def reward_model_stage(context: Context, spec: StageSpec) -> StageRecord:
             context_length=model.context_length,
         )
 
-    def table(rows: Sequence[ScoreRow]) -> pa.Table:
-        values = [(r.prompt_id, r.completion_id, r.value, r.reason) for r in rows]
-        names = REWARD_MODEL_SCHEMA.names
-        named = [dict(zip(names, row, strict=True)) for row in values]
-        return pa.Table.from_pylist(named, schema=REWARD_MODEL_SCHEMA)
+    return _score_texts_stage(context, spec, inputs, scorer, REWARD_MODEL_SCHEMA)
 
-    return _score_texts_stage(context, spec, inputs, scorer, table)
+
+def verdict_stage(context: Context, spec: StageSpec) -> StageRecord:
+    """How probable a model of the run holds it that a completion beats another of its group."""
+    settings = context.recipe.scoring.verdicts
+    assert settings is not None, "the column `verdict` comes from scoring.verdicts"
+    model = "M0" if settings.model == "seed" else f"M{spec.t}"
+    inputs = {
+        "model": context.model_fingerprint(model),
+        "template": context.template_fingerprint,
+        "compute_dtype": str(context.checkpoints.compute_dtype),
+        "question": fingerprint([verdict_prompt("", "", ""), VERDICT_LABELS]),
+        "settings": settings.model_dump(mode="json", exclude=NAMES_THE_MODEL),
+    }
+
+    def scorer() -> TextScorer:
+        return VerdictJudge(
+            context.engine.scorer(model),
+            context.encoder,
+            context_length=context.checkpoints.context_length,
+            label_mass=settings.label_mass,
+            temperature=settings.temperature,
+        )
+
+    return _score_texts_stage(context, spec, inputs, scorer, LETTER_SCHEMA)
 
 
 def own_scorer_stage(scorer: OwnScorer, context: Context, spec: StageSpec) -> StageRecord:
     """Scores of a scorer that the user brought."""
-    column = str(spec.column)
-
-    def table(rows: Sequence[ScoreRow]) -> pa.Table:
-        names = ["prompt_id", "completion_id", column, f"{column}_reason"]
-        values = [(r.prompt_id, r.completion_id, r.value, r.reason) for r in rows]
-        types = [pa.string(), pa.string(), pa.float64(), pa.string()]
-        schema = pa.schema(list(zip(names, types, strict=True)))
-        named = [dict(zip(names, row, strict=True)) for row in values]
-        return pa.Table.from_pylist(named, schema=schema)
-
-    inputs = {"scorer": scorer.fingerprint}
-    return _score_texts_stage(context, spec, inputs, lambda: scorer, table)
+    inputs, schema = {"scorer": scorer.fingerprint}, _text_schema(str(spec.column))
+    return _score_texts_stage(context, spec, inputs, lambda: scorer, schema)
 
 
 def _judge(context: Context, settings: JudgeConfig | PairwiseJudgeConfig, t: int) -> _Judge:
@@ -193,7 +208,7 @@ def _score_texts_stage(
     spec: StageSpec,
     inputs: dict[str, Any],
     make_scorer: Callable[[], TextScorer],
-    to_table: Callable[[Sequence[ScoreRow]], pa.Table],
+    schema: pa.Schema,
 ) -> StageRecord:
     """Fill one column; the scorer is made when the first missing part needs it."""
     (source,), column = spec.inputs, str(spec.column)
@@ -206,7 +221,7 @@ def _score_texts_stage(
         if not made:
             made.append(make_scorer())
         completions = completions_from_table(read_table(path))
-        return to_table(score_texts(completions, prompts, made[0]))
+        return _text_table(score_texts(completions, prompts, made[0]), column, schema)
 
     return _part_by_part(context, spec, stage, work, lambda stage: _summarise(stage, column))
 
@@ -231,12 +246,18 @@ def _part_by_part(
 
 
 def _summarise(stage: Stage, column: str) -> tuple[dict[str, Any], str]:
-    reason = f"{column}_reason"
-    table = pa.concat_tables(stage.tables([column, reason]))
+    reason, details = f"{column}_reason", VERDICT_DETAILS if column == VERDICT else ()
+    table = pa.concat_tables(stage.tables([column, reason, *details]))
     tally = tally_scores(table[reason].to_pylist())
     values = [value for value in table[column].to_pylist() if value is not None]
     mean = sum(values) / len(values) if values else None
-    summary = TextScoreSummary(tally=tally, mean_score=mean, distinct_scores=len(set(values)))
+    told = {name: [v for v in table[name].to_pylist() if v is not None] for name in details}
+    summary = TextScoreSummary(
+        tally=tally,
+        mean_score=mean,
+        distinct_scores=len(set(values)),
+        details={name: sum(found) / len(found) for name, found in told.items() if found},
+    )
     words = [f"{name} {count}" for name, count in tally.parts.items()]
     average = "" if mean is None else f", mean {mean:.2f}"
     return summary.as_json(), f"{', '.join(words)} of {tally.total}{average}"
@@ -287,6 +308,7 @@ def check_score_columns(context: Context) -> None:
     method = context.recipe.method
     fillable = {VERIFIER}
     fillable |= {method.scorer.column} if method.scorer else set()
+    fillable |= {VERDICT} if context.recipe.scoring.verdicts else set()
     fillable |= context.extensions.scorers.keys()
     fillable |= {FROM_DATA} if context.plan.parts(1).prompts == "seed" else set()
     for t in range(1, context.recipe.iterations + 1):
@@ -373,5 +395,6 @@ SCORE_COLUMNS: Mapping[str, ScoreColumn] = {
     VERIFIER: ScoreColumn(verify_stage, (VERIFIER, "partial_credit", EXTRACTED)),
     FROM_DATA: ScoreColumn(from_data_stage, (FROM_DATA,)),
     JUDGE: ScoreColumn(judge_stage, (JUDGE, f"{JUDGE}_reason", f"{JUDGE}_count")),
+    VERDICT: ScoreColumn(verdict_stage, (VERDICT, f"{VERDICT}_reason", *VERDICT_DETAILS)),
     REWARD_MODEL: ScoreColumn(reward_model_stage, (REWARD_MODEL, f"{REWARD_MODEL}_reason")),
 }

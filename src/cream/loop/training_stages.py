@@ -111,6 +111,8 @@ def train_stage(context: Context, spec: StageSpec) -> StageRecord:
             if transformed
             else _training_pairs(context, spec, paired, matrix, objective.needs)
         )
+        if parts.transform is None:
+            examples += _agreed(context, spec, paired, matrix)
         by_epoch = _replayed(context, spec, len(examples))
         again = [example for epoch in by_epoch for example in epoch]
         summary = train(
@@ -146,19 +148,27 @@ def _training_pairs(
     ]
     wanted = dict.fromkeys(["prompt_id", "completion_id", "token_ids", reference, *further])
     completions = pa.concat_tables(matrix.tables(list(wanted)))
-    prompts = context.encode_set(matrix.spec.inputs[0])
-    examples = pair_examples(
+    return pair_examples(
         pairs_from_table(read_table(paired.folder / "pairs.parquet")),
         completions,
-        prompts,
+        context.encode_set(matrix.spec.inputs[0]),
         reference_column=reference,
         columns=needs.columns,
     )
+
+
+def _agreed(context: Context, spec: StageSpec, paired: Stage, matrix: Stage) -> list[Example]:
+    """Examples of what unanimous groups say, where the method trains on it."""
     if not (paired.folder / UNANIMOUS_FILE).exists():
-        return examples
+        return []
+    reference = LOGP_PREFIX + str(spec.reference)
     agreed = read_table(paired.folder / UNANIMOUS_FILE)
-    chosen = dict(zip(*(agreed[n].to_pylist() for n in agreed.column_names), strict=True))
-    return examples + agreed_examples(chosen, completions, prompts, reference_column=reference)
+    return agreed_examples(
+        dict(zip(*(agreed[n].to_pylist() for n in agreed.column_names), strict=True)),
+        pa.concat_tables(matrix.tables(["completion_id", "token_ids", reference])),
+        context.encode_set(matrix.spec.inputs[0]),
+        reference_column=reference,
+    )
 
 
 def _replayed(context: Context, spec: StageSpec, beside: int) -> list[list[Example]]:
@@ -194,6 +204,12 @@ def check_objective(context: Context) -> None:
             seed examples are to be replayed under one that no chosen completion alone can train.
     """
     own = context.extensions.objective
+    beside = context.plan.parts(1).objective.additions
+    if own is not None and beside:
+        raise RecipeError(
+            f"objective {own.name}, given in Python, takes the place of the recipe's, whose "
+            f"{beside[0].key} would be ignored; remove it from the recipe"
+        )
     for spec in context.plan.stages:
         if spec.kind != "train":
             continue

@@ -8,12 +8,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from cream.engines.texts import special_texts
 from cream.errors import RunError
 from cream.loop.context import Context
 from cream.loop.stage_runner import batched, run_shards, stopwatch
+from cream.protocols import Addition
 from cream.records import StageSpec
+from cream.report.summary import OptionSummary, TransformSummary
 from cream.runs.files import read_table
-from cream.runs.store import Stage, StageRecord
+from cream.runs.seeds import derive_seed
+from cream.runs.store import Stage, StageRecord, fingerprint
 from cream.runs.tables import (
     LOGP_PREFIX,
     completions_from_table,
@@ -21,7 +25,9 @@ from cream.runs.tables import (
     examples_to_table,
     pairs_from_table,
 )
+from cream.stages.additions import addition_of, extend_pairs
 from cream.stages.transform import (
+    TRANSFORMED,
     ReferenceRow,
     ranked_pairs,
     score_examples,
@@ -29,7 +35,7 @@ from cream.stages.transform import (
     unscored,
     with_references,
 )
-from cream.types import Example, RankedPair
+from cream.types import Example, RankedPair, Tally
 
 REFERENCE_SCHEMA = pa.schema(
     [("example_id", pa.string()), ("role", pa.string()), ("reference_logps", pa.float64())]
@@ -37,15 +43,17 @@ REFERENCE_SCHEMA = pa.schema(
 
 
 def transform_stage(context: Context, spec: StageSpec) -> StageRecord:
-    """The examples that the method's transform makes of the pairs."""
-    transform = context.extensions.transforms[str(spec.column)]
+    """The examples that the method's transform, or options of its objective, make of the pairs."""
+    own = None if spec.column is None else context.extensions.transforms[spec.column]
+    additions = () if own else _additions(context, spec)
+    made_by = own.fingerprint if own else fingerprint([a.fingerprint for a in additions])
     paired, matrix = map(context.run.finished, spec.inputs)
     stage = context.stage(
         spec,
         {
             "pairs": paired.fingerprint,
             "reference": spec.reference,
-            "transform": transform.fingerprint,
+            "transform": made_by,
             "template": context.template_fingerprint,
         },
     )
@@ -56,7 +64,16 @@ def transform_stage(context: Context, spec: StageSpec) -> StageRecord:
     context.progress.start(spec.label, 1, "step")
     with stopwatch() as seconds:
         pairs = _pairs(context, spec, paired, matrix)
-        examples, tally = transform_pairs(pairs, transform, context.encoder)
+        if own:
+            examples, tally = transform_pairs(pairs, own, context.encoder)
+            options = dict[str, OptionSummary]()
+        else:
+            extended = extend_pairs(pairs, additions, context.encoder)
+            examples, tally = extended.examples, Tally(len(pairs), {TRANSFORMED: len(pairs)})
+            options = {
+                name: OptionSummary(tally=tally, figures=dict(extended.figures[name]))
+                for name, tally in extended.tallies.items()
+            }
         if not examples:
             reasons = ", ".join(f"{name} {n}" for name, n in tally.parts.items() if n)
             raise RunError(
@@ -65,28 +82,51 @@ def transform_stage(context: Context, spec: StageSpec) -> StageRecord:
         parts = batched(examples, context.recipe.sampling.prompts_per_shard)
         for index, part in enumerate(parts):
             stage.write_part(index, examples_to_table(part), 0.0)
-    summary = {
-        "examples": len(examples),
-        "sequences": sum(len(example.sequences) for example in examples),
-        "unscored": len(unscored(examples)),
-        "tally": {"total": tally.total, "parts": dict(tally.parts)},
-    }
-    record = stage.finish(summary, seconds())
+    summary = TransformSummary(
+        examples=len(examples),
+        sequences=sum(len(example.sequences) for example in examples),
+        unscored=len(unscored(examples)),
+        tally=tally,
+        options=options,
+    )
+    record = stage.finish(summary.as_json(), seconds())
     context.progress.advance(1)
     context.progress.finish(f"{len(examples)} examples of {tally.total} pairs")
     return record
+
+
+def _additions(context: Context, spec: StageSpec) -> tuple[Addition, ...]:
+    """What makes the sequences that options of the objective add."""
+    draft = ("draft",) if spec.draft else ()
+    special = special_texts(context.encoder.tokenizer)
+    return tuple(
+        addition_of(
+            section,
+            seed=derive_seed(context.recipe.seed, section.key, spec.t, *draft),
+            special=special,
+            policy=f"M{spec.t}",
+        )
+        for section in context.plan.phase_parts(spec).objective.additions
+    )
 
 
 def _pairs(context: Context, spec: StageSpec, paired: Stage, matrix: Stage) -> list[RankedPair]:
     table = pa.concat_tables(matrix.tables())
     sampled = matrix.spec.inputs[0]
     sums = table[LOGP_PREFIX + str(spec.reference)].to_pylist()
+    known = [n for n in table.column_names if pa.types.is_floating(table.schema.field(n).type)]
+    rows = table.select(["completion_id", *known]).to_pylist()
+    columns = {
+        row["completion_id"]: {n: row[n] for n in known if row[n] is not None and row[n] == row[n]}
+        for row in rows
+    }
     return ranked_pairs(
         pairs_from_table(read_table(paired.folder / "pairs.parquet")),
         completions_from_table(table),
         dict(zip(table["completion_id"].to_pylist(), sums, strict=True)),
         {prompt.prompt_id: prompt for prompt in context.plan.sets[sampled].prompts},
         context.encode_set(sampled),
+        columns,
     )
 
 
@@ -127,10 +167,11 @@ def score_examples_stage(context: Context, spec: StageSpec) -> StageRecord:
     )
 
 
-def transformed_examples(transformed: Stage, scored: Stage) -> list[Example]:
-    """The examples of a transform, each with all its sums under the loss reference."""
-    examples = (e for table in transformed.tables() for e in examples_from_table(table))
-    return list(with_references(examples, _rows(scored.tables())))
+def transformed_examples(transformed: Stage, *scored: Stage) -> list[Example]:
+    """The examples of a transform, with their sums under the loss reference if these were made."""
+    examples = [e for table in transformed.tables() for e in examples_from_table(table)]
+    rows = [row for stage in scored for row in _rows(stage.tables())]
+    return list(with_references(examples, rows)) if scored else examples
 
 
 def _rows(tables: Iterable[pa.Table]) -> list[ReferenceRow]:

@@ -23,6 +23,7 @@ from cream.protocols import Progress
 from cream.recipe import Recipe
 from cream.recipe.engine import VllmEngine
 from cream.recipe.parts import VERIFIER
+from cream.recipe.scir import Scir
 from cream.records import StageSpec
 from cream.runs.files import free_bytes, read_json, write_json
 from cream.runs.manifest import build_manifest
@@ -136,6 +137,7 @@ def check_run(
     )
     checkpoints.check = context.check_model
     _check_calibration(context)
+    _check_dropout(context)
     check_score_columns(context)
     check_objective(context)
     _check_lengths(context)
@@ -200,6 +202,17 @@ def _check_calibration(context: Context) -> None:
         raise RecipeError(
             f"method {context.recipe.method.name} calibrates C on held-out seed examples and there "
             "are none; add a section `calibration: {seed_share: 0.2}`"
+        )
+
+
+def _check_dropout(context: Context) -> None:
+    """Two judges of one model must not differ by what drops out."""
+    lora = context.recipe.training.lora
+    objective = context.plan.parts(1).objective
+    if isinstance(objective, Scir) and lora is not None and lora.dropout > 0:
+        raise RecipeError(
+            f"objective scir compares two readings of one model, and training.lora.dropout "
+            f"{lora.dropout:g} would make them differ by chance; set dropout: 0"
         )
 
 

@@ -64,7 +64,7 @@ def recompute_pairs(
         )
     parts, first = plan.parts[t], plan.parts[1]
     if recipe.method != stored_recipe.method:  # else it may be one composed in Python
-        parts, first = recipe.method.parts(t), recipe.method.parts(1)
+        parts, first = recipe.parts(t), recipe.parts(1)
     _refuse_other_groups(parts, plan.parts[t], recipe.method.name)
     report = recipe.scoring.report_consistency
     (pairing,) = run.planned("pair", t)

@@ -234,6 +234,11 @@ class Role(AnyRole):
 class SeedData(Role):
     """Prompts with completions, imitated by supervised fine-tuning (the paper's D_S)."""
 
+    verdicts: int = Field(default=0, ge=0, exclude_if=lambda value: value == 0)
+    """Seed items that also teach the model to judge: each becomes two further examples, the
+    question whether its completion or that of another item of its task is better, in both orders.
+    For ``scir`` and other verdicts of the model itself."""
+
     @model_validator(mode="after")
     def _counts(self) -> SeedData:
         _require_counts(self.sources)

@@ -11,10 +11,26 @@ from cream.recipe.base import Section
 if TYPE_CHECKING:
     from cream.algorithms.consistency import StageScale
     from cream.algorithms.objective import Objective
-    from cream.types import SetConsistency
+    from cream.types import AddedTokens, SetConsistency
 
 Consistency = TypeVar("Consistency")
 """C of a pair: a number or an array of them."""
+
+
+class AddingSection(Section):
+    """An option whose sequences join the example of a pair before training.
+
+    `cream.stages.additions` makes them; `key` names the option.
+    """
+
+    key: ClassVar[str]
+    scored: ClassVar[bool] = False
+    """Whether sequences that it adds need sums under the loss reference."""
+
+    @property
+    def added_tokens(self) -> AddedTokens:
+        """What runs through the model beside the pair, at most; one prompt's sequences share it."""
+        raise NotImplementedError
 
 
 class ObjectiveSection(Section):
@@ -32,6 +48,21 @@ class ObjectiveSection(Section):
     def trains_chosen_alone(self) -> bool:
         """Whether an example without a rejected completion is trained on: by its likelihood."""
         return True
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms beside the loss, as a recipe has them."""
+        return ()
+
+    @property
+    def orders_pairs(self) -> bool:
+        """Whether ``chosen`` is what the pair prefers; else the two are in a drawn order."""
+        return True
+
+    @property
+    def additions(self) -> tuple[AddingSection, ...]:
+        """Options that add sequences to the example of every pair, in order."""
+        return ()
 
     def trained_consistency(self, stored: Consistency) -> Consistency | float | None:
         """C that a pair with that stored C is trained with; None: every order is trusted fully."""

@@ -14,10 +14,12 @@ from pydantic import Field
 
 from cream.errors import TrainingError
 from cream.recipe.base import Section, usual
+from cream.recipe.degree import PreferenceDegree
+from cream.recipe.likelihood import AddingSection, Consistency, Nll, ObjectiveSection
 from cream.recipe.likelihood import ChosenNll as ChosenNll
-from cream.recipe.likelihood import Consistency, Nll, ObjectiveSection
 from cream.recipe.likelihood import ConsistencyNll as ConsistencyNll
 from cream.recipe.likelihood import ConstantNll as ConstantNll
+from cream.recipe.scir import Scir as Scir
 
 if TYPE_CHECKING:
     from cream.algorithms.consistency import StageScale
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from cream.types import SetConsistency
 
 Beta = Annotated[float, Field(gt=0)]
+TERMS = ("nll", "degree")
+"""Sections that may stand beside a preference. One that is younger than `nll` is not written where
+it is none (``exclude_if``), so that runs made before it keep their fingerprints."""
 
 
 class PreferenceSection(ObjectiveSection):
@@ -35,8 +40,20 @@ class PreferenceSection(ObjectiveSection):
     """Scale of the rewards that are reported."""
     nll: Nll | None = None
     """Likelihood of the chosen completion beside the preference, or none (the papers' choice)."""
+    degree: PreferenceDegree | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How much key content an answer lost, told beside the preference (SPO), or none."""
     reads_start: ClassVar[bool] = False
     """Whether the loss compares with the policy at the start of the stage, token by token."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms beside the preference, as a recipe has them."""
+        return tuple(name for name in TERMS if getattr(self, name) is not None)
+
+    @property
+    def additions(self) -> tuple[AddingSection, ...]:
+        """See `ObjectiveSection`."""
+        return (self.degree,) if self.degree else ()
 
     def trained_consistency(self, stored: Consistency) -> Consistency | float | None:
         """C that a pair with that stored C is trained with; None: every order is trusted fully."""
@@ -56,7 +73,7 @@ class PreferenceSection(ObjectiveSection):
         Then, and only then, the margin has the fixed point logit C, and plain DPO on pairs turned
         with probability 1 - C has the same expected loss.
         """
-        return isinstance(self, Dpo | ConservativeDpo | Cream) and self.nll is None
+        return isinstance(self, Dpo | ConservativeDpo | Cream) and not self.terms
 
     def at_level(self, level: str | None) -> PreferenceSection:
         """This objective with what depends on the level of C decided: by default nothing does."""
@@ -77,9 +94,10 @@ class PreferenceSection(ObjectiveSection):
             beta=self.beta,
             start_logps=self.reads_start,
         )
-        for term in (self.nll,):
-            if term is not None:
-                objective += term.build(self)
+        if self.nll is not None:
+            objective += self.nll.build(self)
+        if self.degree is not None:
+            objective += self.degree.build()
         return objective
 
 
@@ -308,6 +326,8 @@ class SmoothedObjective(Section):
     """Strength of the loss reference, > 0."""
     nll: Nll | None = None
     """Likelihood of the chosen completion beside the preference, or none."""
+    degree: PreferenceDegree | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How much key content an answer lost, told beside the preference (SPO), or none."""
 
     @staticmethod
     def refuse_old_place(method: Any) -> Any:
@@ -335,6 +355,7 @@ ObjectiveConfig = Annotated[
     | WeightedDpo
     | RobustDpo
     | LengthNormalisedDpo
+    | Scir
     | SimPo
     | SrlmKl,
     Field(discriminator="name"),

@@ -5,7 +5,7 @@ Pure data; the rules themselves are in `cream.algorithms.pairing`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -68,9 +68,22 @@ class MajorityVote(PairingRule):
     """Smallest share of the group's completions that the most voted answer must have."""
 
 
+class RandomPair(Section):
+    """Two distinct completions in a drawn order, without a label."""
+
+    min_gap: ClassVar[float] = 0.0
+    unanimous: ClassVar[Literal["drop"]] = "drop"
+
+    rule: Literal["random"] = "random"
+    truncated: Literal["keep", "drop"] = "drop"
+    """What to do with completions cut off at the token limit: pair them like others, or leave them
+    out."""
+
+
 PairingConfig = Annotated[
     Annotated[
-        BestWorst | BestRandom | AllPairs | TopBottom | MajorityVote, Field(discriminator="rule")
+        BestWorst | BestRandom | AllPairs | TopBottom | MajorityVote | RandomPair,
+        Field(discriminator="rule"),
     ],
     usual("rule", "best_worst"),
 ]

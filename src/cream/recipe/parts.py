@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from cream.recipe.base import Section
 from cream.recipe.objectives import ObjectiveConfig, PreferenceSection
 from cream.recipe.pairing import BestWorst as BestWorst
-from cream.recipe.pairing import MajorityVote, PairingConfig
+from cream.recipe.pairing import MajorityVote, PairingConfig, RandomPair
 
 Unit = Literal["implicit", "implicit_per_token", "likelihood", "mean_likelihood"]
 """``implicit``: log pi - log pi_M0, token sum, nats (the paper's reward, no beta).
@@ -58,9 +58,12 @@ JUDGE = "judge"
 """Score column: what the method's judge gives a completion."""
 REWARD_MODEL = "reward_model"
 """Score column: what the method's reward model gives a completion."""
+VERDICT = "verdict"
+"""Score column: how probable M_t, or M0, holds it that a completion is better than another of its
+group, asked for one letter; see ``scoring.verdicts``."""
 FROM_DATA = "from_data"
 """Score column of groups that hold completions of a data set: 1 for them, 0 for the policy's."""
-BUILT_IN_COLUMNS = (VERIFIER, JUDGE, REWARD_MODEL, FROM_DATA)
+BUILT_IN_COLUMNS = (VERIFIER, JUDGE, REWARD_MODEL, VERDICT, FROM_DATA)
 """Score columns whose names nothing else can take."""
 EXTRACTED = "extracted"
 """Label column: the answer found in a completion."""
@@ -284,6 +287,8 @@ class MethodParts(Section):
     """What stands between pairs and training, by the name it has in ``cream.run(...,
     transforms=...)``: pairs in, training examples out. None: the pairs are the examples."""
     objective: ObjectiveConfig
+    verdicts: bool = Field(default=False, exclude_if=lambda value: not value)
+    """Whether the matrix has the column ``verdict``: set by the recipe's ``scoring.verdicts``."""
 
     @field_validator("objective")
     @classmethod
@@ -303,6 +308,12 @@ class MethodParts(Section):
                 "pairing.unanimous: nll trains by likelihood alone, and this objective has no "
                 "likelihood term; give it one (objective.nll), or leave unanimous at drop"
             )
+        if self.objective.orders_pairs == isinstance(self.pairing, RandomPair):
+            raise ValueError(
+                "pairing.rule: random makes pairs without a label, for objective scir, and scir "
+                f"takes no others; objective {self.objective.name} and rule {self.pairing.rule} "
+                "do not go together"
+            )
         if self.others and not isinstance(self.pairing, BestWorst):
             raise ValueError("completions of other models are paired by pairing.rule: best_worst")
         compared = self.agreement
@@ -311,6 +322,11 @@ class MethodParts(Section):
                 f"the witness is asked about pairs that {self.reward} picks, and compared with "
                 f"{compared.first}: filter: agreeing and the pair level speak of the ranking that "
                 "picks the pairs"
+            )
+        if self.transform and self.objective.additions:
+            raise ValueError(
+                f"transform {self.transform!r} makes the examples, and "
+                f"{self.objective.additions[0].key} adds to those of pairs; take one of them"
             )
         if self.others and self.agreement:
             raise ValueError("C would compare rankings of completions that M_t did not sample")
@@ -348,7 +364,8 @@ class MethodParts(Section):
         """Score columns that are needed, each once."""
         scores = [q.column for q in self.quantities if isinstance(q, ScoreQuantity)]
         answers = self.answered.columns if self.answered else ()
-        return tuple(dict.fromkeys((*scores, *answers)))
+        witness = (VERDICT,) if self.verdicts else ()
+        return tuple(dict.fromkeys((*scores, *answers, *witness)))
 
     @property
     def label_columns(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ sampling, scoring and evaluation stages.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import Field, model_validator
 
@@ -16,9 +16,19 @@ from cream.recipe.engine import AutoEngine, EngineConfig
 from cream.recipe.methods import MethodConfig
 from cream.recipe.methods.cream import CreamMethod
 from cream.recipe.model import ModelConfig
+from cream.recipe.parts import MethodParts
+from cream.recipe.scorers import VerdictConfig
 from cream.recipe.trackers import Trackers
 from cream.recipe.training import SftConfig, TrainingConfig
 from cream.recipe.witness import CalibrationConfig, Witnesses
+
+
+class AnyMethod(Protocol):
+    """A method of a recipe, or one composed in Python."""
+
+    def parts(self, t: int) -> MethodParts:
+        """Parts of iteration t."""
+        ...
 
 
 class SamplingConfig(Section):
@@ -44,6 +54,9 @@ class ScoringConfig(Section):
     report_consistency: bool = True
     """Also score under M_{t-1} and report C for methods that do not use it (``srlm``,
     ``oracle``), as the paper does for its baseline."""
+    verdicts: VerdictConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Also ask a model of the run which of two completions is better: a witness in every report,
+    with its label mass and its bias for a place. Or none."""
 
 
 class EvaluationConfig(Section):
@@ -100,6 +113,18 @@ class Recipe(Section):
         if self.data.seed is None:
             raise ValueError("data.seed is needed: M1 is M0 fine-tuned on it")
         return self
+
+    def parts(self, t: int, method: AnyMethod | None = None) -> MethodParts:
+        """Parts of iteration t of a method, with what the recipe asks for beside it.
+
+        Args:
+            t: Iteration, >= 1.
+            method: Composed in Python; None: the recipe's.
+        """
+        parts = (method or self.method).parts(t)
+        if self.scoring.verdicts is None:
+            return parts
+        return parts.model_copy(update={"verdicts": True})
 
     @property
     def folder(self) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from cream.recipe.base import Section, usual
 from cream.recipe.model import EMBEDDED_NAME, NonBlank
-from cream.recipe.parts import JUDGE, REWARD_MODEL
+from cream.recipe.parts import JUDGE, REWARD_MODEL, VERDICT
 
 OWN_MODELS = ("policy", "seed")
 """Judges that are models of the run itself."""
@@ -85,6 +85,19 @@ class PairwiseJudgeConfig(JudgeModel):
     """Every completion meets every other one of its group: N (N - 1) judgements per prompt. The
     score is the share of the others that it beats; a tie, or a preference that turns with the
     order, counts half."""
+
+
+class VerdictConfig(Section):
+    """Verdicts of one letter, scored in both orders: N (N - 1) short questions per prompt."""
+
+    column: ClassVar = VERDICT
+
+    model: Literal["policy", "seed"] = "policy"
+    """``policy``: M_t judges its own completions. ``seed``: M0, a judge that does not move."""
+    label_mass: float = Field(default=0.5, ge=0, le=1)
+    """Probability of the two letters, in the worse order, below which a verdict is none."""
+    temperature: float = Field(default=1.0, gt=0)
+    """What the log-odds of the letters are divided by, > 0."""
 
 
 AnyJudge = Annotated[

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from cream.errors import RunError
 from cream.recipe import Recipe
-from cream.recipe.pairing import Penalise
+from cream.recipe.pairing import Penalise, RandomPair
 from cream.recipe.parts import MethodParts
 from cream.records import Record
 from cream.report.ranked import (
@@ -192,7 +192,8 @@ def _words(
             return _consistency_words(run.recipe, ranked, decided, pairs)
         case "pair":
             answers = ranked.witness_answers(prompt_id)
-            return _pair_words(ranked.parts, decided, completions, pairs, answers)
+            words = _pair_words(ranked.parts, decided, completions, pairs, answers)
+            return [*words, *_further_words(run, ranked.t, pairs)]
 
 
 def _reward_words(ranked: RankedSet, prompt_id: str) -> list[str]:
@@ -245,6 +246,12 @@ def _pair_words(
     lines += [_answered(answer, number) for answer in answers]
     for pair in pairs:
         gap = pair.chosen_reward - pair.rejected_reward
+        if isinstance(parts.pairing, RandomPair):
+            lines.append(
+                f"#{number[pair.chosen_id]} and #{number[pair.rejected_id]}, in a drawn order: "
+                f"{parts.objective.name} labels the pair anew at every step"
+            )
+            continue
         lines.append(
             f"chosen #{number[pair.chosen_id]} ({pair.chosen_reward:.3f}), rejected "
             f"#{number[pair.rejected_id]} ({pair.rejected_reward:.3f}): gap {gap:.3f}, "
@@ -257,6 +264,28 @@ def _answered(answer: WitnessAnswer, number: Mapping[str, int]) -> str:
     given = [f"#{number[key]}" for key in answer.given_by]
     said = f"as {', '.join(given)} do" if given else "as no completion does"
     return f"witness {answer.witness} answers {answer.text!r}, {said}"
+
+
+def _further_words(run: RunReader, t: int, pairs: Sequence[ExplainedPair]) -> list[str]:
+    """Sequences that an option of the objective, or a transform, gave these pairs."""
+    from cream.algorithms.preference import PAIR  # loads torch, which other questions do without
+
+    made, wanted = run.sole("transform", t), {f"{p.chosen_id}>{p.rejected_id}" for p in pairs}
+    if made is None:
+        return []
+    found = dict(row for row in made.rows("example_id", "sequences") if row[0] in wanted)
+    return [
+        f"beside {key}: "
+        + (
+            ", ".join(
+                f"{one['role']} ({len(one['token_ids'])} tokens)"
+                for one in sequences
+                if one["role"] not in PAIR
+            )
+            or "nothing"
+        )
+        for key, sequences in found.items()
+    ]
 
 
 def _why(decided: Decided) -> str:

@@ -121,6 +121,11 @@ def export_pairs(root: Path, iteration: int | None) -> ExportedPairs:
     t = iteration or last_paired(run)
     _refuse_given_objective(run, t)
     objective = run.plan.parts[t].objective
+    if not objective.orders_pairs:
+        raise RunError(
+            f"the pairs of iteration {t} of {root} are in a drawn order: objective "
+            f"{objective.name} labels them anew at every step, and no other trainer has it"
+        )
     paired = run.needed("pair", t)
     pairs = pairs_from_table(paired.file(PAIRS))
     if not len(pairs):
@@ -175,7 +180,8 @@ def flip(pairs: ExportedPairs, *, seed: int) -> ExportedPairs:
             pairs: the mean over flips would be another loss.
     """
     if not pairs.objective.is_mixture:
-        term = " with a likelihood term" if pairs.objective.nll else ""
+        terms = " and ".join(pairs.objective.terms)
+        term = f" with {terms} beside it" if terms else ""
         raise RunError(
             f"iteration {pairs.iteration} trained by {pairs.objective.name}{term}, whose loss of a "
             "pair is no mixture of DPO on both orders, so flips would not stand for it; use "

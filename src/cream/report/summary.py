@@ -26,6 +26,7 @@ from cream.pair_records import PairSummary
 from cream.records import ConstantAnswer, Count, FrozenPrompts, Rate, Record, StageKind
 from cream.runs.reader import PAIRS, FinishedStage, RunReader
 from cream.runs.verification import StageState, stage_state
+from cream.types import Tally
 
 COLUMNS = ("prompt_id", "task", "index", "correct", "partial_credit", "num_tokens")
 """What a summary reads of an evaluation; the texts stay on disk."""
@@ -33,6 +34,30 @@ COLUMNS = ("prompt_id", "task", "index", "correct", "partial_credit", "num_token
 
 Change = Annotated[float, Field(ge=-1, le=1)]
 """A difference of two shares."""
+
+
+class OptionSummary(Record):
+    """What an option of an objective added to the examples of pairs."""
+
+    tally: Tally
+    """Pairs that got its sequences, and the others by reason."""
+    figures: dict[str, float | None]
+    """What it tells of them all, by name."""
+
+
+class TransformSummary(Record):
+    """What was made of the pairs of an iteration."""
+
+    examples: Count
+    sequences: Count
+    unscored: Count
+    """Sequences without a sum under the loss reference."""
+    tally: Tally
+    """Pairs with examples, and the others by reason."""
+    options: dict[str, OptionSummary] = Field(
+        default_factory=dict, exclude_if=lambda value: not value
+    )
+    """By option of the objective; empty for a transform of the user's."""
 
 
 class Accuracy(Record):

@@ -41,7 +41,7 @@ from cream.algorithms.rewards import (
     subtract_length,
     vote_share,
 )
-from cream.recipe.pairing import PairingRule, Penalise
+from cream.recipe.pairing import PairingConfig, Penalise
 from cream.recipe.parts import (
     Agreement,
     AnyQuantity,
@@ -59,7 +59,7 @@ from cream.types import ScoreMatrix
 class Layout:
     """A score matrix, its groups, and which completions count."""
 
-    def __init__(self, matrix: ScoreMatrix, rule: PairingRule, reward: AnyQuantity) -> None:
+    def __init__(self, matrix: ScoreMatrix, rule: PairingConfig, reward: AnyQuantity) -> None:
         """Lay a matrix out.
 
         Args:

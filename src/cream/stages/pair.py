@@ -41,6 +41,7 @@ from cream.algorithms.pairing import (
     best_worst,
     best_worst_between,
     majority_vote,
+    random_pairs,
     top_bottom,
     unanimous,
 )
@@ -52,6 +53,7 @@ from cream.recipe.pairing import (
     BestWorst,
     MajorityVote,
     PairingConfig,
+    RandomPair,
     TopBottom,
 )
 from cream.recipe.parts import (
@@ -252,6 +254,8 @@ def _propose(
             return best_worst(candidates, min_gap=gap, tie_break=tie_break)
         case BestRandom():
             return best_random(candidates, generator, min_gap=gap, tie_break=tie_break)
+        case RandomPair():
+            return random_pairs(candidates, generator)
         case AllPairs():
             return all_pairs(candidates, min_gap=gap)
         case TopBottom(k=k):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -141,6 +141,8 @@ class ScoreRow:
     reason: str | None
     count: int
     """Numbers that the value is the mean of."""
+    details: Mapping[str, float | None] = field(default_factory=dict)
+    """What else the scorer told of the text."""
 
 
 def score_texts(
@@ -186,5 +188,10 @@ def tally_scores(reasons: Iterable[str | None]) -> Tally:
 
 def _row(completion: Completion, score: TextScore) -> ScoreRow:
     return ScoreRow(
-        completion.prompt_id, completion.completion_id, score.value, score.reason, score.count
+        completion.prompt_id,
+        completion.completion_id,
+        score.value,
+        score.reason,
+        score.count,
+        score.details,
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cream.algorithms.preference import PAIR
 from cream.errors import DataError
 from cream.protocols import LogpScorer, TextEncoder, Transform
 from cream.types import (
@@ -47,6 +48,7 @@ def ranked_pairs(
     references: Mapping[str, float],
     prompts: Mapping[str, Prompt],
     prompt_token_ids: Mapping[str, tuple[int, ...]],
+    columns: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[RankedPair]:
     """Pairs with prompt, completions and sums under the loss reference, joined by id.
 
@@ -56,10 +58,12 @@ def ranked_pairs(
         references: Log-prob sums under the loss reference by completion id, nats.
         prompts: Prompts by id.
         prompt_token_ids: Token ids per prompt id.
+        columns: By completion id what else the score matrix knows of it.
 
     Raises:
         KeyError: A pair names a completion or prompt that is not there (a damaged run).
     """
+    further = columns or {}
     wanted = pairs.completion_ids
     known = {c.completion_id: c for c in completions if c.completion_id in wanted}
     return [
@@ -75,6 +79,11 @@ def ranked_pairs(
             weight=pair.weight,
             chosen_reference=references[pair.chosen_id],
             rejected_reference=references[pair.rejected_id],
+            columns={
+                f"{role}_{name}": value
+                for role, key in zip(PAIR, (pair.chosen_id, pair.rejected_id), strict=True)
+                for name, value in further.get(key, {}).items()
+            },
         )
         for pair in pairs.rows()
     ]

@@ -37,6 +37,7 @@ from cream.recipe.parts import (
     EXTRACTED,
     JUDGE,
     REWARD_MODEL,
+    VERDICT,
     Agreement,
     AnyQuantity,
     LogpQuantity,
@@ -49,7 +50,7 @@ from cream.stages.null import residual_rates
 from cream.stages.pair import Members
 from cream.types import ScoreMatrix
 
-SCORE_WITNESSES = (JUDGE, REWARD_MODEL)
+SCORE_WITNESSES = (JUDGE, REWARD_MODEL, VERDICT)
 """Score columns that may be asked, besides the log-probabilities of every model. Not the verifier:
 it is what witnesses are judged by."""
 

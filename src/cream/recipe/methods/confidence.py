@@ -41,7 +41,9 @@ class SpaMethod(MethodSection):
             reported=reported_agreement(self.reward, t),
             smoothing=LowConfidence(share=self.share, label_smoothing=self.label_smoothing),
             pairing=self.pairing,
-            objective=Cream(beta=self.objective.beta, nll=self.objective.nll),
+            objective=Cream(
+                beta=self.objective.beta, nll=self.objective.nll, degree=self.objective.degree
+            ),
         )
 
 

@@ -81,7 +81,10 @@ class FixedSmoothingMethod(OwnRewardMethod):
         given = self.objective
         smoothing = 1 - self.consistency
         return self._parts(
-            t, ConservativeDpo(beta=given.beta, label_smoothing=smoothing, nll=given.nll)
+            t,
+            ConservativeDpo(
+                beta=given.beta, label_smoothing=smoothing, nll=given.nll, degree=given.degree
+            ),
         )
 
 

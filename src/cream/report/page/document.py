@@ -22,7 +22,7 @@ from typing import Any
 from cream import __version__
 from cream.errors import RunError
 from cream.report.markup import EMPTY, Html, PageSection, join, tag, text
-from cream.report.page import account, course, headline, trust
+from cream.report.page import account, course, headline, options, trust
 from cream.report.page.entries import Entry, entries, set_facts
 from cream.report.page.packing import EMBED_LIMIT, Index, compress, pack, shards
 from cream.report.page.records import RunRecords, read_run
@@ -118,6 +118,7 @@ def run_sections(records: RunRecords) -> list[PageSection]:
         trust.calibration(records),
         trust.witnesses(records),
         course.margins(records),
+        options.options(records),
         course.profile(records),
         course.losses(records),
         account.tallies(records),
