@@ -13,7 +13,7 @@ import pytest
 from cream.plan import most_pairs, token_counts
 from cream.preflight.opening import check_run
 from cream.recipe import Recipe
-from cream.recipe.pairing import AllPairs, BestWorst, TopBottom, most_pairs
+from cream.recipe.pairing import AllPairs, BestWorst, TopBottom
 from cream.records import StageSpec
 from cream.runs.store import Run
 

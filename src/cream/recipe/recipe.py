@@ -6,7 +6,7 @@ sampling, scoring and evaluation stages.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,7 @@ from cream.recipe.training import SftConfig, TrainingConfig
 from cream.recipe.witness import CalibrationConfig, Witnesses
 
 
+@runtime_checkable
 class AnyMethod(Protocol):
     """A method of a recipe, or one composed in Python."""
 
