@@ -64,6 +64,10 @@ class ObjectiveSection(Section):
         """Options that add sequences to the example of every pair, in order."""
         return ()
 
+    def at_level(self, level: str | None) -> ObjectiveSection:
+        """This objective with what depends on the level of C decided: by default nothing does."""
+        return self
+
     def trained_consistency(self, stored: Consistency) -> Consistency | float | None:
         """C that a pair with that stored C is trained with; None: every order is trusted fully."""
         return None

@@ -75,10 +75,6 @@ class PreferenceSection(ObjectiveSection):
         """
         return isinstance(self, Dpo | ConservativeDpo | Cream) and not self.terms
 
-    def at_level(self, level: str | None) -> PreferenceSection:
-        """This objective with what depends on the level of C decided: by default nothing does."""
-        return self
-
     def pair_loss(self, pairs: PairInputs) -> PerExample:
         """One value per pair, without the terms beside it."""
         raise NotImplementedError

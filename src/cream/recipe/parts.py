@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cream.recipe.base import Section
-from cream.recipe.objectives import ObjectiveConfig, PreferenceSection
+from cream.recipe.likelihood import ObjectiveSection
+from cream.recipe.objectives import ObjectiveConfig
 from cream.recipe.pairing import BestWorst as BestWorst
 from cream.recipe.pairing import MajorityVote, PairingConfig, RandomPair
 
@@ -292,7 +293,7 @@ class MethodParts(Section):
 
     @field_validator("objective")
     @classmethod
-    def _act_by_level(cls, objective: PreferenceSection, info: Any) -> PreferenceSection:
+    def _act_by_level(cls, objective: ObjectiveSection, info: Any) -> ObjectiveSection:
         # Typed where it is used: the type of `info` cannot be checked at runtime.
         agreement: Agreement | None = info.data.get("agreement")
         return objective.at_level(agreement.level_name if agreement else None)
