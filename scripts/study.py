@@ -59,7 +59,8 @@ def run_family(given: argparse.Namespace, family: str, groups: Sequence[str]) ->
     text = RECIPE.read_text(encoding="utf-8").replace(f"name: {TASK},", f"name: {family},")
     recipe.write_text(text, encoding="utf-8")
     begun = time.monotonic()
-    seed_model = make_seed_model(recipe, folder / "seed-model", [*arms["seed_model"], *given.set])
+    for_all = [override for override in given.set if not override.startswith("method.")]
+    seed_model = make_seed_model(recipe, folder / "seed-model", [*arms["seed_model"], *for_all])
     for group in groups:
         chosen = [
             arm

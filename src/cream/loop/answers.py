@@ -1,8 +1,8 @@
 """The stage in which a witness answers the prompts of an iteration, and who agrees with it.
 
-A witness that answers knows more than one that orders: that two models which make their own
-mistakes give the very same answer hardly ever happens by chance. The answer is greedy, one per
-prompt; each completion of the policy is the same answer (1), another one (0), or cannot be compared
+A witness that answers says more than one that orders: two models that make mistakes of their own
+may put the same one of two wrong answers first, and more rarely give it. The answer is greedy, one
+per prompt; each completion of the policy is the same answer (1), another one (0), or cannot be compared
 (no value, with the reason).
 """
 
