@@ -2,8 +2,8 @@
 
 A witness that answers says more than one that orders: two models that make mistakes of their own
 may put the same one of two wrong answers first, and more rarely give it. The answer is greedy, one
-per prompt; each completion of the policy is the same answer (1), another one (0), or cannot be compared
-(no value, with the reason).
+per prompt; each completion of the policy is the same answer (1), another one (0), or cannot be
+compared (no value, with the reason).
 """
 
 from __future__ import annotations
