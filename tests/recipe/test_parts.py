@@ -1,5 +1,9 @@
 """Parts name the columns they read, so that nothing else needs to be computed or loaded."""
 
+from pydantic import TypeAdapter
+
+from cream.recipe.likelihood import ChosenNll
+from cream.recipe.methods import MethodConfig
 from cream.recipe.objectives import Dpo
 from cream.recipe.parts import Agreement, BestWorst, LogpQuantity, MethodParts, ScoreQuantity
 
@@ -50,3 +54,11 @@ def test_parts_without_anything_reported_read_nothing_for_it():
 def test_quantities_have_short_names_for_tables():
     assert str(LogpQuantity(unit="mean_likelihood", model="M0")) == "mean_likelihood(M0)"
     assert str(ScoreQuantity(column="verifier")) == "verifier"
+
+
+def test_every_method_has_parts_whatever_its_objective():
+    """Also one that trains by likelihood alone, whose objective knows no level of C."""
+    unanimous = TypeAdapter(MethodConfig).validate_python({"name": "unanimous"})
+
+    for t in (1, 2):
+        assert isinstance(unanimous.parts(t).objective, ChosenNll)
