@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from cream.errors import CreamError, TallyError
-from cream.types import Completion, FinishReason, Message, PairTable, Prompt, Tally
+from cream.types import (
+    Completion,
+    FinishReason,
+    Message,
+    PairTable,
+    Prompt,
+    SamplingRequest,
+    ScoringRequest,
+    Tally,
+)
 
 
 def test_a_tally_adds_up():
@@ -62,3 +71,12 @@ def test_every_error_made_on_purpose_is_a_cream_error_with_an_exit_code():
     assert all(issubclass(kind, CreamError) for kind in kinds)
     users_fault = {k.__name__ for k in kinds if issubclass(k, CreamError) and k.exit_code == 2}
     assert users_fault == {"RecipeError", "DataError", "ModelError", "RunError", "DependencyError"}
+
+
+def test_requests_answer_to_the_first_name_of_their_tokens():
+    """Scripts outside read `prompt_ids`; both names are one tuple."""
+    scoring = ScoringRequest("p", (1, 2), ((3,),))
+    sampling = SamplingRequest("p", (4,), (0,))
+
+    assert scoring.prompt_ids == scoring.prompt_token_ids == (1, 2)
+    assert sampling.prompt_ids == sampling.prompt_token_ids == (4,)

@@ -107,6 +107,11 @@ class SamplingRequest:
     prompt_token_ids: tuple[int, ...]
     seeds: tuple[int, ...]
 
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """`prompt_token_ids` by its first name, which scripts outside use."""
+        return self.prompt_token_ids
+
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
@@ -133,6 +138,11 @@ class ScoringRequest:
     prompt_id: str
     prompt_token_ids: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """`prompt_token_ids` by its first name, which scripts outside use."""
+        return self.prompt_token_ids
 
 
 @dataclass(frozen=True, slots=True)

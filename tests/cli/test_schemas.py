@@ -81,7 +81,7 @@ def test_plan_with_and_without_timing(cream: Cream, recipe_file: Path, finished_
     values = [
         printed(cream, "plan", recipe_file),
         printed(cream, "plan", recipe_file, "--no-timing"),
-        printed(cream, "plan", recipe_file, "--no-timing", *done),
+        printed(cream, "plan", recipe_file, "--no-calibrate", *done),
     ]
 
     assert [faults("plan", value) for value in values] == [[], [], []]

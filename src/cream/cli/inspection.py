@@ -42,6 +42,7 @@ def plan(
         bool,
         typer.Option(
             "--timing/--no-timing",
+            "--calibrate/--no-calibrate",  # its first name
             help="Time the model for a few seconds; without, counts only.",
         ),
     ] = True,
