@@ -7,11 +7,12 @@ VLLM   ?= .venv-vllm
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup setup-vllm test-vllm interop demo bench study study-full test test-all check docs format clean
+.PHONY: help setup setup-vllm test-vllm interop demo bench study study-full test test-all test-faults check docs format clean
 help:
 	@sed -n '1,3s/^# *//p' Makefile
 	@echo "  make test-all   the slow tests too"
 	@echo "  make test-vllm  those of the vLLM engine, on a CPU, in an environment of its own"
+	@echo "  make test-faults  kills, flipped bits, full disks, hostile inputs; long: FAULTS=long"
 	@echo "  make bench      Cream against what one would otherwise run; BENCH='sampling --quick'"
 	@echo "  make study      which labels of its own a model may trust; study-full: all of it, hours"
 	@echo "  make check      lint, types, import contracts"
@@ -59,6 +60,20 @@ test: setup
 
 test-all: setup interop
 	$(BIN)/python -m pytest -m "slow or vllm"
+
+# Short: what the slow tests of tests/faults try. FAULTS=long: the figures of docs/reliability.md,
+# several hours on one core; power cuts need root and loop devices.
+FAULTS ?= short
+test-faults: setup
+ifeq ($(FAULTS),long)
+	CREAM_POWER_CUTS=100 $(BIN)/python -m pytest -s -m slow tests/faults/test_power.py
+	PYTHONPATH=src:tests $(BIN)/python tests/faults/fuzzing.py --inputs 1000000
+	PYTHONPATH=src:tests $(BIN)/python tests/faults/flips.py --flips 10000
+	PYTHONPATH=src:tests $(BIN)/python tests/faults/failing.py
+	PYTHONPATH=src:tests $(BIN)/python tests/faults/killing.py --kills 200
+else
+	$(BIN)/python -m pytest -m "slow or not slow" tests/faults
+endif
 
 # vLLM for a CPU, in an environment of its own: it pins other versions than Cream's.
 setup-vllm: $(VLLM)/.ready

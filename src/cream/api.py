@@ -41,6 +41,7 @@ def run(
     scorers: Mapping[str, OwnScorer] | None = None,
     transforms: Mapping[str, OwnTransform] | None = None,
     progress: Progress | None = None,
+    accept_changes: bool = False,
 ) -> RunResult:
     """Run a recipe from wherever its run directory stands, and return the run.
 
@@ -56,6 +57,8 @@ def run(
         scorers: Fill the score columns of these names, for a method that reads them.
         transforms: Make training examples of the pairs, for a method whose parts name one.
         progress: Told what happens; `console_progress` prints it. By default nothing is shown.
+        accept_changes: Go on though another engine, dtype or version computes than the run was
+            made by so far, which changes results.
 
     Raises:
         CreamError: What is wrong with recipe, data, model, directory or one of the objects.
@@ -79,6 +82,7 @@ def run(
             base_dir=folder,
             cache_dir=cache_dir(),
             extensions=own,
+            accept_changes=accept_changes,
         )
         try:
             run_recipe(context)

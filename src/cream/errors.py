@@ -6,11 +6,21 @@ line prints the message alone (no traceback) and exits with the category's `exit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class CreamError(Exception):
     """Root of all errors that a user can do something about."""
 
     exit_code = 1
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM: whoever works keeps what is whole and leaves. No error, and no fault.
+
+    Not KeyboardInterrupt, which typer turns into an exit code that varies by version.
+    """
 
 
 class RecipeError(CreamError):
@@ -63,3 +73,15 @@ class TallyError(CreamError):
 
 class TrainingError(CreamError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+class NotFiniteError(TrainingError):
+    """What a model computed is NaN or infinite: logits, a loss, or a gradient.
+
+    Attributes:
+        batch: What it was computed from, JSON values: ids of its items and their tokens.
+    """
+
+    def __init__(self, message: str, batch: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.batch = batch

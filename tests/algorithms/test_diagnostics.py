@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from cream.algorithms.diagnostics import (
+    Sampled,
     completion_profile,
     consistency_validity,
+    course_warnings,
     distinct_ngrams,
+    drift_warnings,
     kl_from_seed,
     margin_fixed_point,
     pair_accuracy,
@@ -137,3 +140,41 @@ def test_margin_fixed_point_is_the_logit_of_the_design_notes():
     np.testing.assert_allclose(
         margin_fixed_point(np.array([0, 0.5, 0.73, 0.92, 1.0])), expected, atol=1e-4
     )
+
+
+def test_a_loss_spike_is_named_with_its_step():
+    steady = [{"loss": 1.0 + 0.01 * (-1) ** i} for i in range(30)]
+    spiked = [*steady, {"loss": 3.0}, *steady]
+
+    assert course_warnings(steady) == {}
+    found = course_warnings(spiked)
+    assert list(found) == ["loss_spike"]
+    assert "rose to 3 at step 31, from 1" in found["loss_spike"]
+    assert course_warnings([{"loss": 1.0}] * 9 + [{"loss": 9.0}]) == {}  # too few steps to judge
+    assert course_warnings([{"loss": 1.0}] * 30 + [{"loss": 1.4}]) == {}  # below half a nat
+    assert course_warnings([{"loss": None}] * 40) == {}
+
+
+def test_a_loss_that_is_noisy_spikes_later():
+    """Median 1, median deviation 0.2: 8 deviations of 1.4826 x 0.2 are 2.37 nats."""
+    noisy = [{"loss": 1.0 + d} for d in (0.2, -0.2, 0.2, -0.2, 0.0) * 4]
+
+    assert course_warnings([*noisy, {"loss": 3.3}]) == {}
+    assert list(course_warnings([*noisy, {"loss": 3.4}])) == ["loss_spike"]
+
+
+def test_a_margin_explodes_where_the_sigmoid_of_float32_is_flat():
+    assert np.float32(1) / (1 + np.exp(np.float32(-17))) == np.float32(1)
+    assert course_warnings([{"loss": 0.0, "rewards/margins": 16.9}]) == {}
+    found = course_warnings([{"loss": 0.0, "rewards/margins": -17.5}])
+    assert list(found) == ["margin_explosion"]
+
+
+def test_drift_is_against_the_first_iteration():
+    first = Sampled(distinct_share=0.8, mean_tokens=20.0, truncated_share=0.1)
+
+    assert drift_warnings(first, first) == {}
+    assert list(drift_warnings(first, Sampled(0.39, 20.0, 0.1))) == ["collapse_of_diversity"]
+    assert drift_warnings(first, Sampled(0.41, 39.0, 0.39)) == {}
+    assert list(drift_warnings(first, Sampled(0.8, 41.0, 0.1))) == ["runaway_length"]
+    assert list(drift_warnings(first, Sampled(0.8, 20.0, 0.41))) == ["runaway_length"]

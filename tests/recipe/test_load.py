@@ -141,7 +141,7 @@ def test_overrides_do_not_change_the_values_they_are_given():
         ("name", "'name' is not of the form a.b=value"),
         ("=3", "not of the form"),
         ("a..b=3", "not of the form"),
-        ("sampling.top_p=[", "the value is not YAML"),
+        ("sampling.top_p=[", "the value: it is not valid YAML"),
         ("sft={epochs: 1, epochs: 2}", "'epochs' is written twice"),
         ("name.x=3", "name is 'small' and has no settings"),
         ("data.prompts.sources.7.path=x", "'7' is not a position in a list of 1"),
@@ -175,9 +175,9 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path):
         ("", "recipe is empty; `cream init`"),
         ("# nothing\n", "recipe is empty"),
         ("- 1\n- 2\n", "must be a mapping of settings, it is list"),
-        ("a: [\n", "recipe is not valid YAML"),
+        ("a: [\n", "recipe: it is not valid YAML"),
         ("a: &a [*a]\n", "anchor stands inside itself"),
-        ("a: !!python/object:os.system x\n", "recipe is not valid YAML"),
+        ("a: !!python/object:os.system x\n", "recipe: it is not valid YAML"),
     ],
 )
 def test_text_that_is_no_recipe_is_refused(text: str, message: str):

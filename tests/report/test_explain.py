@@ -17,6 +17,7 @@ from cream.errors import RunError
 from cream.report.explain import OUTCOMES, UNDEFINED, explain, find_prompt
 from cream.runs.reader import RunReader
 from cream.stages.pair import DROPPED
+from tiny_run import restamped
 
 
 def prompts(run: Path, t: int) -> list[dict[str, Any]]:
@@ -66,6 +67,7 @@ def test_a_prompt_without_a_pair_says_why(finished_run: Path, tmp_path: Path):
     pq.write_table(pa.Table.from_pylist(rows), folder / "prompts.parquet")
     kept = [r for r in pq.read_table(folder / "pairs.parquet").to_pylist() if r["prompt_id"] != key]
     pq.write_table(pa.Table.from_pylist(kept), folder / "pairs.parquet")
+    restamped(folder)
 
     assert "no pair: no two rewards differ" in explain("pair", root, key, 1).as_json()["words"][-1]
     words = explain("consistency", root, key, 1).as_json()["words"]

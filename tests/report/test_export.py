@@ -36,6 +36,7 @@ from cream.report.export import (
     is_flipped,
     write_export,
 )
+from cream.runs.files import read_sealed, write_sealed
 from cream.runs.reader import RunReader
 
 
@@ -228,9 +229,9 @@ def test_the_c_of_the_objective_is_exported_where_the_pairs_have_none(
     """Label smoothing 0.3 is C = 0.7 for every pair, though the pair stage stores 1."""
     root = tmp_path / "run"
     shutil.copytree(finished_run, root)
-    plan = json.loads((root / "plan.json").read_text(encoding="utf-8"))
+    plan = read_sealed(root / "plan.json")
     plan["parts"]["1"]["objective"] = ConservativeDpo(label_smoothing=0.3).model_dump(mode="json")
-    (root / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    write_sealed(root / "plan.json", plan)
     pairs = export_pairs(root, 1)
     turned = sum(flip(pairs, seed=seed).flipped or 0 for seed in range(50))
 

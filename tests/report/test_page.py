@@ -32,6 +32,7 @@ from cream.report.page.packing import pack
 from cream.report.ranked import ranks
 from cream.report.summary import Difference, RunSummary
 from cream.runs.files import write_json, write_yaml
+from tiny_run import restamped
 
 HOSTILE = (
     "</script><script>window.caught=1</script>",
@@ -172,6 +173,7 @@ def test_a_record_that_lacks_something_is_said_to_be_of_another_version(tmp_path
     root = write_page_run(tmp_path / "run")
     path = root / "iteration-1/pair/pairs.parquet"
     pq.write_table(pq.read_table(path).drop_columns("weight"), path)
+    restamped(path.parent)
 
     with pytest.raises(RunError, match=r"weight.*: the run was made by another version"):
         write_page([root], tmp_path / "report.html")

@@ -495,10 +495,13 @@ def test_a_killed_first_write_of_the_recipe_does_not_make_the_folder_strange(tmp
 
 def test_a_recipe_edited_into_something_else_is_named(tmp_path: Path):
     claim(tmp_path / "run", RECIPE_VALUES)
+    before = (tmp_path / "run" / "recipe.yaml").read_bytes()
     (tmp_path / "run" / "recipe.yaml").write_text("- 1\n")
 
-    with pytest.raises(RunError, match=r"recipe\.yaml is not a mapping"):
-        claim(tmp_path / "run", RECIPE_VALUES)
+    with pytest.raises(RunError, match=r"recipe\.yaml is damaged, or was changed by hand"):
+        claim(tmp_path / "run", {**RECIPE_VALUES, "seed": 77})
+    claim(tmp_path / "run", RECIPE_VALUES)  # by the same recipe it is mended
+    assert (tmp_path / "run" / "recipe.yaml").read_bytes() == before
 
 
 def test_a_record_on_disk_says_what_made_it(tmp_path: Path):

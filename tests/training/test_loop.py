@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cream.algorithms.objective import Auxiliary
-from cream.errors import TrainingError
+from cream.errors import Interrupted, TrainingError
 from cream.recipe.training import ComputeConfig, OptimiserConfig
 from cream.testing import tiny_model
 from cream.training.loop import Contribution, Optimisation, optimise
@@ -139,3 +139,48 @@ def test_no_state_is_saved_of_broken_weights(tmp_path):
             state_dir=tmp_path,
         )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stop", [Interrupted, KeyboardInterrupt])
+@pytest.mark.parametrize("place", ["within a step", "between steps"])
+def test_who_stops_a_training_loses_no_step(tmp_path, stop, place):
+    """Stopped in step 4, or told to stop after step 3: the three steps are kept."""
+    whole, broken, again = (Offset() for _ in range(3))
+    expected = run(whole)
+    rarely = ComputeConfig(save_state_every_minutes=1000)
+    work, calls = task(broken), []
+
+    def contribute(model, indices, step):
+        calls.append(indices)
+        if place == "within a step" and len(calls) == 4:
+            raise stop
+        return work.contribute(model, indices, step)
+
+    def on_step(step, total, metrics):
+        if place == "between steps" and step == 3:
+            raise stop
+
+    with pytest.raises(stop):
+        optimise(
+            tiny_model(),
+            replace(work, contribute=contribute),
+            OPTIMISER,
+            rarely,
+            dtype=torch.float32,
+            state_dir=tmp_path,
+            on_step=on_step,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+    assert run(again, state_dir=tmp_path).metrics == expected.metrics
+    assert torch.equal(again.value, whole.value)
+
+
+def test_one_example_that_memory_does_not_hold_is_one_sentence():
+    own = Offset()
+
+    def contribute(model, indices, step):
+        torch.empty(1 << 60)
+
+    bad = replace(task(own), contribute=contribute)
+    with pytest.raises(TrainingError, match="step 1: memory does not hold a single example"):
+        optimise(tiny_model(), bad, OPTIMISER, COMPUTE, dtype=torch.float32)

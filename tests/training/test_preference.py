@@ -365,3 +365,33 @@ def test_the_divergence_from_the_start_is_zero_before_the_first_step(architectur
     )
     assert kl.metrics[0]["loss"] == plain.metrics[0]["loss"]
     assert kl.metrics[1]["loss"] > plain.metrics[1]["loss"]
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2, dropout=0.0)])
+def test_out_of_memory_halves_the_micro_batches_and_gives_the_same_training(lora):
+    """The allocator itself refuses, for every micro-batch of more than two pairs."""
+    said = []
+    objective, pairs = Dpo().build(), make_pairs(8)
+    loss, sizes = objective.loss, []
+
+    def hungry(inputs):
+        losses = loss(inputs)
+        sizes.append(len(losses))
+        if len(losses) > 2:
+            torch.empty(1 << 60)
+        return losses
+
+    settings = config(batch_size=8, epochs=3, lora=lora)
+    roomy, tight = tiny_model(), tiny_model()
+    expected = train(roomy, pairs, objective, settings, seed=0)
+    found = train(tight, pairs, replace(objective, loss=hungry), settings, seed=0, say=said.append)
+
+    assert sizes[0] == 8
+    assert max(sizes[-4:]) <= 2  # and every step after the first begins with what fits
+    assert sum(size > 2 for size in sizes) == len(said)
+    assert all("out of memory" in text and "micro_batch_tokens" in text for text in said)
+    for left, right in zip(expected.metrics, found.metrics, strict=True):
+        assert left.keys() == right.keys()
+        assert all(left[name] == pytest.approx(right[name], abs=1e-5) for name in left)
+    for name, values in weights(roomy).items():
+        assert torch.allclose(values, weights(tight)[name], atol=2e-5), name

@@ -7,9 +7,10 @@ These numbers decide nothing: they read labels, which training must not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from statistics import median
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64, Integer
@@ -245,3 +246,79 @@ def margin_fixed_point(
     """
     with np.errstate(divide="ignore"):  # C = 0 and 1 are legitimate: the margin has no bound
         return np.log(consistency) - np.log1p(-consistency)
+
+
+SPIKE_STEPS = 10
+"""Steps before one whose loss can be a spike."""
+SPIKE_NATS = 0.5
+SPIKE_DEVIATIONS = 8.0
+MARGIN_LIMIT = 17.0
+"""Where 1 - sigmoid(margin) is below half a unit of float32: nothing is left to learn there."""
+COLLAPSED_SHARE = 0.5
+RUNAWAY_FACTOR = 2.0
+RUNAWAY_TRUNCATED = 0.3
+
+
+def course_warnings(metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What is wrong with the course of a training, by name, one sentence each.
+
+    ``loss_spike``: a loss above the median of up to 20 steps before it by more than `SPIKE_NATS`
+    and `SPIKE_DEVIATIONS` of their spread (1.4826 times the median deviation).
+    ``margin_explosion``: a step whose mean margin is beyond `MARGIN_LIMIT`.
+    """
+    found = {}
+    losses = [m.get("loss") for m in metrics]
+    for step, loss in enumerate(losses, start=1):
+        before = [value for value in losses[max(step - 21, 0) : step - 1] if value is not None]
+        if loss is None or len(before) < SPIKE_STEPS:
+            continue
+        usual = median(before)
+        spread = 1.4826 * median([abs(value - usual) for value in before])
+        if loss - usual > max(SPIKE_NATS, SPIKE_DEVIATIONS * spread):
+            found["loss_spike"] = (
+                f"the loss rose to {loss:.3g} at step {step}, from {usual:.3g} in the steps "
+                "before; lower the learning rate, or look at that step's examples"
+            )
+            break
+    for step, one in enumerate(metrics, start=1):
+        margin = one.get("rewards/margins")
+        if margin is not None and abs(margin) > MARGIN_LIMIT:
+            found["margin_explosion"] = (
+                f"the mean margin was {margin:.3g} at step {step}, where the sigmoid is flat and "
+                "pairs have no gradient left; lower beta or the learning rate"
+            )
+            break
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What an iteration sampled, in three figures."""
+
+    distinct_share: float
+    """Different completions per completion."""
+    mean_tokens: float
+    truncated_share: float
+
+
+def drift_warnings(first: Sampled, now: Sampled) -> dict[str, str]:
+    """What has become of the samples since the first iteration, by name, one sentence each.
+
+    ``collapse_of_diversity``: the share of different completions fell below `COLLAPSED_SHARE` of
+    what it was. ``runaway_length``: completions are `RUNAWAY_FACTOR` times as long, or the share of
+    truncated ones rose by more than `RUNAWAY_TRUNCATED`.
+    """
+    found = {}
+    if now.distinct_share < COLLAPSED_SHARE * first.distinct_share:
+        found["collapse_of_diversity"] = (
+            f"{100 * now.distinct_share:.0f} % of the completions differ, "
+            f"{100 * first.distinct_share:.0f} % in iteration 1: the policy says ever the same"
+        )
+    longer = now.mean_tokens > RUNAWAY_FACTOR * first.mean_tokens
+    if longer or now.truncated_share > first.truncated_share + RUNAWAY_TRUNCATED:
+        found["runaway_length"] = (
+            f"completions have {now.mean_tokens:.0f} tokens on average, "
+            f"{100 * now.truncated_share:.0f} % truncated; in iteration 1 {first.mean_tokens:.0f} "
+            f"and {100 * first.truncated_share:.0f} %"
+        )
+    return found

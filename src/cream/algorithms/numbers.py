@@ -194,7 +194,7 @@ def _literal(match: re.Match[str]) -> Fraction | None:
         minus = above.startswith("-")
         n, d = (
             _decimal(above.removeprefix("-").strip()),
-            _decimal((match["d"] or match["d1"]).strip()),
+            _decimal((match["d"] or match["d1"] or "").strip()),
         )
         if n is None or not d or (minus and match["whole"]):
             return None

@@ -19,8 +19,8 @@ from cream import __version__
 from cream.cli import evaluation, inspection, preparing, running, sharing
 from cream.cli.bench import bench
 from cream.cli.compare import compare
-from cream.cli.console import Interrupted, messages, spell_what_cannot_be_shown
-from cream.errors import CreamError
+from cream.cli.console import STOPS, messages, spell_what_cannot_be_shown
+from cream.errors import CreamError, Interrupted
 
 app = typer.Typer(
     name="cream",
@@ -63,8 +63,11 @@ def root(
 
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-MACHINE_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Exit code after Ctrl-C, as shells have it, and after SIGTERM."""
+MACHINE_TROUBLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
 """Errors of the file system that are no fault of the program and need no traceback."""
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
@@ -79,7 +82,7 @@ def main() -> None:
     spell_what_cannot_be_shown()
     quiet_libraries()
     keep_freed_memory()
-    before = signal.signal(signal.SIGINT, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in STOPS}
     try:
         app()
     except CreamError as error:
@@ -91,7 +94,8 @@ def main() -> None:
     except Interrupted as stop:
         _fail(f"interrupted; {stop}" if stop.args else "interrupted", INTERRUPTED)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: Any) -> Never:

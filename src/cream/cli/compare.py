@@ -9,6 +9,7 @@ import typer
 
 from cream.cache import cache_dir
 from cream.cli.console import (
+    AcceptChanges,
     ConsoleProgress,
     Json,
     Overrides,
@@ -55,6 +56,7 @@ def compare(
     overrides: Overrides = None,
     as_json: Json = False,
     quiet: Quiet = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Run several methods and seeds of a recipe; what is equal is computed once.
 
@@ -72,17 +74,23 @@ def compare(
         baseline=baseline,
         root=out,
     )
-    _run(plan, recipe.parent, quiet=quiet)
+    _run(plan, recipe.parent, quiet=quiet, accept_changes=accept_changes)
     _show(plan, as_json=as_json)
 
 
-def _run(plan: ComparisonPlan, base_dir: Path, *, quiet: bool) -> None:
+def _run(plan: ComparisonPlan, base_dir: Path, *, quiet: bool, accept_changes: bool) -> None:
     from cream.comparison.running import run_comparison
 
     progress = ConsoleProgress(messages(quiet=quiet))
     try:
         with stopping_gently(progress.stop_when_kept):
-            run_comparison(plan, progress, base_dir=base_dir, cache_dir=cache_dir())
+            run_comparison(
+                plan,
+                progress,
+                base_dir=base_dir,
+                cache_dir=cache_dir(),
+                accept_changes=accept_changes,
+            )
     finally:
         progress.close()
 

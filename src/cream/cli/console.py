@@ -1,9 +1,10 @@
 """What a person at the terminal sees and may do: output, progress, Ctrl-C.
 
 Results go to standard output, everything else to standard error. Progress is a live bar on a
-terminal and plain lines in a log. The first Ctrl-C in a stage that is kept part by part lets the
-part under way end, if that takes no longer than `PATIENCE_SECONDS`; a second one, or one anywhere
-else, stops at once.
+terminal and plain lines in a log. The first Ctrl-C (or SIGTERM, which a cluster sends before it
+kills) in a stage that is kept part by part, or step by step, lets the part under way end, if that
+takes no longer than `PATIENCE_SECONDS`; a second one, or one anywhere else, stops at once. A
+training that is stopped keeps its state in either case (`cream.training.loop`).
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, final
+from typing import TYPE_CHECKING, Annotated, Any, final
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from cream.report.terminal import duration
+from cream.errors import Interrupted
+from cream.report.terminal import duration, readable
 
 if TYPE_CHECKING:
     from cream.records import Record
@@ -36,9 +38,17 @@ FILE_WIDTH = 200
 their content allows."""
 
 
+class SafeConsole(Console):
+    """A console on which no text can act: whatever is printed as a string is made `readable`."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich does, but without markup: square brackets are brackets."""
+        return super().render_str(readable(text), **{**options, "markup": False})
+
+
 def output() -> Console:
     """For results."""
-    return Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
+    return SafeConsole(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
 
 
 def print_json(record: Record | Sequence[Record]) -> None:
@@ -49,7 +59,12 @@ def print_json(record: Record | Sequence[Record]) -> None:
 
 def messages(*, quiet: bool = False) -> Console:
     """For progress, notes and errors; lines are left whole, so that a log can be searched."""
-    return Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+    return SafeConsole(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line of a result, whole however long it is."""
+    output().print(text, soft_wrap=True)
 
 
 _SPELLED = {
@@ -84,13 +99,9 @@ PATIENCE_SECONDS = 10.0
 """How long the part under way may take after Ctrl-C."""
 
 
-class Interrupted(BaseException):
-    """Ctrl-C. Not KeyboardInterrupt, which typer turns into an exit code that varies by version."""
-
-
 @contextmanager
 def stopping_gently(stop_when_kept: Callable[[float], bool]) -> Iterator[None]:
-    """Handle Ctrl-C as described above inside the block.
+    """Handle Ctrl-C and SIGTERM as described above inside the block.
 
     Args:
         stop_when_kept: Told how many seconds there are; will raise `Interrupted` when the part
@@ -105,7 +116,7 @@ def stopping_gently(stop_when_kept: Callable[[float], bool]) -> Iterator[None]:
             raise Interrupted
         signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGALRM)}
+    before = {number: signal.signal(number, handle) for number in (*STOPS, signal.SIGALRM)}
     try:
         yield
     except Interrupted as stop:
@@ -117,6 +128,8 @@ def stopping_gently(stop_when_kept: Callable[[float], bool]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that ask to stop."""
 LINE_EVERY_SECONDS = 10.0
 """How often a log that is no terminal gets a line."""
 SHOWN = (
@@ -145,6 +158,7 @@ class ConsoleProgress:
         self._places: dict[str, str] = {}
         self._stage, self._unit, self._total, self._done, self._already = "", "", 0, 0, 0
         self._kept, self._in_parts, self._stopping = 0, False, False
+        self._by_step = False
         self._begun = self._paced_from = self._spoken = 0.0
 
     def number(self, stages: Sequence[str]) -> None:
@@ -156,9 +170,11 @@ class ConsoleProgress:
         """Show a stage that begins."""
         self.close()
         self._leave_if_asked()
-        self._stage, self._unit, self._total = self._places.get(stage, "") + stage, unit, total
+        self._stage = readable(self._places.get(stage, "") + stage)
+        self._unit, self._total = unit, total
         self._done = self._already = self._kept = done
         self._in_parts = total > 0
+        self._by_step = not total  # each report is of something kept, and tells the total
         self._begun = self._paced_from = self._spoken = self._clock()
         if self._console.is_terminal and not self._console.quiet:
             self._live = _bar(self._console)
@@ -178,7 +194,11 @@ class ConsoleProgress:
         self._leave_if_asked()
 
     def advance_to(self, done: int, total: int, live: Mapping[str, float] | None = None) -> None:
-        """Show that `done` of `total` units are done."""
+        """Show that `done` of `total` units are done.
+
+        Raises:
+            Interrupted: `stop_when_kept` asked for it, in a stage that is kept step by step.
+        """
         now = self._clock()
         if self._total == 0:  # the first report of a stage whose total was unknown
             # What came before (loading a model, steps restored from disk) says nothing of pace.
@@ -192,6 +212,9 @@ class ConsoleProgress:
             self._spoken = now
             line = f"{self._stage}: {self._figures(now)} {' '.join(shown)}"
             self._console.print(line.rstrip(), markup=False)
+        if self._by_step:
+            self._in_parts = True
+            self._leave_if_asked()
 
     def finish(self, result: str = "") -> None:
         """Show that the stage is done, and how long it took."""
@@ -199,12 +222,12 @@ class ConsoleProgress:
         seconds = self._clock() - self._begun
         self._console.print(
             Text.assemble(("✓", "green"), f" {self._stage} ", (f"{seconds:.1f} s", "dim"))
-            + Text(f"  {result}" if result else "")
+            + Text(f"  {readable(result)}" if result else "")
         )
 
     def note(self, text: str) -> None:
         """Say something the user should know."""
-        self._console.print(Text.assemble(("note:", "yellow"), f" {text}"))
+        self._console.print(Text.assemble(("note:", "yellow"), f" {readable(text)}"))
 
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
@@ -219,7 +242,8 @@ class ConsoleProgress:
             return False
         self._stopping = True
         self.note(
-            f"stopping once the part under way is kept, in {patience_seconds:.0f} s at the latest; "
+            f"stopping once the {'step' if self._by_step else 'part'} under way is kept, in "
+            f"{patience_seconds:.0f} s at the latest; "
             "Ctrl-C again stops at once"
         )
         return True
@@ -276,4 +300,11 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="Go on though another engine, dtype or version computes, which changes results.",
+    ),
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]

@@ -67,6 +67,8 @@ class Pushed(Record):
     to: str
     private: bool
     files: list[UploadFile]
+    left_out: list[str]
+    """Files of the model's folder that are no part of a model and are not sent."""
     bytes: Count
     """Sum over the files."""
     card: str

@@ -15,6 +15,7 @@ from rich.text import Text
 from cream.cache import cache_dir
 from cream.cli.console import ConsoleProgress, Json, Overrides, Quiet, messages, output, print_json
 from cream.errors import RecipeError
+from cream.report.terminal import printable
 
 BATCH_SIZE = 8
 """Examples that the harness runs together."""
@@ -95,7 +96,10 @@ def measure_outside(
 
 
 def _print(console: Console, result: Mapping[str, Any]) -> None:
-    table = Table(title=f"lm-eval {result['harness']}: {result['model']}", title_justify="left")
+    table = Table(
+        title=Text(printable(f"lm-eval {result['harness']}: {result['model']}")),
+        title_justify="left",
+    )
     for name in ("task", "metric", "filter"):
         table.add_column(name)
     for name in ("value", "stderr", "n"):
@@ -111,7 +115,7 @@ def _print(console: Console, result: Mapping[str, Any]) -> None:
                 "" if stderr is None else f"{stderr:.4f}",
                 f"{task['n']} of {task['of']}",
             )
-            table.add_row(*(Text(cell) for cell in cells))
+            table.add_row(*(Text(printable(cell)) for cell in cells))
     console.print(table)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cream.cache import cache_dir
-from cream.cli.console import Json, output, print_json
+from cream.cli.console import Json, output, print_json, say
 from cream.errors import RecipeError
 
 
@@ -33,8 +33,8 @@ def init(
 
         beside = path.parent / "recipe.schema.json"
         beside.write_text(json.dumps(recipe_schema(), indent=2) + "\n", encoding="utf-8")
-        typer.echo(f"wrote {beside}")
-    typer.echo(f"wrote {path}; run it with: cream run {path}")
+        say(f"wrote {beside}")
+    say(f"wrote {path}; run it with: cream run {path}")
 
 
 def models(

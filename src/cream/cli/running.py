@@ -16,6 +16,7 @@ import typer
 
 from cream.cache import cache_dir
 from cream.cli.console import (
+    AcceptChanges,
     ConsoleProgress,
     Json,
     Overrides,
@@ -24,6 +25,7 @@ from cream.cli.console import (
     messages,
     output,
     print_json,
+    say,
     stopping_gently,
 )
 from cream.errors import RunError
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(recipe_path: Path, overrides: Sequence[str] | None, *, quiet: bool) -> Iterator[Context]:
+def opened(
+    recipe_path: Path, overrides: Sequence[str] | None, *, quiet: bool, accept_changes: bool = False
+) -> Iterator[Context]:
     """Open the run of a recipe: everything checked, nothing loaded, the directory held."""
     from cream.recipe import load_recipe
 
@@ -48,7 +52,12 @@ def opened(recipe_path: Path, overrides: Sequence[str] | None, *, quiet: bool) -
         with run.locked(), stopping_gently(progress.stop_when_kept):
             with progress.busy("checking recipe, data and model"):
                 context = open_context(
-                    recipe, run, progress, base_dir=recipe_path.parent, cache_dir=cache_dir()
+                    recipe,
+                    run,
+                    progress,
+                    base_dir=recipe_path.parent,
+                    cache_dir=cache_dir(),
+                    accept_changes=accept_changes,
                 )
             progress.number([s.label for s in context.plan.stages if s.source is not None])
             try:
@@ -61,10 +70,14 @@ def opened(recipe_path: Path, overrides: Sequence[str] | None, *, quiet: bool) -
 
 
 def run(
-    recipe: RecipePath, overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Run a recipe from start to end; given again after an interruption, it goes on."""
-    with opened(recipe, overrides, quiet=quiet) as context:
+    with opened(recipe, overrides, quiet=quiet, accept_changes=accept_changes) as context:
         from cream.loop.iterations import run_recipe
         from cream.report.summary import summarise_run
         from cream.report.tables import run_tables
@@ -97,9 +110,10 @@ def sample(
     overrides: Overrides = None,
     as_json: Json = False,
     quiet: Quiet = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Sample completions for the prompts of iteration t, of M_t and of what the method adds."""
-    with opened(recipe, overrides, quiet=quiet) as context:
+    with opened(recipe, overrides, quiet=quiet, accept_changes=accept_changes) as context:
         from cream.loop.iterations import sample_iteration
 
         _freeze(context)
@@ -112,9 +126,10 @@ def score(
     overrides: Overrides = None,
     as_json: Json = False,
     quiet: Quiet = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Score iteration t's completions under every model the method needs."""
-    with opened(recipe, overrides, quiet=quiet) as context:
+    with opened(recipe, overrides, quiet=quiet, accept_changes=accept_changes) as context:
         from cream.loop.iterations import score_iteration
 
         _tell(score_iteration(context, t).summary, as_json=as_json)
@@ -166,6 +181,7 @@ def pair(
     overrides: Overrides = None,
     as_json: Json = False,
     quiet: Quiet = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Make the pairs of iteration t.
 
@@ -180,7 +196,7 @@ def pair(
         summary = recompute_pairs(source, t, overrides or (), out)
     else:
         assert recipe is not None
-        with opened(recipe, overrides, quiet=quiet) as context:
+        with opened(recipe, overrides, quiet=quiet, accept_changes=accept_changes) as context:
             from cream.loop.iterations import run_stage
 
             record = run_stage(context, context.plan.pairing(t))
@@ -190,7 +206,7 @@ def pair(
     else:
         from cream.loop.pairing import outcome_in_words
 
-        typer.echo(f"iteration {t}: {outcome_in_words(summary)}")
+        say(f"iteration {t}: {outcome_in_words(summary)}")
 
 
 def train(
@@ -202,9 +218,10 @@ def train(
     overrides: Overrides = None,
     as_json: Json = False,
     quiet: Quiet = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Train M_{t+1} on the pairs of iteration t, or M1 on the seed examples (-t 0)."""
-    with opened(recipe, overrides, quiet=quiet) as context:
+    with opened(recipe, overrides, quiet=quiet, accept_changes=accept_changes) as context:
         from cream.loop.iterations import run_stage
 
         _freeze(context)
@@ -228,4 +245,4 @@ def _tell(summary: Mapping[str, Any], *, as_json: bool) -> None:
         return
     told = {key: value for key, value in summary.items() if isinstance(value, int | float | str)}
     told |= {key: ", ".join(v) for key, v in summary.items() if isinstance(v, list) and v}
-    typer.echo("; ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items()))
+    say("; ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items()))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cream.cli.console import Json, RunPath, output, print_json
+from cream.cli.console import Json, RunPath, output, print_json, say
 from cream.errors import RunError
 
 PAGE = "report.html"
@@ -55,9 +55,7 @@ def report(
         )
         return
     shown = "all" if result.shown == result.prompts else f"a sample of {result.shown:,}"
-    typer.echo(
-        f"{result.path}: {result.bytes / 1e6:.1f} MB, {result.prompts:,} prompts, {shown} to read"
-    )
+    say(f"{result.path}: {result.bytes / 1e6:.1f} MB, {result.prompts:,} prompts, {shown} to read")
 
 
 export = typer.Typer(
@@ -103,6 +101,7 @@ def _export(
     run: Path, out: Path, t: int | None, file_format: str, *, seed: int | None, as_json: bool
 ) -> None:
     from cream.report.export import export_pairs, flip, write_export
+    from cream.runs.manifest import without_local_paths
 
     if file_format not in ("jsonl", "parquet"):
         raise RunError(f"--format {file_format} is not known; it is jsonl or parquet")
@@ -113,13 +112,18 @@ def _export(
         pairs = flip(pairs, seed=seed)
         command += ["--seed", str(seed)]
     written = write_export(
-        pairs, run, out, file_format=file_format, command=shlex.join(command), seed=seed or 0
+        pairs,
+        run,
+        out,
+        file_format=file_format,
+        command=shlex.join(without_local_paths(command)),
+        seed=seed or 0,
     )
     if as_json:
         print_json(written)
     else:
         turned = "" if seed is None else f", {written.flipped} of them turned"
-        typer.echo(f"wrote {written.pairs} pairs{turned}: {written.file}")
+        say(f"wrote {written.pairs} pairs{turned}: {written.file}")
 
 
 def push(
@@ -152,6 +156,7 @@ def push(
                 to=to,
                 private=private,
                 files=[UploadFile(name=name, bytes=size) for name, size in sizes.items()],
+                left_out=list(upload.left_out),
                 bytes=sum(sizes.values()),
                 card=upload.card,
                 url=url,
@@ -161,6 +166,8 @@ def push(
     console = output()
     for name, size in sizes.items():
         console.print(f"{size:>13,d} bytes  {name}", markup=False, soft_wrap=True)
+    if upload.left_out:
+        console.print(f"not sent: {', '.join(upload.left_out)}", markup=False, soft_wrap=True)
     if url is None:
         console.print(f"\nREADME.md as it would stand at {to}:\n", markup=False, soft_wrap=True)
         console.print(upload.card, markup=False, soft_wrap=True)

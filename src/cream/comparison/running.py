@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import final
@@ -27,7 +28,7 @@ from cream.loop.iterations import run_iteration
 from cream.models.saving import CARD
 from cream.preflight.opening import DiskNeed, check_run, claim_run, disk_need, refuse_full_disk
 from cream.protocols import Progress
-from cream.runs.files import remove_leftovers, write_yaml
+from cream.runs.files import remove_leftovers, write_sealed
 from cream.runs.sharing import (
     COMPARISON,
     Comparers,
@@ -70,7 +71,12 @@ class MemberProgress:
 
 
 def run_comparison(
-    plan: ComparisonPlan, progress: Progress, *, base_dir: Path, cache_dir: Path
+    plan: ComparisonPlan,
+    progress: Progress,
+    *,
+    base_dir: Path,
+    cache_dir: Path,
+    accept_changes: bool = False,
 ) -> None:
     """Run everything that the members do not hold yet.
 
@@ -79,13 +85,17 @@ def run_comparison(
         progress: Shows what happens.
         base_dir: Folder that relative data paths start from.
         cache_dir: Where the embedded model is, or will be fetched to.
+        accept_changes: See `cream.preflight.opening.open_context`.
 
     Raises:
         CreamError: A member cannot run (it is named, and nothing has run), or a stage failed.
     """
     with Run(plan.root).locked():
         _claim(plan)
-        with _opened(plan.members, progress, base_dir, cache_dir) as contexts:
+        check = partial(
+            check_run, base_dir=base_dir, cache_dir=cache_dir, accept_changes=accept_changes
+        )
+        with _opened(plan.members, progress, check) as contexts:
             refuse_full_disk(plan.root, _disk_need(contexts))
             for context in contexts:
                 claim_run(context)
@@ -108,7 +118,7 @@ def _run_seed(contexts: Sequence[Context]) -> None:
 
 @contextmanager
 def _opened(
-    members: Sequence[PlannedMember], progress: Progress, base_dir: Path, cache_dir: Path
+    members: Sequence[PlannedMember], progress: Progress, check: Callable[..., Context]
 ) -> Iterator[list[Context]]:
     """All members checked and held against other processes; nothing is recorded or loaded."""
     contexts: list[Context] = []
@@ -119,13 +129,8 @@ def _opened(
             stack.enter_context(run.locked())
             label = f"{place}/{len(members)} {member.label}"
             try:
-                context = check_run(
-                    member.recipe,
-                    run,
-                    MemberProgress(progress, label),
-                    base_dir=base_dir,
-                    cache_dir=cache_dir,
-                    data=loaded.get(seed),
+                context = check(
+                    member.recipe, run, MemberProgress(progress, label), data=loaded.get(seed)
                 )
             except CreamError as error:
                 raise type(error)(f"{member.label}: {error}") from error
@@ -153,7 +158,7 @@ def _claim(plan: ComparisonPlan) -> None:
         seeds=list(dict.fromkeys(member.recipe.seed for member in members)),
         methods=[MethodFolder(name=name, folder=folder) for name, folder in methods.items()],
     )
-    write_yaml(root / COMPARISON, record.as_json())
+    write_sealed(root / COMPARISON, record.as_json())
 
 
 def _disk_need(contexts: Sequence[Context]) -> DiskNeed:

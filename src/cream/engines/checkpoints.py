@@ -52,6 +52,8 @@ class Checkpoints:
     check: Callable[[str], None] | None = None
     """Called with the name of a model of the run before it is read: raises unless it is what its
     stage wrote. None: there is no record of what was written."""
+    say: Callable[[str], None] | None = None
+    """Tells the user what happens to the engines of these models."""
     _held: _Held | None = field(default=None, repr=False)
 
     def path(self, name: str) -> Path:

@@ -25,6 +25,7 @@ from cream.engines.scorer import TorchScorer
 from cream.engines.vllm_sampler import SCRIPT, VllmSampler
 from cream.engines.vllm_worker import installed_version
 from cream.errors import DependencyError, RecipeError, RunError
+from cream.models.loading import refuse_not_finite_files
 from cream.protocols import Capability, Engine, LogpScorer, OwnSampler, Sampler
 from cream.recipe.engine import AnyEngine, AutoEngine, TorchEngine, VllmEngine
 
@@ -61,11 +62,12 @@ class OnTorch:
 
     def sampler(self, model: str) -> TorchSampler:
         """See `cream.protocols.Engine`."""
-        return self.checkpoints.made_of(model, "sampler", TorchSampler)
+        make = partial(TorchSampler, say=self.checkpoints.say)
+        return self.checkpoints.made_of(model, "sampler", make)
 
     def scorer(self, model: str) -> TorchScorer:
         """See `cream.protocols.Engine`."""
-        make = partial(TorchScorer, token_budget=self.token_budget)
+        make = partial(TorchScorer, token_budget=self.token_budget, say=self.checkpoints.say)
         return self.checkpoints.made_of(model, "scorer", make)
 
 
@@ -83,8 +85,10 @@ class OnVllm:
         checkpoints = self.torch.checkpoints
 
         def make() -> VllmSampler:
+            folder = checkpoints.existing(model)
+            refuse_not_finite_files(folder)  # vLLM would sample nonsense from them
             return VllmSampler(
-                checkpoints.existing(model),
+                folder,
                 self.settings,
                 device=checkpoints.device,
                 dtype=checkpoints.compute_dtype,

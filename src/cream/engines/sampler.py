@@ -20,11 +20,19 @@ from torch import Tensor
 
 from cream.algorithms.objective import LayerHook
 from cream.engines.attention import PackedAttention
-from cream.engines.batching import check_length, windows
+from cream.engines.batching import (
+    Say,
+    check_length,
+    no_room,
+    out_of_memory,
+    require_finite,
+    windows,
+)
 from cream.engines.decoding import DecodeAttention, GroupCache
 from cream.engines.plain import PlainSampler
 from cream.engines.token_sampling import draw, seed_tensor, uniforms
 from cream.engines.trial import fast_form
+from cream.models.devices import give_memory_back
 from cream.models.hidden import Backbone, hooked, require_inference_model
 from cream.models.positions import Reach, context_length
 from cream.protocols import SamplingParams
@@ -54,6 +62,7 @@ class TorchSampler:
         window_rows: Completions that are sorted by prompt length at a time.
         hook: What stands behind every decoder layer, or None. It sees a prompt once and each token
             of a completion by itself, so it must treat every token alone.
+        say: Told when memory does not hold so many rows, which are halved for good then.
 
     Raises:
         ModelError: The model is in training mode.
@@ -68,6 +77,7 @@ class TorchSampler:
         prefill_tokens: int = 4096,
         window_rows: int = 8192,
         hook: LayerHook | None = None,
+        say: Say | None = None,
     ) -> None:
         require_inference_model(model)
         self._model = model
@@ -76,6 +86,7 @@ class TorchSampler:
         self._token_budget = token_budget
         self._prefill_tokens = prefill_tokens
         self._window_rows = window_rows
+        self._say = say
         self._context_length = context_length(model.config)
 
     @cached_property
@@ -100,18 +111,32 @@ class TorchSampler:
             ValueError: Parameters out of range, or a prompt without tokens.
             ModelError: A prompt that leaves no room for ``max_completion_tokens``; raised before
                 anything of its window is sampled.
+            NotFiniteError: Logits are NaN or infinite.
         """
         _check_params(params)
         for window in windows(requests, self._window_rows):
             for request in window:
                 tokens = len(request.prompt_token_ids) + params.max_completion_tokens
                 check_length(request.prompt_id, tokens, self._context_length)
-            yield from self._sample_packed([r for r in window if self._fits(r, params)], params)
-            for request in window:
-                if not self._fits(request, params):
-                    with torch.inference_mode(), hooked(self._model, self._hook):
-                        group = self._plain.sample(request, params)
-                    yield group
+            asked = {request.prompt_id: request for request in window}
+            for group in self._sample_window(window, params):
+                drawn = group.completions
+                require_finite(
+                    asked[group.prompt_id],
+                    [completion.sampling_logp for completion in drawn],
+                    [completion.token_ids for completion in drawn],
+                )
+                yield group
+
+    def _sample_window(
+        self, window: list[SamplingRequest], params: SamplingParams
+    ) -> Iterator[SampledGroup]:
+        yield from self._sample_packed([r for r in window if self._fits(r, params)], params)
+        for request in window:
+            if not self._fits(request, params):
+                with torch.inference_mode(), hooked(self._model, self._hook):
+                    group = self._plain.sample(request, params)
+                yield group
 
     def _fits(self, request: SamplingRequest, params: SamplingParams) -> bool:
         if not request.seeds:
@@ -146,15 +171,42 @@ class TorchSampler:
     def _decode(
         self, jobs: list[_Job], params: SamplingParams
     ) -> Iterator[tuple[_Job, list[SampledTokens]]]:
-        if not jobs:
-            return
+        """Decode all jobs; with half as many at a time from where memory does not hold them."""
+        while jobs:
+            done: set[tuple[int, int]] = set()
+            groups, members = self._fitting(jobs, params)
+            try:
+                for job, completions in self._decode_held(jobs, params, groups, members):
+                    done.add((job.index, job.first))
+                    yield job, completions
+                return
+            except (MemoryError, RuntimeError) as error:
+                problem = out_of_memory(error)
+                if groups == 1:
+                    raise no_room(jobs[0].request.prompt_id, problem) from error
+            give_memory_back(next(self._model.parameters()).device)
+            jobs = [job for job in jobs if (job.index, job.first) not in done]
+            self._max_rows = groups // 2 * members
+            if self._say is not None:
+                self._say(
+                    f"out of memory while sampling ({problem}); goes on with {self._max_rows} "
+                    "completions at a time, which gives the same up to rounding"
+                )
+
+    def _fitting(self, jobs: list[_Job], params: SamplingParams) -> tuple[int, int]:
+        """How many jobs are decoded at a time, and the most completions that one has."""
         members = max(len(job.seeds) for job in jobs)
         tokens = len(jobs[0].request.prompt_token_ids) + members * params.max_completion_tokens
         fitting = min(self._max_rows // members, self._token_budget // tokens, len(jobs))
+        return max(1, fitting), members
+
+    def _decode_held(
+        self, jobs: list[_Job], params: SamplingParams, groups: int, members: int
+    ) -> Iterator[tuple[_Job, list[SampledTokens]]]:
         backbone = self._fast[0]
         assert backbone is not None  # else nothing fits
         with torch.inference_mode():
-            decoder = _Decoder(backbone, max(1, fitting), members, params)
+            decoder = _Decoder(backbone, groups, members, params)
         pending = deque(jobs)
         while pending or decoder.jobs:
             with torch.inference_mode():

@@ -7,6 +7,7 @@ predict nothing); hidden states become logits a tile of rows at a time, so memor
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +20,19 @@ from torch import Tensor
 
 from cream.algorithms.objective import LayerHook
 from cream.engines.attention import PackedAttention, packed
-from cream.engines.batching import check_length, windows
+from cream.engines.batching import (
+    Say,
+    check_length,
+    no_room,
+    out_of_memory,
+    require_finite,
+    windows,
+)
 from cream.engines.logsumexp import log_normalisers
 from cream.engines.plain import score_plainly
 from cream.engines.trial import fast_form
 from cream.kernels.library import fit
+from cream.models.devices import give_memory_back
 from cream.models.fused_decoder import Attention
 from cream.models.hidden import Backbone, hooked, require_inference_model
 from cream.models.padded_attention import PADDING, PROMPT, PaddedAttention, RowMask
@@ -58,6 +67,7 @@ class TorchScorer:
         tile_rows: Rows of logits that exist at a time.
         window_rows: Completions that are sorted by length at a time.
         hook: What stands behind every decoder layer, or None.
+        say: Told when memory does not hold the token budget, which is halved for good then.
 
     Raises:
         ModelError: The model is in training mode.
@@ -71,6 +81,7 @@ class TorchScorer:
         tile_rows: int = 1024,
         window_rows: int = 8192,
         hook: LayerHook | None = None,
+        say: Say | None = None,
     ) -> None:
         require_inference_model(model)
         self._model = model
@@ -78,6 +89,7 @@ class TorchScorer:
         self._token_budget = token_budget
         self._tile_rows = tile_rows
         self._window_rows = window_rows
+        self._say = say
         self._context_length = context_length(model.config)
 
     @cached_property
@@ -95,15 +107,23 @@ class TorchScorer:
         Raises:
             ValueError: A prompt or completion without tokens.
             ModelError: A sequence that the model has no positions for.
+            NotFiniteError: Logits are NaN or infinite.
         """
         for window in windows(requests, self._window_rows):
             for request in window:
                 self._check(request)
-            fast = [r for r in window if self._fits(r)]
-            yield from self._score_packed(fast)
-            for request in window:
-                if not self._fits(request):
-                    yield self._score_plainly(request)
+            asked = {request.prompt_id: request for request in window}
+            for group in self._score_window(window):
+                request = asked[group.prompt_id]
+                sums = [float(logps.sum()) for logps in group.token_logps]
+                require_finite(request, sums, request.completions)
+                yield group
+
+    def _score_window(self, window: list[ScoringRequest]) -> Iterator[ScoredGroup]:
+        yield from self._score_packed([r for r in window if self._fits(r)])
+        for request in window:
+            if not self._fits(request):
+                yield self._score_plainly(request)
 
     def _check(self, request: ScoringRequest) -> None:
         if any(not completion for completion in request.completions):
@@ -128,11 +148,14 @@ class TorchScorer:
         ]
         units.sort(key=lambda unit: (len(unit.request.prompt_token_ids), unit.tokens), reverse=True)
         known: list[dict[tuple[int, ...], np.ndarray]] = [{} for _ in requests]
-        for batch in _batches(units, self._token_budget):
-            backbone = self._fast[0]
-            assert backbone is not None  # else nothing fits
-            with torch.inference_mode():
-                scored = _score_batch(backbone, batch, self._tile_rows)
+        pending = deque(_batches(units, self._token_budget))
+        while pending:
+            batch = pending.popleft()
+            scored = self._score_if_held(batch)
+            if scored is None:
+                left = [unit for part in (batch, *pending) for unit in part]
+                pending = deque(_batches(left, self._token_budget))
+                continue
             for unit, arrays in zip(batch, scored, strict=True):
                 by_ids = known[unit.index]
                 by_ids.update(zip(unit.completions, arrays, strict=True))
@@ -143,6 +166,28 @@ class TorchScorer:
         for request in requests:
             if not request.completions:
                 yield ScoredGroup(request.prompt_id, ())
+
+    def _score_if_held(
+        self, batch: list[_Unit]
+    ) -> list[list[Float32[np.ndarray, " token"]]] | None:
+        """Scores of a batch; None, and the budget halved, if memory does not hold it."""
+        backbone = self._fast[0]
+        assert backbone is not None  # else nothing fits
+        try:
+            with torch.inference_mode():
+                return _score_batch(backbone, batch, self._tile_rows)
+        except (MemoryError, RuntimeError) as error:
+            problem = out_of_memory(error)
+            if len(batch) == 1:
+                raise no_room(batch[0].request.prompt_id, problem) from error
+        give_memory_back(backbone.device)
+        self._token_budget = max(self._token_budget // 2, 1)
+        if self._say is not None:
+            self._say(
+                f"out of memory while scoring ({problem}); goes on with {self._token_budget} "
+                "tokens a batch, which gives the same up to rounding"
+            )
+        return None
 
 
 def _longest(request: ScoringRequest) -> int:

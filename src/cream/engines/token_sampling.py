@@ -70,10 +70,12 @@ def draw(
         params: Temperature and top-p.
 
     Returns:
-        Token ids, and their log-probabilities under the sampling distribution (0 if greedy).
+        Token ids, and their log-probabilities under the sampling distribution (0 if greedy); NaN
+        where logits are NaN or infinite.
     """
     if params.temperature == 0:
-        return logits.argmax(-1)[source], torch.zeros_like(numbers)
+        best, ids = logits.max(-1)  # the difference is 0, or NaN where there is no best one
+        return ids[source], (best - best).double()[source]
     if params.top_p == 1:
         return _draw_from_all(logits.float() / params.temperature, source, numbers)
     return _draw_from_nucleus(logits, source, numbers, params)
@@ -140,7 +142,8 @@ def _invert_sorted(
     """Invert the cumulative distribution of the nucleus of candidates in falling order."""
     mass = logps.double().exp()
     cumulative = mass.cumsum(-1)
-    kept = ((cumulative - mass) < top_p).sum(-1)  # ends with the token that crosses top_p
+    # Ends with the token that crosses top_p; of NaN there would be none.
+    kept = ((cumulative - mass) < top_p).sum(-1).clamp_min(1)
     nucleus = cumulative.gather(1, kept[:, None] - 1)[:, 0]
     choice = (cumulative <= (numbers * nucleus)[:, None]).sum(-1)
     choice = torch.minimum(choice, kept - 1)[:, None]

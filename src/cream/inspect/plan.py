@@ -21,7 +21,7 @@ from cream.inspect.rates import Rates, StepCost
 from cream.recipe import Recipe
 from cream.records import Count, Record, SampleSummary, StageKind, StageSpec
 from cream.report.table import Table, terminal
-from cream.report.terminal import duration, printable, size
+from cream.report.terminal import duration, printable, readable, size
 from cream.runs.files import free_bytes
 from cream.runs.plan import TokenCounts
 from cream.runs.reader import State, finished_stage, progress_of
@@ -280,7 +280,7 @@ def print_plan(console: Console, plan: Plan) -> None:
     """Print a plan."""
     console.print(terminal(plan_table(plan)))
     for line in _plan_lines(plan):
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(readable(line)), soft_wrap=True)
 
 
 def plan_table(plan: Plan) -> Table:

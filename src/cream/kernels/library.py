@@ -14,6 +14,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,29 +120,67 @@ def find_compiler(environ: Mapping[str, str] = os.environ) -> list[str]:
 def build(folder: Path, compiler: list[str]) -> Path:
     """Return the compiled library in ``folder``, compiling it if it is not there.
 
-    Two processes may build at once: each writes its own file and renames it when it is whole.
+    Two processes may build at once: each writes its own file and renames it when it is whole. What
+    is loaded runs with the user's rights, so the folder is the user's alone: what lies in one that
+    others could write to is compiled again, and so is a library that is not what was compiled.
 
     Raises:
-        BuildError: The compiler refused, or the folder cannot be written.
+        BuildError: The compiler refused, or the folder cannot be written or is somebody else's.
     """
     sources = sorted(SOURCES.glob("*.cpp"))
     digest = hashlib.sha256(repr((compiler, FLAGS, _output([*compiler, "--version"]))).encode())
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.read_bytes())
     library = folder / f"kernels-{digest.hexdigest()[:16]}.so"
-    if library.is_file():
-        return library
+    seal = library.with_suffix(".sha256")
     unfinished = library.with_suffix(f".{os.getpid()}.tmp")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if _is_private(folder) and _is_whole(library, seal):
+            return library
         try:
             _output([*compiler, *FLAGS, *map(str, sources), "-o", str(unfinished)])
+            written = _sha256(unfinished)
             unfinished.replace(library)
+            unfinished.write_text(written, encoding="ascii")
+            unfinished.replace(seal)
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise BuildError(f"{folder} cannot be written: {error.strerror}") from error
     return library
+
+
+def _is_private(folder: Path) -> bool:
+    """Make a folder the user's alone; whether it was before, so that what lies in it is theirs.
+
+    Raises:
+        BuildError: It is somebody else's.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise BuildError(
+            f"{folder} is not this user's own folder (set CREAM_CACHE to one for compiled files)"
+        )
+    if found.st_mode & 0o022:
+        folder.chmod(0o700)
+        return False
+    return True
+
+
+def _is_whole(library: Path, seal: Path) -> bool:
+    """Whether a library is what was compiled: the user's own file, of the content recorded."""
+    try:
+        found = library.lstat()
+        own = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid()
+        return own and seal.read_bytes() == _sha256(library).encode()
+    except FileNotFoundError:
+        return False
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _output(command: list[str]) -> str:

@@ -19,7 +19,7 @@ from cream.records import StageSpec
 from cream.report.summary import RunSummary
 from cream.report.table import markdown
 from cream.report.tables import accuracy_table
-from cream.runs.manifest import describe_environment
+from cream.runs.manifest import describe_environment, without_local_paths
 
 PAPER = "https://arxiv.org/abs/2410.12735"
 
@@ -41,21 +41,22 @@ def model_card(
         results: Summary of the run, or None before there is one.
         repository: ``owner/name`` that it is published under, or None.
     """
-    sections = [_front_matter(recipe, seed_model), f"# {recipe.name} {made.result}\n"]
-    sections.append(_made(made, recipe, seed_model))
+    licence = licence_of(seed_model)
+    seed_model = without_local_paths(seed_model)
+    sections = [_front_matter(recipe, seed_model, licence), f"# {recipe.name} {made.result}\n"]
+    sections.append(_made(made, recipe, seed_model, licence))
     if results is not None:
         sections.append(_results(str(made.result), results))
     sections += [_loading(repository), _recipe(recipe)]
     return "\n".join(sections)
 
 
-def _front_matter(recipe: Recipe, seed_model: str) -> str:
+def _front_matter(recipe: Recipe, seed_model: str, licence: str | None) -> str:
     values: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": list(dict.fromkeys(["cream", recipe.method.name])),
     }
-    licence = licence_of(seed_model)
     if licence is not None:
         values["license"] = licence
     if _on_hub(seed_model):
@@ -64,16 +65,15 @@ def _front_matter(recipe: Recipe, seed_model: str) -> str:
 
 
 def _on_hub(seed_model: str) -> bool:
-    return seed_model.count("/") == 1 and seed_model[0] not in "/.~"
+    return seed_model.count("/") == 1 and seed_model[0] not in ".<"
 
 
-def _made(made: StageSpec, recipe: Recipe, seed_model: str) -> str:
+def _made(made: StageSpec, recipe: Recipe, seed_model: str, licence: str | None) -> str:
     how = (
         f"supervised fine-tuning of M0 ({seed_model}) on seed examples"
         if made.kind == "fine_tune"
         else f"preference training of {made.model} on pairs it sampled and ranked itself"
     )
-    licence = licence_of(seed_model)
     stated = (
         f"{licence}, as its card states" if licence else "not stated in its folder; see its page"
     )
@@ -97,7 +97,7 @@ def _sources(sources: Iterable[Source]) -> str:
     for source in sources:
         match source:
             case FileSource():
-                names.append(f"file {source.path}")
+                names.append(f"file {without_local_paths(source.path)}")
             case HubSource():
                 names.append(f"{source.dataset} ({source.split})")
             case ReasoningGymSource():
@@ -137,7 +137,7 @@ print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_t
 
 def _recipe(recipe: Recipe) -> str:
     values = recipe.model_dump(mode="json", exclude={"trackers"})
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(without_local_paths(values), sort_keys=False, allow_unicode=True)
     return f"## Recipe\n\n```yaml\n{text}```\n"
 
 

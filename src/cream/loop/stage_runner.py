@@ -10,9 +10,10 @@ from typing import Any, TypeVar, final
 
 import pyarrow as pa
 
+from cream.errors import NotFiniteError
 from cream.protocols import LogpScorer, Progress, Sampler, SamplingParams
-from cream.runs.files import read_table
-from cream.runs.store import Stage, StageRecord
+from cream.runs.files import read_table, write_json
+from cream.runs.store import BROKEN, Stage, StageRecord
 from cream.types import SampledGroup, SamplingRequest, ScoredGroup, ScoringRequest
 
 Item = TypeVar("Item")
@@ -103,7 +104,9 @@ def run_shards(
     done = stage.finished()
     if done is not None:
         return done
-    stage.begin()
+    for damage in stage.begin():
+        added = f"{damage.path} was written by nobody, or while the run was killed"
+        progress.note(f"{added if damage.fault == 'added' else damage}; it is made again")
     missing = [i for i in range(len(shards)) if not stage.part(i).exists()]
     sizes = [len(shard) for shard in shards] if sizes is None else sizes
     total, kept = sum(sizes), sum(sizes) - sum(sizes[i] for i in missing)
@@ -115,7 +118,7 @@ def run_shards(
     for index in missing:
         if within is not None:
             within.begin(kept, sizes[index], total)
-        with stopwatch() as seconds:
+        with stopwatch() as seconds, keeping_what_broke(stage):
             table = work(shards[index])
         stage.write_part(index, table, seconds())
         kept += sizes[index]
@@ -126,6 +129,23 @@ def run_shards(
     record = stage.finish(summary, stage.part_seconds())
     progress.finish(outcome)
     return record
+
+
+@contextmanager
+def keeping_what_broke(stage: Stage) -> Iterator[None]:
+    """Keep in the stage's folder what a number that is not finite was computed from.
+
+    Raises:
+        NotFiniteError: As it came, with the stage and the file.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        path = stage.folder / BROKEN
+        write_json(path, error.batch)
+        raise NotFiniteError(
+            f"stage {stage.spec.name}: {error} The batch is kept in {path}.", error.batch
+        ) from error
 
 
 class _Means:

@@ -8,14 +8,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from cream.algorithms.diagnostics import course_warnings
 from cream.algorithms.objective import Needs, Objective
 from cream.algorithms.preference import PAIR, supervised
 from cream.data.splits import POLICY
-from cream.errors import RecipeError, TrainingError
+from cream.errors import NotFiniteError, RecipeError, TrainingError
 from cream.loop.card import model_card
 from cream.loop.context import Context
 from cream.loop.pairing import UNANIMOUS_FILE
-from cream.loop.stage_runner import stopwatch
+from cream.loop.stage_runner import keeping_what_broke, stopwatch
 from cream.loop.transform_stages import transformed_examples
 from cream.pair_records import PairSummary
 from cream.plan import columns, score_columns, unneeded_models
@@ -76,6 +77,7 @@ def fine_tune_stage(context: Context, spec: StageSpec) -> StageRecord:
             seed=derive_seed(context.recipe.seed, *seed_name),
             state_dir=stage.folder / STATE,
             on_step=on_step,
+            say=context.progress.note,
         )
         return summary, None
 
@@ -126,6 +128,7 @@ def train_stage(context: Context, spec: StageSpec) -> StageRecord:
             state_dir=stage.folder / STATE,
             objective_file=stage.folder / OBJECTIVE,
             on_step=on_step,
+            say=context.progress.note,
         )
         return summary, len(again) if settings.replay else None
 
@@ -281,7 +284,10 @@ def _train(context: Context, stage: Stage, train: Train) -> StageRecord:
     with stopwatch() as seconds:
         model = context.checkpoints.for_training(start)
         try:
-            summary, replayed_count = train(model, on_step)
+            with keeping_what_broke(stage):
+                summary, replayed_count = train(model, on_step)
+        except NotFiniteError:
+            raise
         except TrainingError as error:
             raise TrainingError(f"stage {name}: {error}") from error
         context.checkpoints.save(
@@ -296,7 +302,7 @@ def _train(context: Context, stage: Stage, train: Train) -> StageRecord:
     beside = f", {replayed_count} seed examples replayed" if replayed_count is not None else ""
     path = context.checkpoints.path(result)
     context.progress.finish(f"{summary.steps} steps{beside}, saved {path}")
-    for warning in summary.warnings:
+    for warning in (*summary.warnings, *course_warnings(summary.metrics).values()):
         context.progress.note(warning)
     return record
 

@@ -6,6 +6,7 @@ float32 and less exact. This module looks at the machine and at nothing else.
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 from dataclasses import dataclass
@@ -103,6 +104,20 @@ def _cpu_info() -> str:
     if platform.system() != "Linux" or not CPU_INFO.is_file():
         return ""
     return CPU_INFO.read_text(encoding="utf-8", errors="replace")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device has no room, rather than that something is wrong."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def give_memory_back(device: torch.device) -> None:
+    """Free what the process holds and does not use, so that smaller pieces find room."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def threads() -> Threads:

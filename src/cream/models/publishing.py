@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
@@ -10,8 +11,12 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from cream.errors import ModelError
-from cream.models.folders import PICKLED, check_model_folder
+from cream.models.fingerprints import DECISIVE
+from cream.models.folders import check_model_folder
 from cream.models.saving import CARD
+
+PUBLISHED = tuple(pattern for pattern in DECISIVE if pattern != "*.py")
+"""What is sent: files that decide what a model computes and how text becomes ids. No code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,8 @@ class Upload:
     folder: Path
     files: tuple[str, ...]
     """Names in `folder`, the card excluded."""
+    left_out: tuple[str, ...]
+    """Names in `folder` that are no part of a model and stay here."""
     card: str
     repository: str
 
@@ -48,9 +55,16 @@ def prepare_upload(folder: Path, card: str, repository: str) -> Upload:
     if repository.count("/") != 1:
         raise ModelError(f"--to {repository!r} must be owner/name, for example ada/my-model")
     check_model_folder(folder)
-    names = sorted(p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    files = tuple(n for n in names if n != CARD and Path(n).suffix not in PICKLED)
-    return Upload(folder, files, card, repository)
+    names = sorted(path.name for path in folder.iterdir() if path.name != CARD)
+    files = tuple(
+        name
+        for name in names
+        if any(fnmatchcase(name, pattern) for pattern in PUBLISHED)
+        and (folder / name).is_file()
+        and not (folder / name).is_symlink()
+    )
+    left_out = tuple(name for name in names if name not in files)
+    return Upload(folder, files, left_out, card, repository)
 
 
 def push(upload: Upload, *, private: bool) -> str:

@@ -11,7 +11,12 @@ ever.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import resource
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, final
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -23,9 +28,54 @@ PROBE = "cream-probe"
 """What is said when a template is examined."""
 MAX_TEMPLATE_CHARACTERS = 1_000_000
 """The longest templates in use have some 20,000."""
+MAX_WRITTEN = 1_000_000
+"""Characters that a template may write beside what was said (eight times: it may say it again)."""
+MAX_SECONDS = 1.0
+"""Of processor time that a template may take for one conversation; those in use take a
+millisecond."""
+MAX_BYTES = 2 << 30
+"""Of memory that the process may take beside what it has while a template writes."""
+STATM = Path("/proc/self/statm")
+"""Sizes of this process in pages, the address space first (Linux)."""
 _OPEN, _CLOSE, _FIRST = "\uf8f0", "\uf8f1", 0xE000
 """A special token that was said is kept as these private characters while a template is applied."""
 _PLACEHOLDER = re.compile(f"{_OPEN}(.){_CLOSE}")
+
+
+@contextmanager
+def limited(seconds: float, size: int) -> Iterator[None]:
+    """Let what runs inside take so much processor time and memory, where the system can say so.
+
+    A chat template is a stranger's program: its loops may not end, and one product of a text and a
+    number may fill the memory. In another thread than the first nothing is limited.
+
+    Args:
+        seconds: Of this process.
+        size: Bytes of address space beside what the process has.
+
+    Raises:
+        TimeoutError: It took longer.
+        MemoryError: It wanted more.
+    """
+    if threading.current_thread() is not threading.main_thread() or not STATM.is_file():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise TimeoutError(f"it takes more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    room = int(STATM.read_text(encoding="ascii").split()[0]) * resource.getpagesize() + size
+    if soft == resource.RLIM_INFINITY or room < soft:
+        resource.setrlimit(resource.RLIMIT_AS, (room, hard))
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        signal.signal(signal.SIGVTALRM, before)
 
 
 @final
@@ -146,14 +196,18 @@ class Template:
     def _apply(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns,
-                    chat_template=self.text,
-                    add_generation_prompt=generation_prompt,
-                    tokenize=False,
+            with limited(MAX_SECONDS, MAX_BYTES):
+                text = str(
+                    self.tokenizer.apply_chat_template(
+                        turns,
+                        chat_template=self.text,
+                        add_generation_prompt=generation_prompt,
+                        tokenize=False,
+                    )
                 )
-            )
+            if len(text) > MAX_WRITTEN + 8 * sum(len(message.content) for message in messages):
+                raise ValueError(f"it writes {len(text)} characters")
+            return text
         except Exception as error:  # a template is a program: any error of Python may come of it
             roles = ", ".join(message.role for message in messages)
             reason = str(error).strip().splitlines() or [type(error).__name__]

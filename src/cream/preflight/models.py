@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cream.engines.checkpoints import Checkpoints
 from cream.errors import ModelError
@@ -30,13 +31,14 @@ from cream.models.positions import context_length, fast_reach
 from cream.recipe import Recipe
 from cream.recipe.model import ModelConfig
 from cream.recipe.scorers import OWN_MODELS, JudgeConfig, PairwiseJudgeConfig, RewardModelConfig
+from cream.runs.manifest import MadeBy
 from cream.runs.verification import refuse_damaged_model
 from cream.training.lora import refuse_unfit
 from cream.types import Message
 
 
 def open_models(
-    config: ModelConfig, folder: Path, cache_dir: Path
+    config: ModelConfig, folder: Path, cache_dir: Path, begun_with: MadeBy | None = None
 ) -> tuple[Checkpoints, ChatEncoder]:
     """Find M0 and examine its tokenizer and template.
 
@@ -44,6 +46,8 @@ def open_models(
         config: The recipe's model section.
         folder: Where trained models go.
         cache_dir: Cream's cache.
+        begun_with: What computed the run so far; ``compute_dtype: auto`` follows it whatever this
+            machine would rather have.
     """
     seed_folder = resolve_model(config, cache_dir)
     refuse_damaged_model(seed_folder)
@@ -54,13 +58,16 @@ def open_models(
     )
     empty_model(seed_folder, trust_remote_code=config.trust_remote_code)  # refused now, if at all
     device = pick_device(config.device)
+    dtype: Any = config.compute_dtype
+    if dtype == "auto" and begun_with is not None:
+        dtype = begun_with.dtype
     checkpoints = Checkpoints(
         folder=folder,
         seed_folder=seed_folder,
         seed_name=config.name,
         tokenizer=tokenizer,
         device=device,
-        compute_dtype=pick_compute_dtype(device, config.compute_dtype).dtype,
+        compute_dtype=pick_compute_dtype(device, dtype).dtype,
         context_length=context_length(shape),
         fast=fast_reach(shape),
         trust_remote_code=config.trust_remote_code,

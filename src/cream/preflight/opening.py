@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
+from cream import __version__
 from cream.data.dataset import LoadedData, load_data
 from cream.data.verifiers import PromptVerifier
 from cream.engines.engine import BY_NAME, choose_engine, open_engine
 from cream.errors import DataError, RecipeError, RunError
+from cream.kernels.library import fit
 from cream.loop.context import Context
 from cream.loop.extensions import Extensions
 from cream.loop.score_columns import check_score_columns
 from cream.loop.training_stages import check_objective
+from cream.models.devices import pick_compute_dtype
 from cream.models.fingerprints import model_fingerprint, stored_parameters
 from cream.plan import is_calibrated
 from cream.planner import build_plan
@@ -25,15 +31,23 @@ from cream.recipe.engine import VllmEngine
 from cream.recipe.parts import VERIFIER
 from cream.recipe.scir import Scir
 from cream.records import StageSpec
-from cream.runs.files import free_bytes, read_json, write_json
-from cream.runs.manifest import build_manifest
+from cream.runs.files import free_bytes, read_sealed, write_sealed
+from cream.runs.manifest import (
+    DECISIVE,
+    RESULTS,
+    MadeBy,
+    build_manifest,
+    last_made_by,
+    record_opening,
+)
 from cream.runs.plan import refuse_old_run, refuse_other_recipe
-from cream.runs.store import Run
+from cream.runs.store import DONE, Run
 from cream.runs.trackers import TrackedRun, check_installed, open_trackers
 from cream.types import EncodedPrompt, Origin
 
 ENGINE = "engine.json"
 """Which engine the run samples with, and why; decided at the first opening."""
+ACCEPT = "option --accept-changes, or `accept_changes=True`"
 BYTES_PER_WEIGHT = 4
 """Checkpoints and the training state are float32."""
 
@@ -55,6 +69,7 @@ def open_context(
     base_dir: Path,
     cache_dir: Path,
     extensions: Extensions | None = None,
+    accept_changes: bool = False,
 ) -> Context:
     """Check recipe, data, tokenizer, run directory and disk; load no weights.
 
@@ -65,12 +80,20 @@ def open_context(
         base_dir: Folder that relative data paths start from.
         cache_dir: Where the embedded model is, or will be fetched to.
         extensions: Objects that the user brings; by default none.
+        accept_changes: Go on though something computes that gives other results than what the run
+            was made by so far.
 
     Raises:
         CreamError: One of the categories of exit code 2, naming what is wrong.
     """
     context = check_run(
-        recipe, run, progress, base_dir=base_dir, cache_dir=cache_dir, extensions=extensions
+        recipe,
+        run,
+        progress,
+        base_dir=base_dir,
+        cache_dir=cache_dir,
+        extensions=extensions,
+        accept_changes=accept_changes,
     )
     claim_run(context)  # last: a recipe found wrong can be mended in place
     return context
@@ -85,6 +108,7 @@ def check_run(
     cache_dir: Path,
     data: LoadedData | None = None,
     extensions: Extensions | None = None,
+    accept_changes: bool = False,
 ) -> Context:
     """`open_context` for a run that is not to be recorded yet; writes nothing. See there.
 
@@ -97,6 +121,7 @@ def check_run(
         data: What is loaded already of this very data section, seed and number of iterations, by
             a run with this model that has encoded its seed examples.
         extensions: Objects that the user brings.
+        accept_changes: See `open_context`.
     """
     own = extensions or Extensions()
     check_installed(recipe.trackers)
@@ -109,7 +134,8 @@ def check_run(
     for t in range(1, recipe.iterations + 1):
         own.refuse_missing_transform(own.parts(recipe, t))
     plan = build_plan(recipe, data, partial(own.parts, recipe))
-    checkpoints, encoder = open_models(recipe.model, run.root / "models", cache_dir)
+    before = last_made_by(run.root)
+    checkpoints, encoder = open_models(recipe.model, run.root / "models", cache_dir, before)
     check_trainings(recipe, checkpoints)
     for text in (*data.notes, *encoder.notes):
         progress.note(text)
@@ -135,7 +161,8 @@ def check_run(
         extensions=own,
         scorers=open_scorers(recipe, checkpoints, encoder, cache_dir),
     )
-    checkpoints.check = context.check_model
+    checkpoints.check, checkpoints.say = context.check_model, progress.note
+    _settle_changes(context, before, accept=accept_changes)
     _check_calibration(context)
     _check_dropout(context)
     check_score_columns(context)
@@ -180,15 +207,59 @@ def claim_run(context: Context) -> None:
         **context.scorers.fingerprints,
         **context.extensions.fingerprints,
     }
-    write_json(run.root / "manifest.json", build_manifest(resolved, inputs))
-    write_json(run.root / ENGINE, context.engine_choice.record)
+    record_opening(run.root, build_manifest(resolved, inputs, made_by(context)))
+    write_sealed(run.root / ENGINE, context.engine_choice.record)
+
+
+def made_by(context: Context) -> MadeBy:
+    """What computes the stages that this opening makes."""
+    checkpoints = context.checkpoints
+    precision = context.recipe.training.compute.precision
+    probe = torch.empty(0, dtype=checkpoints.compute_dtype, device=checkpoints.device)
+    return MadeBy(
+        cream=__version__,
+        results=RESULTS,
+        torch=torch.__version__,
+        transformers=version("transformers"),
+        engine=context.engine.name,
+        dtype=_name(checkpoints.compute_dtype),
+        training_dtype=_name(pick_compute_dtype(checkpoints.device, precision).dtype),
+        device=str(checkpoints.device),
+        threads=torch.get_num_threads(),
+        kernels=fit(probe),
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _settle_changes(context: Context, before: MadeBy | None, *, accept: bool) -> None:
+    """Say what computes otherwise than at the last opening; refuse what changes results."""
+    root, now = context.run.root, made_by(context)
+    context.run.made_by = now
+    if before is None or all((root / spec.name / DONE).exists() for spec in context.plan.stages):
+        return
+    changes = before.changes(now)
+    decisive = [text for key, text in changes.items() if key in DECISIVE]
+    if decisive and not accept:
+        raise RunError(
+            f"{root} would go on with {', '.join(decisive)}, so that its stages could no longer be "
+            "compared with each other; go on as before (its manifest.json says how), set run_dir "
+            f"to a new folder, or accept it ({ACCEPT})"
+        )
+    if changes:
+        context.progress.note(
+            f"this run goes on with {', '.join(changes.values())}; what is made from now on may "
+            "differ from what an uninterrupted run would have made"
+        )
 
 
 def _begun_with(run: Run) -> dict[str, str] | None:
     path = run.root / ENGINE
     if not path.exists():
         return None
-    record = read_json(path)
+    record = read_sealed(path, required=False)
     if record.get("engine") not in BY_NAME or not isinstance(record.get("engine_reason"), str):
         raise RunError(
             f"{path} names no engine; it was changed by hand: set run_dir to a new folder"

@@ -79,11 +79,39 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, source: str = "rec
     return validate_recipe(apply_overrides(_parse(text, source), overrides), source=source)
 
 
-def _parse(text: str, source: str) -> dict[str, Any]:
+MAX_CHARACTERS = 200_000
+"""Of a YAML text; Cream's longest recipes have 6,000."""
+MAX_VALUES = 20_000
+"""Values in a YAML text, each counted as often as an alias repeats it."""
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values of a YAML text, nothing shared between two places.
+
+    Raises:
+        RecipeError: It is not YAML, writes a key twice, or is larger than any recipe.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise RecipeError(
+            f"it has {len(text)} characters and may have {MAX_CHARACTERS}; name files by their path"
+        )
     try:
         values = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        return _unshared(values, (), [MAX_VALUES])
     except yaml.YAMLError as error:
-        raise RecipeError(f"{source} is not valid YAML: {error}") from error
+        raise RecipeError(f"it is not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise RecipeError("it is not valid YAML: it is nested too deeply") from error
+    except RecipeError:
+        raise
+    except Exception as error:  # of an explicit tag (`!!int x`) any kind comes through
+        kind = type(error).__name__
+        raise RecipeError(f"it is not valid YAML: a value is none ({kind}: {error})") from error
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        values = parse_yaml(text)
     except RecipeError as error:
         raise RecipeError(f"{source}: {error}") from error
     if values is None:
@@ -116,16 +144,16 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
         RecipeError: An override has no ``=``, its value is not YAML, its path leads through a plain
             value, or it names a position that a list does not have.
     """
-    result: Any = _unshared(values, ())
+    result: Any = _unshared(values, (), [MAX_VALUES])
     for override in overrides:
         path, equals, text = override.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
             raise RecipeError(f"--set {override!r} is not of the form a.b=value")
         try:
-            value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-        except (yaml.YAMLError, RecipeError) as error:
-            raise RecipeError(f"--set {override!r}: the value is not YAML: {error}") from error
+            value = parse_yaml(text)
+        except RecipeError as error:
+            raise RecipeError(f"--set {override!r}: the value: {error}") from error
         _assign(result, keys, value, override)
     return result
 
@@ -155,16 +183,25 @@ def _position(node: Any, key: str, override: str) -> str | int:
     return int(key)
 
 
-def _unshared(value: Any, around: tuple[int, ...]) -> Any:
-    """Copy so that YAML anchors no longer share: an override changes one place only."""
+def _unshared(value: Any, around: tuple[int, ...], left: list[int]) -> Any:
+    """Copy so that YAML anchors no longer share: an override changes one place only.
+
+    Args:
+        value: What to copy.
+        around: What it stands in, by identity.
+        left: How many values there may be still, counted down.
+    """
+    left[0] -= 1
+    if left[0] < 0:
+        raise RecipeError(f"it has more than {MAX_VALUES} values, aliases repeated")
     if not isinstance(value, (Mapping, list)):
         return value
     if id(value) in around:
         raise RecipeError("a YAML anchor stands inside itself; write the section out instead")
     around = (*around, id(value))
     if isinstance(value, list):
-        return [_unshared(inner, around) for inner in value]
-    return {key: _unshared(inner, around) for key, inner in value.items()}
+        return [_unshared(inner, around, left) for inner in value]
+    return {key: _unshared(inner, around, left) for key, inner in value.items()}
 
 
 Sections = Sequence[type[BaseModel]]

@@ -7,9 +7,10 @@ way; credentials are the library's own business and have no place in a recipe.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from cream.recipe.base import Section
 
@@ -54,8 +55,19 @@ class MlflowConfig(Section):
     experiment: str = Field(default="cream", min_length=1)
     """Experiment that the stages of this run are shown in; made if it does not exist."""
     uri: str | None = Field(default=None, min_length=1)
-    """Tracking server or store (``https://...``, ``sqlite:///mlflow.db``). Default: MLflow's own
-    (``MLFLOW_TRACKING_URI``, else a local store)."""
+    """Tracking server or store (``https://...``, ``sqlite:///mlflow.db``), without a password.
+    Default: MLflow's own (``MLFLOW_TRACKING_URI``, else a local store)."""
+
+    @field_validator("uri")
+    @classmethod
+    def _no_password(cls, uri: str | None) -> str | None:
+        if uri is not None and re.search(r"://[^/]*@", uri):
+            raise ValueError(
+                "a recipe is recorded and may be published, so it holds no user or password; give "
+                "them by the environment (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD, or "
+                "MLFLOW_TRACKING_URI)"
+            )
+        return uri
 
 
 def _from_name(value: Any) -> Any:

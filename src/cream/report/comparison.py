@@ -28,7 +28,7 @@ from cream.report.summary import (
     stages_of,
     summary_of,
 )
-from cream.runs.files import read_yaml
+from cream.runs.files import read_sealed
 from cream.runs.plan import RECIPE
 from cream.runs.reader import RunReader
 from cream.runs.sharing import COMPARISON, Comparers, MethodFolder
@@ -196,7 +196,9 @@ def comparers_of(root: Path) -> tuple[Comparers, dict[str, dict[int, Path]]]:
         RunError: `root` holds neither a comparison nor a run, or its record is damaged.
     """
     if (root / COMPARISON).exists():
-        comparers = Comparers.read(read_yaml(root / COMPARISON), str(root / COMPARISON))
+        comparers = Comparers.read(
+            read_sealed(root / COMPARISON, required=False), str(root / COMPARISON)
+        )
         return comparers, comparers.places(root)
     if not (root / RECIPE).exists():
         raise RunError(f"{root} holds no run and no comparison")

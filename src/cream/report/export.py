@@ -33,7 +33,7 @@ from cream.records import Count, Rate, Record
 from cream.report.ranked import Asked, read_asked
 from cream.report.table import percent, share
 from cream.runs.files import replacing_folder
-from cream.runs.manifest import describe_environment
+from cream.runs.manifest import describe_environment, without_local_paths
 from cream.runs.reader import PAIRS, FinishedStage, RunReader, rows_of
 from cream.runs.seeds import derive_seed
 from cream.runs.tables import BASE_COLUMNS, LOGP_PREFIX, NUM_TOKENS, pairs_from_table
@@ -341,7 +341,8 @@ def dataset_card(pairs: ExportedPairs, recipe: Recipe, name: str, command: str, 
     lines = [
         f"- {count} pairs of iteration {t}, from {pairs.summary.tally.total} prompts; the "
         f"completions are of M{t}, nobody labelled them",
-        f"- Method: {recipe.method.name}; M0: {recipe.model.name}; run seed {recipe.seed}; "
+        f"- Method: {recipe.method.name}; M0: {without_local_paths(recipe.model.name)}; "
+        f"run seed {recipe.seed}; "
         f"Cream {describe_environment()['cream']}",
         f"- Objective of the run: {pairs.objective.name}"
         + ("" if pairs.objective.is_mixture else ", whose loss plain DPO on these rows is not"),

@@ -7,18 +7,19 @@ the page's security policy forbids them.
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NewType
+
+from cream.report.terminal import escaped
 
 Html = NewType("Html", str)
 """Markup that is safe to insert. Made by `text`, `tag` and what is built on them."""
 
 EMPTY = Html("")
 
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, and the ones that reorder the text after them."""
+_LINES = ("\n", "\t")
+"""Control characters that a page lays out like other space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,16 @@ class PageSection:
 
 def text(value: object) -> Html:
     """Escape a value for use as content or attribute; control characters become visible."""
-    return Html(html.escape(_INVISIBLE.sub(_picture, str(value))))
+    shown = str(value)
+    if not all(map(str.isprintable, shown.split("\n"))):
+        shown = "".join(map(_picture, shown))
+    return Html(html.escape(shown))
 
 
-def _picture(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _picture(character: str) -> str:
+    if character in _LINES or escaped(character) == character:
+        return character
+    code = ord(character)
     return chr(0x2400 + code) if code < 0x20 else f"⟨U+{code:04X}⟩"
 
 

@@ -6,15 +6,16 @@ stage is stands beside it. `RunResult` is a run directory as an object, which re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from cream.algorithms.diagnostics import Sampled, course_warnings, drift_warnings
 from cream.algorithms.statistics import (
     Interval,
     mean_at_k,
@@ -22,11 +23,20 @@ from cream.algorithms.statistics import (
     pass_at_k,
     wilson_interval,
 )
+from cream.errors import RunError
 from cream.pair_records import PairSummary
-from cream.records import ConstantAnswer, Count, FrozenPrompts, Rate, Record, StageKind
+from cream.records import (
+    ConstantAnswer,
+    Count,
+    FrozenPrompts,
+    Rate,
+    Record,
+    SampleSummary,
+    StageKind,
+)
 from cream.runs.reader import PAIRS, FinishedStage, RunReader
-from cream.runs.verification import StageState, stage_state
-from cream.types import Tally
+from cream.runs.verification import StageState, stage_state, verify_run
+from cream.types import Origin, Tally
 
 COLUMNS = ("prompt_id", "task", "index", "correct", "partial_credit", "num_tokens")
 """What a summary reads of an evaluation; the texts stay on disk."""
@@ -108,6 +118,15 @@ class IterationSummary(PairSummary):
     iteration: Annotated[int, Field(ge=1)]
 
 
+class RunWarning(Record):
+    """Something about a stage that a user should know, by a name that does not change."""
+
+    name: Literal["loss_spike", "margin_explosion", "collapse_of_diversity", "runaway_length"]
+    stage: str
+    text: str
+    """A sentence."""
+
+
 class RunSummary(Record):
     """Results of a run; also its summary.json. Unfinished stages are left out."""
 
@@ -125,6 +144,8 @@ class RunSummary(Record):
     """Per finished stage, over all attempts, in running order."""
     seconds_by_kind: dict[StageKind, Annotated[float, Field(ge=0)]]
     """The same, summed by what the stages do."""
+    warnings: list[RunWarning] = Field(default_factory=list, exclude_if=lambda value: not value)
+    """In running order of the stages."""
 
 
 class RunStatus(Record):
@@ -135,13 +156,21 @@ class RunStatus(Record):
 
 
 def status_of(root: Path) -> RunStatus:
-    """Stages of the run's plan, in running order, and the results.
+    """Stages of the run's plan, in running order, and the results of those that are whole.
 
     Raises:
         RunError: `root` holds no run.
     """
-    run = RunReader(root)
-    return RunStatus(stages=stages_of(run), summary=summary_of(run))
+    stages = stages_of(RunReader(root))
+    try:
+        return RunStatus(stages=stages, summary=summary_of(_whole(root, stages)))
+    except RunError:  # damage that the cheap look did not see
+        stages = list(verify_run(root).stages)
+        return RunStatus(stages=stages, summary=summary_of(_whole(root, stages)))
+
+
+def _whole(root: Path, stages: Sequence[StageState]) -> RunReader:
+    return RunReader(root, without=[s.stage for s in stages if s.state == "damaged"])
 
 
 def stages_of(run: RunReader) -> list[StageState]:
@@ -175,7 +204,30 @@ def summary_of(run: RunReader) -> RunSummary:
         ],
         seconds={name: stage.seconds for name, stage in run.finished.items()},
         seconds_by_kind=by_kind,
+        warnings=[
+            RunWarning.model_validate({"name": name, "stage": stage, "text": text})
+            for stage, found in _warnings(run)
+            for name, text in found.items()
+        ],
     )
+
+
+def _warnings(run: RunReader) -> Iterator[tuple[str, dict[str, str]]]:
+    first = None
+    for name, stage in run.finished.items():
+        if stage.spec.kind in ("fine_tune", "train"):
+            yield name, course_warnings(stage.curve)
+        if stage.spec.kind == "sample" and stage.spec.origin == Origin.POLICY and stage.figures:
+            found = stage.summary(SampleSummary)
+            if not found.completions:
+                continue
+            now = Sampled(
+                found.distinct / found.completions,
+                found.tokens / found.completions,
+                found.truncated / found.completions,
+            )
+            first = first or now
+            yield name, drift_warnings(first, now)
 
 
 def _named(run: RunReader) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from cream.records import Share
 from cream.report import markup
 from cream.report.markup import Html
 from cream.report.summary import Difference
-from cream.report.terminal import printable
+from cream.report.terminal import printable, readable
 
 ABSENT = "–"
 _MINUS = re.compile(r"(?<![\w.])-(?=[\d.])")
@@ -46,7 +46,7 @@ def terminal(table: Table) -> TerminalTable:
     drawn = TerminalTable(
         title=Text(printable(table.title)),
         title_justify="left",
-        caption=Text(table.notes) if table.notes else None,
+        caption=Text(readable(table.notes)) if table.notes else None,
         caption_justify="left",
         show_edge=False,
         pad_edge=False,

@@ -29,6 +29,7 @@ from cream.report.table import (
     terminal,
     within,
 )
+from cream.report.terminal import readable
 from cream.runs.verification import StageState
 
 COMMON = "all"
@@ -43,10 +44,14 @@ def run_tables(summary: RunSummary) -> RenderableType:
         blocks += evaluation_tables(title, summary.models, summary.baseline)
     if summary.iterations:
         blocks.append(terminal(iteration_table(summary.iterations)))
-        blocks += [Text(line) for line in without_residual(summary.iterations)]
+        blocks += [Text(readable(line)) for line in without_residual(summary.iterations)]
         told = predictor_table(summary.iterations)
         blocks += [terminal(told)] if told else []
-        blocks += [Text(line) for line in drops(summary.iterations)]
+        blocks += [Text(readable(line)) for line in drops(summary.iterations)]
+    blocks += [
+        Text(readable(f"warning, {said.stage}: {said.text} ({said.name})"), style="yellow")
+        for said in summary.warnings
+    ]
     if summary.seconds:
         blocks.append(Text(time_line(summary.seconds_by_kind)))
     return Group(*blocks) if blocks else Text("nothing is finished yet")

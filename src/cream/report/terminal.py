@@ -1,4 +1,7 @@
-"""Words for a terminal: times, and model output that cannot steer it."""
+"""Words for a terminal: times, and texts of models, data and files that cannot steer it.
+
+What may be shown is decided here alone (`escaped`), for the terminal and for the page.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,33 @@ def printable(text: str, limit: int | None = None) -> str:
         text: Untrusted.
         limit: Most characters of the result; longer ones end in ``…``.
     """
-    shown = "".join(_escaped(character) for character in text)
+    shown = text if _is_plain(text) else "".join(map(_escaped, text))
     return shown if limit is None or len(shown) <= limit else shown[: max(limit - 1, 0)] + "…"
+
+
+def readable(text: str) -> str:
+    """A message as it is, line breaks included, but for characters that could act on a terminal.
+
+    For sentences with untrusted parts, such as errors; where nothing may be mistaken for something
+    else, see `printable`.
+    """
+    if all(map(str.isprintable, text.split("\n"))):
+        return text
+    return "".join(c if c == "\n" else escaped(c) for c in text)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isprintable() and "\\" not in text  # quick: most texts are
 
 
 def _escaped(character: str) -> str:
     if character in ESCAPES:
         return ESCAPES[character]
-    if character == "\\":
-        return "\\\\"
+    return "\\\\" if character == "\\" else escaped(character)
+
+
+def escaped(character: str) -> str:
+    """The character, or its code as an escape if a terminal or page would do more than draw it."""
     if unicodedata.category(character) in SHOWN_AS_IS:
         return character
     code = ord(character)

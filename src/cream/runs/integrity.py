@@ -17,10 +17,13 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from cream.errors import RunError
-from cream.records import Record
-from cream.runs.files import sync
+from cream.records import Record, StageSpec
+from cream.runs.files import read_sealed, sync
 
 _CHUNK = 1 << 20
+
+MAKE_AGAIN = "delete its folder (and those of later stages) to make it again"
+"""What to do about a stage whose record is of no use."""
 
 Fault = Literal["missing", "changed", "damaged", "added"]
 """A file is gone; has another size; has the size and another content; or was not written here."""
@@ -63,6 +66,12 @@ def digest(path: Path) -> str:
     return state.hexdigest()
 
 
+def mark(path: Path) -> FileMark:
+    """What is to be kept of a file."""
+    stat = path.stat()
+    return FileMark(bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, blake2b=digest(path))
+
+
 def mark_files(folder: Path, *, kept: Callable[[Path], bool]) -> dict[str, FileMark]:
     """Put every file below `folder` on the disk, with the names that lead to it, and mark it.
 
@@ -76,10 +85,7 @@ def mark_files(folder: Path, *, kept: Callable[[Path], bool]) -> dict[str, FileM
     marks = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and kept(p)):
         sync(path)
-        stat = path.stat()
-        marks[path.relative_to(folder).as_posix()] = FileMark(
-            bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, blake2b=digest(path)
-        )
+        marks[path.relative_to(folder).as_posix()] = mark(path)
     for place in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
         sync(place)
     sync(folder)
@@ -135,3 +141,52 @@ def _fault(path: Path, mark: FileMark, *, full: bool) -> Fault | None:
         return "damaged"
     _checked.add(place)
     return None
+
+
+def read_begun(path: Path) -> dict[str, Any]:
+    """What determines a stage that is under way, its parts, and what has computed them.
+
+    Raises:
+        RunError: It was changed by hand.
+    """
+    try:
+        record = read_sealed(path)
+    except RunError as error:
+        raise RunError(f"{error}; {MAKE_AGAIN}") from error
+    if not isinstance(record.get("inputs"), dict) or not isinstance(record.get("made_by"), list):
+        raise RunError(f"{path} says no inputs; it was changed by hand: {MAKE_AGAIN}")
+    return record
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A finished mark.
+
+    Raises:
+        RunError: It was changed by hand.
+    """
+    try:
+        record = read_sealed(path)
+    except RunError as error:
+        raise RunError(f"{error}; {MAKE_AGAIN}") from error
+    keys = {"spec", "fingerprint", "inputs", "files", "model_files", "seconds", "summary"}
+    absent = keys - record.keys()
+    if absent:
+        raise RunError(
+            f"{path} lacks {', '.join(sorted(absent))}; it was changed by hand, or written by "
+            f"another version: {MAKE_AGAIN}"
+        )
+    return record
+
+
+def read_spec(path: Path, value: Any) -> StageSpec:
+    """The spec that a finished mark holds.
+
+    Raises:
+        RunError: It was changed by hand.
+    """
+    try:
+        return StageSpec.model_validate(value)
+    except ValidationError as error:
+        raise RunError(
+            f"{path}: `spec` does not describe a stage; it was changed by hand: {MAKE_AGAIN}"
+        ) from error

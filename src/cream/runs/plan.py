@@ -6,6 +6,7 @@ reads and does in each iteration, also of a method that was composed in Python.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,15 @@ from pydantic import ValidationError
 from cream.errors import RunError
 from cream.recipe.parts import MethodParts
 from cream.records import Record, StageSpec
-from cream.runs.files import TEMPORARY_PREFIX, read_json, read_yaml
+from cream.runs.files import (
+    TEMPORARY_PREFIX,
+    read_sealed,
+    read_yaml,
+    write_sealed,
+    write_yaml,
+    yaml_text,
+)
+from cream.runs.integrity import digest
 
 RECIPE, PLAN = "recipe.yaml", "plan.json"
 FORMAT = 2
@@ -33,6 +42,8 @@ class StoredPlan(Record):
     """In running order."""
     parts: Mapping[int, MethodParts]
     """Per iteration what the method reads and does."""
+    recipe: str | None = None
+    """Digest of the recipe's file; None where an earlier version wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,7 @@ def read_plan(root: Path) -> StoredPlan:
     if not (root / RECIPE).exists():
         raise RunError(f"{root} holds no run (no {RECIPE})")
     try:
-        return StoredPlan.model_validate(read_json(root / PLAN))
+        return StoredPlan.model_validate(read_sealed(root / PLAN, required=False))
     except ValidationError as error:
         raise RunError(
             f"{root / PLAN} is no plan of a run ({error.error_count()} problems, the first at "
@@ -72,7 +83,9 @@ def refuse_old_run(root: Path) -> None:
     """
     if not (root / RECIPE).exists():
         return
-    found = read_json(root / PLAN).get("format") if (root / PLAN).exists() else 1
+    found = 1
+    if (root / PLAN).exists():
+        found = read_sealed(root / PLAN, required=False).get("format")
     if found != FORMAT:
         version = READ_BY.get(found) if isinstance(found, int) else None
         raise RunError(
@@ -98,7 +111,9 @@ def refuse_other_recipe(
     """
     path = root / RECIPE
     if path.exists():
-        before, now = _flatten(read_yaml(path)), _flatten(recipe)
+        if read_plan(root).recipe == text_digest(yaml_text(recipe)):
+            return  # by the very recipe that is to be written, so a damaged one is mended
+        before, now = _flatten(read_recipe(root)), _flatten(recipe)
         changed = [
             key
             for key in sorted({*before, *now})
@@ -122,6 +137,33 @@ def refuse_other_recipe(
                 f"{root} is not empty and holds no run (found {strangers[0]}); "
                 "set run_dir to a new folder"
             )
+
+
+def write_plan(root: Path, plan: StoredPlan, recipe: Mapping[str, Any]) -> None:
+    """Write what a run is opened with; the recipe comes last: with it the directory is a run."""
+    kept = plan.model_copy(update={"recipe": text_digest(yaml_text(recipe))})
+    write_sealed(root / PLAN, kept.model_dump(mode="json"))
+    write_yaml(root / RECIPE, recipe)
+
+
+def read_recipe(root: Path) -> dict[str, Any]:
+    """The resolved recipe that a run was opened with, as plain values.
+
+    Raises:
+        RunError: It is damaged, or was changed by hand.
+    """
+    path, written = root / RECIPE, read_plan(root).recipe
+    if written is not None and digest(path) != written:
+        raise RunError(
+            f"{path} is damaged, or was changed by hand: it is not the recipe that the run was "
+            "opened with; run that recipe again, which writes it anew"
+        )
+    return read_yaml(path)
+
+
+def text_digest(text: str) -> str:
+    """`digest` of a file that holds a text."""
+    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

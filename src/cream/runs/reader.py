@@ -8,7 +8,7 @@ builds the name of a stage.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +22,15 @@ from cream.recipe import Recipe
 from cream.recipe.load import validate_recipe
 from cream.recipe.parts import Agreement
 from cream.records import AnyRecord, StageKind, StageSpec
-from cream.runs.files import read_json, read_table, read_yaml
-from cream.runs.plan import RECIPE, read_plan
+from cream.runs.files import read_table
+from cream.runs.integrity import read_record
+from cream.runs.manifest import read_manifest
+from cream.runs.plan import RECIPE, read_plan, read_recipe
 from cream.runs.sharing import POINTER
-from cream.runs.store import BEGUN, DONE, GIVEN, Run, part_files, read_record
+from cream.runs.store import BEGUN, DONE, GIVEN, Run, part_files
 from cream.types import Origin
 
-METRICS, MANIFEST = "metrics.jsonl", "manifest.json"
+METRICS = "metrics.jsonl"
 PAIRS, PROMPTS = "pairs.parquet", "prompts.parquet"
 """Tables of a pair stage: a row per pair, and a row per prompt with what became of it."""
 State = Literal["finished", "begun", "missing"]
@@ -69,6 +71,7 @@ class FinishedStage:
 
     def file(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A named table of it, such as ``pairs.parquet``."""
+        self._check()
         return read_table(self.folder / name, None if columns is None else list(columns))
 
     def rows(self, *columns: str) -> Iterator[tuple[Any, ...]]:
@@ -78,8 +81,17 @@ class FinishedStage:
 
     @property
     def paths(self) -> list[Path]:
-        """Files of its parts in order."""
+        """Files of its parts in order.
+
+        Raises:
+            RunError: A file of the stage is not what was written.
+        """
+        self._check()
         return part_files(self.folder)
+
+    def _check(self) -> None:
+        """Compare the stage's files with what was written, once per process."""
+        Run(self.folder.parents[self.spec.name.count("/")]).finished(self.spec.name)
 
     @property
     def is_shared(self) -> bool:
@@ -93,6 +105,7 @@ class FinishedStage:
         Raises:
             RunError: The file was changed by hand.
         """
+        self._check()
         path = self.folder / METRICS
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         try:
@@ -143,19 +156,23 @@ def finished_stage(root: Path, spec: StageSpec) -> FinishedStage | None:
 class RunReader:
     """What a run directory holds. Records are read once, when first asked for."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, without: Collection[str] = ()) -> None:
         """Open a run directory.
+
+        Args:
+            root: The directory.
+            without: Stages that are taken for unfinished, such as damaged ones.
 
         Raises:
             RunError: `root` holds no run, or one of another version.
         """
-        self.root = root
+        self.root, self._without = root, frozenset(without)
         self.plan = read_plan(root)
 
     @cached_property
     def values(self) -> Mapping[str, Any]:
         """The resolved recipe as it is stored; a later version may not know all of it."""
-        return read_yaml(self.root / RECIPE)
+        return read_recipe(self.root)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -169,14 +186,14 @@ class RunReader:
     @cached_property
     def finished(self) -> Mapping[str, FinishedStage]:
         """Stages that are whole, by name, in running order."""
-        found = (finished_stage(self.root, spec) for spec in self.plan.stages)
+        specs = [spec for spec in self.plan.stages if spec.name not in self._without]
+        found = (finished_stage(self.root, spec) for spec in specs)
         return {stage.spec.name: stage for stage in found if stage is not None}
 
     @property
     def manifest(self) -> Mapping[str, Any] | None:
         """What the run was made by and from; None if it was not written yet."""
-        path = self.root / MANIFEST
-        return read_json(path) if path.exists() else None
+        return read_manifest(self.root)
 
     def of(self, *kinds: StageKind) -> list[FinishedStage]:
         """Finished stages of these kinds, in running order."""

@@ -9,7 +9,6 @@ unfinished one goes on after its last whole part. Nothing here knows what a stag
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -19,35 +18,49 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import ValidationError
 
 from cream.errors import RunError
 from cream.records import StageSpec
 from cream.runs.files import (
+    locked,
     make_folder,
-    read_json,
-    read_sealed,
     read_table,
+    refuse_links,
     remove_folder,
     remove_leftovers,
     write_json,
     write_sealed,
     write_table,
-    write_yaml,
 )
-from cream.runs.integrity import Damage, FileMark, damages, mark_files, read_marks
-from cream.runs.plan import PLAN, RECIPE, StoredPlan, refuse_other_recipe
+from cream.runs.integrity import (
+    MAKE_AGAIN,
+    Damage,
+    FileMark,
+    damages,
+    mark,
+    mark_files,
+    read_begun,
+    read_marks,
+    read_record,
+    read_spec,
+)
+from cream.runs.manifest import MadeBy
+from cream.runs.plan import StoredPlan, refuse_other_recipe, write_plan
 
 DONE = "stage.json"
 BEGUN = "begun.json"
 REMOVED = "removed.json"
 """Beside ``stage.json`` of a stage whose model was deleted on purpose: why it was."""
-MAKE_AGAIN = "delete its folder (and those of later stages) to make it again"
-"""What to do about a stage whose record is of no use."""
+BROKEN = "not-finite.json"
+"""In the folder of a stage that met a NaN or an infinity: what it was computed from. It is gone
+when the stage is begun again."""
 MODELS = "models"
 """Folder of a run's models."""
 CARD = "README.md"
 """Card of a model: a text for people, who may edit it; no part of what a stage made."""
+LOCK = ".lock"
+FOREIGN = ("trackers", "tensorboard")
+"""Folders of a run directory that libraries of others write, in their own way."""
 GIVEN = "given"
 """Key of an input that is an object of the user's: its name."""
 
@@ -76,7 +89,13 @@ class StageRecord:
 class Stage:
     """One stage's folder in a run."""
 
-    def __init__(self, folder: Path, inputs: Mapping[str, Any], spec: StageSpec) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Mapping[str, Any],
+        spec: StageSpec,
+        made_by: MadeBy | None = None,
+    ) -> None:
         """Name a stage.
 
         Args:
@@ -84,11 +103,16 @@ class Stage:
             inputs: JSON values of everything that determines the result: settings, seeds,
                 fingerprints of the stages and models it reads.
             spec: What it does, kept beside the fingerprint and no part of it.
+            made_by: What computes it, kept likewise; None where nobody says.
         """
         self.folder = folder
         self.spec = spec
+        self.made_by = made_by
         self.inputs = dict(inputs)
         self.fingerprint = fingerprint(self.inputs)
+        self._makers: list[Any] = []
+        self._whole: dict[str, FileMark] = {}
+        """Parts on the disk, while the stage is under way."""
 
     def finished(self) -> StageRecord | None:
         """The record of this stage if it is whole, else None.
@@ -178,19 +202,39 @@ class Stage:
                 "later stages) to make it again, or put the file back from a copy"
             )
 
-    def begin(self) -> None:
+    def begin(self) -> list[Damage]:
         """Make the folder ready: clear leftovers of interrupted writes, keep whole parts.
+
+        Returns:
+            Parts that are not what was written, or that nobody recorded; they are gone now, and
+            made again like others that are missing.
 
         Raises:
             RunError: The folder holds parts made from other inputs.
         """
         make_folder(self.folder)
         remove_leftovers(self.folder)
+        (self.folder / BROKEN).unlink(missing_ok=True)
         begun = self.folder / BEGUN
-        if begun.exists():
-            self._refuse_other_inputs(read_json(begun)["inputs"])
-        else:
-            write_json(begun, {"inputs": self.inputs})
+        held = read_begun(begun) if begun.exists() else {}
+        self._refuse_other_inputs(held.get("inputs", self.inputs))
+        known = read_marks(begun, held.get("parts", {}))
+        bad = list(damages(self.folder, known, full=True))
+        bad += [Damage(path, "added") for path in self.parts() if path.name not in known]
+        for damage in bad:
+            damage.path.unlink(missing_ok=True)
+        self._makers = list(held.get("made_by", []))
+        ours = [] if self.made_by is None else [self.made_by.as_json()]
+        if self._makers[-1:] != ours:
+            self._makers += ours
+        self._whole = {n: m for n, m in known.items() if (self.folder / n).exists()}
+        self._note_begun()
+        return bad
+
+    def _note_begun(self) -> None:
+        parts = _dumped(self._whole)
+        record = {"inputs": self.inputs, "made_by": self._makers, "parts": parts}
+        write_sealed(self.folder / BEGUN, record)
 
     def part(self, index: int) -> Path:
         """Path of part `index`."""
@@ -199,7 +243,10 @@ class Stage:
     def write_part(self, index: int, table: pa.Table, seconds: float) -> None:
         """Write one whole part, with the time it took."""
         metadata = {**(table.schema.metadata or {}), b"seconds": repr(seconds).encode()}
-        write_table(self.part(index), table.replace_schema_metadata(metadata))
+        path = self.part(index)
+        write_table(path, table.replace_schema_metadata(metadata))
+        self._whole[path.name] = mark(path)
+        self._note_begun()
 
     def parts(self) -> list[Path]:
         """Whole parts in order."""
@@ -221,14 +268,17 @@ class Stage:
         """Write the finished mark, last of all: everything that it speaks of is on the disk before.
 
         Raises:
-            RunError: The model that the stage makes is not there.
+            RunError: The model that the stage makes is not there, or a part has changed since it
+                was written.
         """
+        self._refuse(damages(self.folder, self._whole, full=True))
         record = {
             "spec": self.spec.model_dump(mode="json"),
             "fingerprint": self.fingerprint,
             "seconds": seconds,
             "summary": dict(summary),
             "inputs": self.inputs,
+            "made_by": self._makers,
             "files": _dumped(mark_files(self.folder, kept=_is_result)),
             "model_files": self._mark_model(),
         }
@@ -259,10 +309,13 @@ class Run:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.made_by: MadeBy | None = None
+        """What computes the stages that are made from now on; None: nobody says."""
 
     def stage(self, spec: StageSpec, inputs: Mapping[str, Any]) -> Stage:
         """A stage of this run; its folder is ``<run>/<name>``."""
-        return Stage(self.root / spec.name, {"stage": spec.name, **inputs}, spec)
+        inputs = {"stage": spec.name, **inputs}
+        return Stage(self.root / spec.name, inputs, spec, self.made_by)
 
     def finished(self, name: str) -> Stage:
         """A stage that must be whole already, known by its own record.
@@ -287,7 +340,7 @@ class Run:
                 "and `cream run` makes what is missing"
             )
         record = read_record(done)
-        spec = _read_spec(done, record["spec"])
+        spec = read_spec(done, record["spec"])
         if spec.name != name:
             raise RunError(
                 f"{done} is the record of the stage {spec.name}, copied here; {MAKE_AGAIN}"
@@ -299,14 +352,11 @@ class Run:
         """Hold the run directory against other processes.
 
         Raises:
-            RunError: Another process holds it.
+            RunError: Another process holds it, or a link in it leads elsewhere.
         """
         make_folder(self.root)
-        with (self.root / ".lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(f"another cream process is using {self.root}") from error
+        with locked(self.root / LOCK):
+            refuse_links(self.root, without=FOREIGN)
             yield
 
     def claim(
@@ -315,8 +365,7 @@ class Run:
         """Record recipe and plan of this run, after `refuse_other_recipe`."""
         remove_leftovers(self.root)
         refuse_other_recipe(self.root, recipe, may_change=may_change)
-        write_json(self.root / PLAN, plan.model_dump(mode="json"))
-        write_yaml(self.root / RECIPE, recipe)  # last: with it the directory is a run
+        write_plan(self.root, plan, recipe)
 
 
 def _is_result(path: Path) -> bool:
@@ -329,32 +378,3 @@ def _is_of_model(path: Path) -> bool:
 
 def _dumped(marks: Mapping[str, FileMark]) -> dict[str, Any]:
     return {name: mark.model_dump() for name, mark in marks.items()}
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A finished mark.
-
-    Raises:
-        RunError: It was changed by hand.
-    """
-    try:
-        record = read_sealed(path)
-    except RunError as error:
-        raise RunError(f"{error}; {MAKE_AGAIN}") from error
-    keys = {"spec", "fingerprint", "inputs", "files", "model_files", "seconds", "summary"}
-    absent = keys - record.keys()
-    if absent:
-        raise RunError(
-            f"{path} lacks {', '.join(sorted(absent))}; it was changed by hand, or written by "
-            f"another version: {MAKE_AGAIN}"
-        )
-    return record
-
-
-def _read_spec(path: Path, value: Any) -> StageSpec:
-    try:
-        return StageSpec.model_validate(value)
-    except ValidationError as error:
-        raise RunError(
-            f"{path}: `spec` does not describe a stage; it was changed by hand: {MAKE_AGAIN}"
-        ) from error

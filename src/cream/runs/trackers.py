@@ -31,7 +31,7 @@ from cream.recipe.trackers import (
     TrackioConfig,
     WandbConfig,
 )
-from cream.runs.files import read_json, write_json
+from cream.runs.files import read_sealed, write_sealed
 from cream.runs.tracker_libraries import (
     MlflowTracker,
     TensorBoardTracker,
@@ -83,7 +83,8 @@ class Ledger:
             RunError: The file is damaged.
         """
         self.path = path
-        held = read_json(path) if path.exists() else {"key": secrets.token_hex(4), "sent": {}}
+        new = {"key": secrets.token_hex(4), "sent": {}}
+        held = read_sealed(path, required=False) if path.exists() else new
         key, sent = held.get("key"), held.get("sent")
         if not isinstance(key, str) or not isinstance(sent, dict):
             raise RunError(
@@ -104,7 +105,7 @@ class Ledger:
             self._sent.pop(stage, None)
         else:
             self._sent[stage] = step
-        write_json(self.path, {"key": self.key, "sent": self._sent})
+        write_sealed(self.path, {"key": self.key, "sent": self._sent})
 
 
 Warn = Callable[[str], None]

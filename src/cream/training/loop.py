@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from cream.algorithms.objective import Auxiliary
 from cream.algorithms.resolution import Resolution
-from cream.errors import TrainingError
+from cream.errors import Interrupted, NotFiniteError, TrainingError
+from cream.models.devices import give_memory_back, is_out_of_memory
 from cream.models.fused_decoder import FusedDecoder
 from cream.models.saving import first_not_finite
 from cream.recipe.training import ComputeConfig, OptimiserConfig
@@ -37,6 +38,12 @@ from cream.training.state import Trained, auxiliary_parameters, load_state, save
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Called after each step with its number (1 is the first), the number of steps, its metrics."""
+
+
+NO_ROOM = (
+    "memory does not hold a single example; set compute.gradient_checkpointing, lower max_length, "
+    "or train adapters (lora)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,11 @@ class Optimisation:
     """The model's fused form, if `contribute` is to compute with a `FusedTraining` of it."""
     prepare: Callable[[Any], None] | None = None
     """Called with the model as it computes before the first step, interrupted or not."""
+    recut: Callable[[Sequence[Sequence[int]], int], Sequence[Sequence[int]]] | None = None
+    """(micro-batches of a step, k) -> the same items in micro-batches of budget / 2^k, for when
+    memory does not hold the budget; None: they stay as they are."""
+    describe: Callable[[Sequence[int]], Sequence[Any]] | None = None
+    """Items as JSON values, for who looks for what broke a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +114,7 @@ def optimise(
     seed: int = 0,
     state_dir: Path | None = None,
     on_step: OnStep | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Optimised:
     """Train a float32 model in place.
 
@@ -114,11 +127,13 @@ def optimise(
         learning_rate_scale: Factor on the learning rate of the model, >= 0.
         seed: Seed of adapter dropout, the only randomness in here.
         state_dir: Folder for saved states, or None to save none. An existing state is continued.
-        on_step: Called after every step, restored ones excluded.
+        on_step: Called after every step, restored ones excluded. If it raises `Interrupted`, as
+            it may during a step too, the steps done so far are saved first.
+        say: Told once whenever memory does not hold the token budget.
 
     Raises:
-        TrainingError: A loss, gradient or weight is not finite, or the saved state is of another
-            training.
+        TrainingError: A loss, gradient or weight is not finite, the saved state is of another
+            training, or memory does not hold a single item.
     """
     weights = Weights(model, dtype, work.decoder)
     optimiser = adamw(weights.masters, optimiser_config, work.auxiliary)
@@ -135,11 +150,13 @@ def optimise(
             states = _States(state_dir, work.fingerprint, trained, compute)
             metrics = states.restore()
             weights.publish()
+        room = _Room(weights, work, say)
         for step in range(len(metrics), total):
-            with _seeded(derive_seed(seed, "dropout", step) if has_dropout else None):
-                values, step_tokens, rounding = _accumulate(weights.computing, work, step)
-            values |= _clip(weights, work, optimiser_config)
-            _require_finite(values, step)
+            with _kept_if_stopped(states, metrics):
+                dropout = derive_seed(seed, "dropout", step) if has_dropout else None
+                values, step_tokens, rounding = room.accumulate(step, dropout)
+                values |= _clip(weights, work, optimiser_config)
+                _require_finite(values, step, work)
             values["learning_rate"] = (
                 0.0
                 if rounding
@@ -152,7 +169,8 @@ def optimise(
             metrics.append(values)
             tokens += step_tokens
             if on_step is not None:
-                on_step(step + 1, total, values)
+                with _kept_if_stopped(states, metrics):
+                    on_step(step + 1, total, values)
             if states is not None and step + 1 < total:
                 states.save_if_due(metrics)
         _require_finite_weights(trained, len(metrics))
@@ -194,9 +212,76 @@ class _States:
         """Save unless the last save was less than the interval ago."""
         if time.monotonic() - self.saved < self.interval_seconds:
             return
+        self.save(metrics)
+
+    def save(self, metrics: Sequence[Mapping[str, float]]) -> None:
+        """Save the state after as many steps as there are metrics."""
         _require_finite_weights(self.trained, len(metrics))
         save_state(self.folder, self.trained, fingerprint=self.fingerprint, metrics=metrics)
         self.saved = time.monotonic()
+
+
+@contextmanager
+def _kept_if_stopped(
+    states: _States | None, metrics: Sequence[Mapping[str, float]]
+) -> Iterator[None]:
+    """Where nothing has touched the weights since the last step, an interruption costs no step."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        if states is not None and metrics:
+            states.save(metrics)
+        raise
+
+
+class _Room:
+    """Computes steps in micro-batches that memory holds: halved for good whenever it does not."""
+
+    def __init__(
+        self, weights: Weights, work: Optimisation, say: Callable[[str], None] | None
+    ) -> None:
+        self._weights, self._work, self._say = weights, work, say
+        self._halvings = 0
+
+    def accumulate(self, step: int, dropout: int | None) -> tuple[dict[str, float], int, bool]:
+        """What `_accumulate` says of a step, its gradient accumulated.
+
+        Raises:
+            TrainingError: Memory does not hold a single item.
+        """
+        while True:
+            parts = self._parts(step)
+            try:
+                with _seeded(dropout):
+                    return _accumulate(self._weights.computing, self._work, parts)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error).splitlines()[0] if str(error) else "no details"
+            # Outside of the handler, whose traceback would hold the tensors of the failed pass.
+            self._halve(step, parts, problem)
+
+    def _parts(self, step: int) -> Sequence[Sequence[int]]:
+        parts = self._work.steps[step]
+        if self._halvings and self._work.recut is not None:
+            return self._work.recut(parts, self._halvings)
+        return parts
+
+    def _halve(self, step: int, parts: Sequence[Sequence[int]], problem: str) -> None:
+        self._weights.clear_gradients()
+        for own in self._work.auxiliary.values():
+            own.module.zero_grad()
+        give_memory_back(next(iter(self._weights.masters.values())).device)
+        if self._work.recut is None or all(len(part) == 1 for part in parts):
+            raise TrainingError(f"training step {step + 1}: {NO_ROOM} ({problem})")
+        while self._parts(step) == parts:
+            self._halvings += 1
+        if self._say is not None:
+            self._say(
+                f"training step {step + 1}: out of memory ({problem}); goes on with micro-batches "
+                f"of 1/{2**self._halvings} of compute.micro_batch_tokens, which give the same "
+                "result up to rounding"
+            )
 
 
 @contextmanager
@@ -215,15 +300,17 @@ def _training_behaviour(
         yield has_dropout
 
 
-def _accumulate(model: Any, work: Optimisation, step: int) -> tuple[dict[str, float], int, bool]:
+def _accumulate(
+    model: Any, work: Optimisation, parts: Sequence[Sequence[int]]
+) -> tuple[dict[str, float], int, bool]:
     """Metrics of a step, its tokens, and whether its gradient is rounding alone."""
     values: dict[str, float] = {"loss": 0.0}
     sums: dict[str, float] = {}
     counts: dict[str, float] = {}
     tokens = 0
     resolutions: list[Resolution | None] = []
-    for micro_batch in work.steps[step]:
-        part = work.contribute(model, micro_batch, work.steps[step])
+    for micro_batch in parts:
+        part = work.contribute(model, micro_batch, parts)
         part.loss.backward()
         values["loss"] += part.loss.item()
         for name, (value, count) in part.metrics.items():
@@ -238,13 +325,20 @@ def _accumulate(model: Any, work: Optimisation, step: int) -> tuple[dict[str, fl
     return {**values, **known}, tokens, rounding
 
 
-def _require_finite(values: Mapping[str, float], step: int) -> None:
+def _require_finite(values: Mapping[str, float], step: int, work: Optimisation) -> None:
     bad = {name: value for name, value in values.items() if not math.isfinite(value)}
-    if bad:
-        raise TrainingError(
-            f"training step {step + 1}: {', '.join(f'{n} is {v}' for n, v in bad.items())}. "
-            "Lower the learning rate or beta, or train in float32 (compute.precision)."
-        )
+    if not bad:
+        return
+    items = [i for part in work.steps[step] for i in part]
+    raise NotFiniteError(
+        f"training step {step + 1}: {', '.join(f'{n} is {v}' for n, v in bad.items())}. "
+        "Lower the learning rate or beta, or train in float32 (compute.precision).",
+        {
+            "step": step + 1,
+            "values": {name: str(value) for name, value in values.items()},
+            "examples": list(work.describe(items)) if work.describe is not None else items,
+        },
+    )
 
 
 def _require_finite_weights(trained: Trained, steps: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +20,8 @@ from torch import Tensor
 from cream.algorithms.consistency import StageScale
 from cream.algorithms.objective import Auxiliary, Objective, ObjectiveInputs, PerExample
 from cream.algorithms.resolution import resolution, token_error
-from cream.errors import DataError
-from cream.models.devices import pick_compute_dtype
+from cream.errors import DataError, TrainingError
+from cream.models.devices import give_memory_back, is_out_of_memory, pick_compute_dtype
 from cream.models.positions import context_length
 from cream.recipe.training import TrainingSettings
 from cream.runs.files import replacing_file
@@ -29,7 +29,7 @@ from cream.runs.seeds import derive_seed
 from cream.training.batches import micro_batches, steps_of
 from cream.training.examples import BatchLayout, require
 from cream.training.forward import Route, allows_fused, choose_route, inference_behaviour
-from cream.training.loop import Contribution, OnStep, Optimisation, Optimised, optimise
+from cream.training.loop import NO_ROOM, Contribution, OnStep, Optimisation, Optimised, optimise
 from cream.training.lora import adapters
 from cream.types import Example, Tally
 
@@ -46,6 +46,7 @@ def train(
     state_dir: Path | None = None,
     objective_file: Path | None = None,
     on_step: OnStep | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> TrainingSummary:
     """Train a float32 model in place.
 
@@ -62,6 +63,7 @@ def train(
         objective_file: Where the objective's own modules are saved at the end, as safetensors;
             nothing is written for an objective without any.
         on_step: Called after every step.
+        say: Told what a user should know at once: that memory does not hold the token budget.
 
     Returns:
         What was trained and how. Metrics of a step: ``loss``, the objective's own, ``grad_norm``,
@@ -102,6 +104,7 @@ def train(
                 seed=seed,
                 state_dir=state_dir,
                 on_step=on_step,
+                say=say,
             )
         if work.auxiliary and objective_file is not None:
             _save(work.auxiliary, objective_file)
@@ -154,6 +157,7 @@ class _Work:
         self.route = route
         self.layout = BatchLayout(objective.needs, shared=route.layout == "shared")
         self.device = model.get_input_embeddings().weight.device
+        self.token_budget = settings.compute.micro_batch_tokens
         self.steps = self._cut(settings, seed, only_in)
         self.auxiliary = _own_modules(objective, model, seed, self.device)
         self.modules = {name: own.module for name, own in self.auxiliary.items()}
@@ -173,6 +177,8 @@ class _Work:
             self.auxiliary,
             self.route.decoder,
             self.score_start if self.objective.needs.start_logps else None,
+            self.recut,
+            lambda indices: [asdict(self.examples[i]) for i in indices],
         )
 
     def contribute(
@@ -201,6 +207,11 @@ class _Work:
             resolution(loss, inputs, error=self.error) if self.judged else None,
         )
 
+    def recut(self, step: Sequence[Sequence[int]], halvings: int) -> Sequence[Sequence[int]]:
+        """The items of a step in micro-batches of the token budget over 2^halvings."""
+        indices = [i for part in step for i in part]
+        return self._micro_batches(indices, self.token_budget >> halvings)
+
     def score_start(self, model: Any) -> None:
         """Keep the log-probabilities of the loss tokens as they are before the first step.
 
@@ -210,15 +221,31 @@ class _Work:
         for indices in (part for step in self.steps for part in step):
             if len(self.start) == len(self.examples):
                 return
-            examples = [self.examples[i] for i in indices]
-            if all(example.example_id in self.start for example in examples):
-                continue
-            batch = self.layout.batch(examples).to(self.device)
+            self._keep_start(model, indices)
+
+    def _keep_start(self, model: Any, indices: Sequence[int]) -> None:
+        examples = [self.examples[i] for i in indices]
+        if all(example.example_id in self.start for example in examples):
+            return
+        batch = self.layout.batch(examples).to(self.device)
+        logps = None
+        try:
             logps = self.route.forward(model, batch.tokens, self.hook).token_logps.detach()
-            by_role = batch.loss_token_logps(logps)
-            for i, example in enumerate(examples):
-                found = {role: values[i] for role, values in by_role.items()}
-                self.start.setdefault(example.example_id, found)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(indices) == 1:
+                raise TrainingError(f"the start's log-probabilities: {NO_ROOM}") from error
+        if logps is None:
+            give_memory_back(self.device)
+            half = len(indices) // 2
+            self._keep_start(model, indices[:half])
+            self._keep_start(model, indices[half:])
+            return
+        by_role = batch.loss_token_logps(logps)
+        for i, example in enumerate(examples):
+            found = {role: values[i] for role, values in by_role.items()}
+            self.start.setdefault(example.example_id, found)
 
     def _divisor(self, step: Sequence[Sequence[int]]) -> int:
         indices = [i for part in step for i in part]
@@ -238,12 +265,13 @@ class _Work:
             seed=seed,
             only_in=only_in,
         ):
-            parts = micro_batches(
-                [self.layout.shape(self.examples[i]) for i in step],
-                token_budget=settings.compute.micro_batch_tokens,
-            )
-            steps.append([[step[j] for j in part] for part in parts])
+            steps.append(self._micro_batches(step, self.token_budget))
         return steps
+
+    def _micro_batches(self, indices: Sequence[int], token_budget: int) -> list[list[int]]:
+        shapes = [self.layout.shape(self.examples[i]) for i in indices]
+        parts = micro_batches(shapes, token_budget=token_budget)
+        return [[indices[j] for j in part] for part in parts]
 
 
 def _known(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from cream.report.markup import Html, PageSection, join, paragraph, table, tag, 
 from cream.report.page.figures import Words, stack_figure
 from cream.report.page.records import RunRecords
 from cream.report.table import ABSENT
+from cream.runs.manifest import without_local_paths
 
 
 def tallies(records: RunRecords) -> PageSection | None:
@@ -138,7 +139,7 @@ def _environment(records: RunRecords) -> list[Html]:
     packages = ", ".join(
         f"{name} {version}" for name, version in made["packages"].items() if version
     )
-    command = " ".join(manifest["command"])
+    command = " ".join(without_local_paths(manifest["command"]))
     return [
         paragraph(
             f"Made by “{command}”, Cream {made['cream']}, Python {made['python']}, "
@@ -170,7 +171,10 @@ def settings(recipe: Recipe) -> list[Setting]:
     A section of the kind that is there by default is compared with that default; a section of
     another kind (another objective, say) with the defaults of its own kind.
     """
-    return list(_section(recipe, "", None))
+    return [
+        Setting(found.key, without_local_paths(found.value), found.default)
+        for found in _section(recipe, "", None)
+    ]
 
 
 def _section(section: Section, prefix: str, default: Section | None) -> Iterator[Setting]:
