@@ -35,7 +35,9 @@ def test_export_writes_a_dataset_and_says_what(
     validate(written, "export")
     assert written["kind"] == kind
     assert Path(written["file"]).is_file()
-    command = f"cream export {kind} {finished_run} --iteration 1 --out {out} --format parquet"
+    command = (
+        f"cream export {kind} '<local>/run' --iteration 1 --out '<local>/pairs' --format parquet"
+    )
     assert command in Path(written["card"]).read_text(encoding="utf-8")
     assert again.code == 2
     assert "exists already" in again.err
