@@ -108,7 +108,7 @@ def tiny_recipe(inputs: Path, run_dir: Path, *overrides: str) -> Recipe:
 
 
 def restamped(folder: Path) -> None:
-    """Have a finished stage's record fit its files again, after a test has changed one on purpose."""
+    """Have a stage record fit its files again, after a test has changed one on purpose."""
     record = read_sealed(folder / "stage.json")
     record["files"] = {name: mark(folder / name).model_dump() for name in record["files"]}
     write_sealed(folder / "stage.json", record)
