@@ -59,12 +59,10 @@ def work_of(mode: str, inputs: Path) -> Work:
         overrides = [
             f"model.name={inputs / 'model'}",
             f"run_dir={root}",
-            f"data.seed.sources.0.path={SMOKE / 'data' / 'seed.jsonl'}",
-            f"data.prompts.sources.0.path={SMOKE / 'data' / 'prompts.jsonl'}",
             "training.compute.save_state_every_minutes=0",
             "sft.compute.save_state_every_minutes=0",
         ]
-        run_whole(load_recipe(SMOKE / f"{mode}.yaml", overrides), inputs)
+        run_whole(load_recipe(SMOKE / f"{mode}.yaml", overrides), SMOKE)
 
     def compare(root: Path) -> None:
         import yaml

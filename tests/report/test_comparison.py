@@ -18,6 +18,7 @@ from cream.report import comparison as comparing
 from cream.report.comparison import Comparison, comparison_runs
 from cream.report.page.methods import comparison_sections, page_parts
 from cream.report.tables import print_comparison
+from tiny_run import restamped
 
 
 @pytest.fixture
@@ -163,6 +164,7 @@ def test_members_with_other_test_prompts_are_not_compared(root: Path):
         table = pq.read_table(path)
         names = [key.replace("0-1", "else") for key in table["prompt_id"].to_pylist()]
         pq.write_table(table.set_column(0, "prompt_id", [names]), path)
+        restamped(path.parent)
 
     with pytest.raises(RunError, match="seed 0 were tested on different prompts"):
         summarise_comparison(root)
