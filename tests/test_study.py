@@ -14,7 +14,6 @@ CUT = (
     "iterations=1",
     "sft.epochs=1",
     "sampling.num_completions=4",
-    # Nothing is unanimous so early; what half of four say is trained on.
     "method.pairing.truncated=keep",
 )
 
@@ -29,7 +28,7 @@ def test_arms_are_run_on_one_seed_model_and_reported(tmp_path, monkeypatch):
     out, results = tmp_path / "study", tmp_path / "results"
     sets = [word for override in CUT for word in ("--set", override)]
     arguments = ["study.py", "run", "--out", str(out), "--families", "sort", "--seeds", "11"]
-    chosen = ["--groups", "whole", "--arms", "oracle,srlm-likelihood"]
+    chosen = ["--groups", "whole", "--arms", "srlm-implicit,srlm-likelihood"]
     monkeypatch.setattr(sys, "argv", [*arguments, *chosen, *sets])
     study.main()
     first = (out / "sort/whole/srlm-likelihood/seed-11/iteration-1/train/stage.json").stat()
@@ -45,8 +44,9 @@ def test_arms_are_run_on_one_seed_model_and_reported(tmp_path, monkeypatch):
     assert "name: reverse," not in recipe
     (record,) = json.loads((results / "study.json").read_text(encoding="utf-8"))
     methods = {method["name"]: method for method in record["comparison"]["methods"]}
-    assert set(methods) == {"oracle", "srlm-likelihood"}
-    assert methods["oracle"]["models"][1] == methods["srlm-likelihood"]["models"][1]  # one M1
+    assert set(methods) == {"srlm-implicit", "srlm-likelihood"}
+    one_m1 = methods["srlm-likelihood"]["models"][1]["by_seed"]
+    assert methods["srlm-implicit"]["models"][1]["by_seed"] == one_m1
     page = (results / "study.md").read_text(encoding="utf-8")
     assert page.startswith("# Study\n")
     assert "srlm-likelihood" in page
