@@ -128,9 +128,8 @@ def check_run(
     refuse_old_run(run.root)
     refuse_other_recipe(run.root, recipe.model_dump(mode="json"), may_change=may_change)
     encode_seed = data is None
-    data = data or load_data(
-        recipe.data, seed=recipe.seed, iterations=recipe.iterations, base_dir=base_dir
-    )
+    asked = {"seed": recipe.seed, "iterations": recipe.iterations}
+    data = data or load_data(recipe.data, **asked, base_dir=base_dir)
     for t in range(1, recipe.iterations + 1):
         own.refuse_missing_transform(own.parts(recipe, t))
     plan = build_plan(recipe, data, partial(own.parts, recipe))

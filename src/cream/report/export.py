@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -321,7 +322,7 @@ def write_export(
         card=str(out / "README.md"),
         pairs=pairs.table.num_rows,
         tally=pairs.summary.tally,
-        mean_consistency=_mean(pairs.table["consistency"].to_pylist()),
+        mean_consistency=fmean(pairs.table["consistency"].to_pylist()),
         flipped=pairs.flipped,
         seed=None if pairs.flipped is None else seed,
     )
@@ -346,7 +347,7 @@ def dataset_card(pairs: ExportedPairs, recipe: Recipe, name: str, command: str, 
         f"Cream {describe_environment()['cream']}",
         f"- Objective of the run: {pairs.objective.name}"
         + ("" if pairs.objective.is_mixture else ", whose loss plain DPO on these rows is not"),
-        f"- Mean C of the pairs: {_mean(pairs.table['consistency'].to_pylist()):.3f}",
+        f"- Mean C of the pairs: {fmean(pairs.table['consistency'].to_pylist()):.3f}",
         *_measured(pairs.summary),
         *_left_out(pairs.summary, recipe),
     ]
@@ -395,7 +396,3 @@ def _measured(summary: PairSummary) -> list[str]:
     if summary.chosen_right.n:
         lines.append(f"- Chosen completion right: {share(summary.chosen_right)} verified pairs")
     return lines
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
