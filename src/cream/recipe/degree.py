@@ -60,7 +60,7 @@ class PreferenceDegree(AddingSection):
         from cream.types import AddedTokens
 
         each = self.degrees if self.versions == "all" else 1
-        return AddedTokens(completions=len(set(self.sides)) * each)
+        return AddedTokens(completions=float(len(set(self.sides)) * each))
 
     def build(self) -> Objective:
         """The term as an objective, to be added to another."""

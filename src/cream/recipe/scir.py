@@ -77,7 +77,7 @@ class Scir(ObjectiveSection, AddingSection):
         """See `AddingSection`: in either order the question with prompt and both answers."""
         from cream.types import AddedTokens
 
-        return AddedTokens(prompts=2, completions=4, verdicts=2)
+        return AddedTokens(prompts=2.0, completions=4.0, verdicts=2.0)
 
     def build(self) -> Objective:
         """See `ObjectiveSection`."""
