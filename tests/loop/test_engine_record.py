@@ -7,6 +7,7 @@ import pytest
 
 from cream.errors import RunError
 from cream.recipe.engine import AutoEngine
+from cream.runs.files import read_sealed
 
 BEGUN = {"engine": "torch", "engine_reason": "auto, and the model runs on cpu"}
 
@@ -17,7 +18,7 @@ def begun(finished_run, tmp_path):
 
 
 def test_the_choice_and_its_reason_are_recorded(finished_run):
-    assert json.loads((finished_run / "engine.json").read_text()) == BEGUN
+    assert read_sealed(finished_run / "engine.json") == BEGUN
     for name in ("seed-model/evaluate", "sft/evaluate", "iteration-1/sample"):
         record = json.loads((finished_run / name / "stage.json").read_text())
         assert record["inputs"]["engine"] == "torch"
@@ -41,7 +42,7 @@ def test_naming_the_engine_that_samples_anyway_is_no_change(begun, tiny_recipe, 
     assert tiny_recipe(begun).engine == AutoEngine()
     run_whole(tiny_recipe(begun, "engine=torch"))
 
-    assert json.loads((begun / "engine.json").read_text()) == BEGUN
+    assert read_sealed(begun / "engine.json") == BEGUN
 
 
 def test_another_engine_is_refused(begun, tiny_recipe, run_whole):
