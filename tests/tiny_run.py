@@ -103,7 +103,11 @@ def tiny_values(inputs: Path) -> dict[str, Any]:
 
 def tiny_recipe(inputs: Path, run_dir: Path, *overrides: str) -> Recipe:
     """The tiny recipe for a run directory, with ``a.b=c`` changes."""
-    values = apply_overrides({**tiny_values(inputs), "run_dir": str(run_dir)}, overrides)
+    values = {**tiny_values(inputs), "run_dir": str(run_dir)}
+    if any(text.startswith(("method=", "method.name=")) for text in overrides):
+        # Another method has options of its own.
+        values["method"] = {"name": "cream", "pairing": {"truncated": "keep"}}
+    values = apply_overrides(values, overrides)
     return validate_recipe(values, source="tiny recipe")
 
 

@@ -19,23 +19,23 @@ from cream.report.page.figures import (
 )
 
 UNIT = Axis("x", 0.0, 1.0, (0.0, 0.5, 1.0))
-FRAME = Frame(UNIT, UNIT, 172.0, 160.0)
-"""Plots from 56 to 156 across; and from 14 down to 160 - 12 - 14 - 20 = 114: 100 units each."""
+FRAME = Frame(UNIT, UNIT, 196.0, 160.0)
+"""Plots from 80 to 180 across; and from 14 down to 160 - 12 - 14 - 20 = 114: 100 units each."""
 
 
 def test_a_frame_maps_the_ends_of_its_axes_to_the_ends_of_the_plot():
-    assert [FRAME.across(v) for v in (0.0, 0.5, 1.0)] == [56, 106, 156]
+    assert [FRAME.across(v) for v in (0.0, 0.5, 1.0)] == [80, 130, 180]
     assert [FRAME.up(v) for v in (0.0, 0.5, 1.0)] == [114, 64, 14]
     assert FRAME.up(7.0) == 14  # held inside
 
 
 def test_points_and_their_intervals_stand_where_the_axes_say():
-    """y 0.5, interval 0.25 to 0.75: heights 64, 89 and 39, at x 0.5, which is 106 across."""
+    """y 0.5, interval 0.25 to 0.75: heights 64, 89 and 39, at x 0.5, which is 130 across."""
     points = (Point(0.5, 0.5, 0.25, 0.75, 12),)
     drawn = point_figure(Words("T"), FRAME, [Series("a", points)])
 
-    assert 'd="M102 64a4' in drawn
-    assert '<line class="whisker s0" x1="106" y1="89" x2="106" y2="39">' in drawn
+    assert 'd="M126 64a4' in drawn
+    assert '<line class="whisker s0" x1="130" y1="89" x2="130" y2="39">' in drawn
     assert '0.25 to 0.75</td><td class="number">12</td>' in drawn
 
 
@@ -43,8 +43,8 @@ def test_series_at_one_place_stand_side_by_side_with_their_own_marker_and_legend
     one = (Point(0.5, 0.5),)
     drawn = point_figure(Words("T"), FRAME, [Series("first", one), Series("second", one)])
 
-    assert 'class="mark s0" d="M95 64a4' in drawn  # 106 - 7, and the circle's radius
-    assert 'class="mark s1" d="M109.4 60.4h7.2' in drawn
+    assert 'class="mark s0" d="M119 64a4' in drawn  # 130 - 7, and the circle's radius
+    assert 'class="mark s1" d="M133.4 60.4h7.2' in drawn
     assert re.findall(r"</svg>(first|second)</li>", drawn) == ["first", "second"]
 
 
@@ -53,8 +53,8 @@ def test_a_line_goes_through_its_points_beside_its_reference():
     level = Reference("fixed", 0.5, 0.5)
     drawn = line_figure(Words("T"), FRAME, [Series("a", points)], [level])
 
-    assert 'd="M56 114L106 14L156 64"' in drawn
-    assert '<line class="reference" x1="56" y1="64" x2="156" y2="64">' in drawn
+    assert 'd="M80 114L130 14L180 64"' in drawn
+    assert '<line class="reference" x1="80" y1="64" x2="180" y2="64">' in drawn
     assert "fixed</li>" in drawn
 
 
