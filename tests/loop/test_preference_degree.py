@@ -22,6 +22,8 @@ from kills import KillAt, Killed
 from run_contents import same_weights, weights
 
 RecipeMaker = Callable[..., Recipe]
+LONGER = ("sampling.max_completion_tokens=16",)
+"""A truncated answer has no versions."""
 DEGREE = "degree: {degrees: 2, replace: filler, filler: x, min_share: 0%s}"
 
 
@@ -33,7 +35,7 @@ def method(name: str = "preference_degree", more: str = "") -> str:
 @pytest.fixture
 def recipe(tiny_recipe: RecipeMaker, tmp_path: Path) -> RecipeMaker:
     def make(name: str, *more: str) -> Recipe:
-        return tiny_recipe(tmp_path / name, "iterations=1", "data.test=null", *more)
+        return tiny_recipe(tmp_path / name, "iterations=1", "data.test=null", *LONGER, *more)
 
     return make
 
@@ -136,7 +138,8 @@ def test_it_stands_beside_cream_and_beside_adapters(
     recipe: RecipeMaker, tiny_inputs: Path, tmp_path: Path
 ):
     lora = "training.lora={rank: 4, alpha: 8, dropout: 0.0}"
-    run(recipe("run", method("cream"), lora), base_dir=tiny_inputs)
+    trained = ("method.below_half=allow", "method.objective.set_level_action=train")
+    run(recipe("run", method("cream"), *trained, lora), base_dir=tiny_inputs)
     root = tmp_path / "run"
     assert "degree.chosen.weight" in load_file(root / "iteration-1/train/objective.safetensors")
     assert not any("degree" in key or "lora" in key for key in weights(root, "M2"))

@@ -15,7 +15,11 @@ REQUIRED = {
     "length_normalised_dpo": {"beta": 2.0},
     "srlm_kl": {"kl_weight": 0.5},
 }
-NAMES = [c.model_fields["name"].default for c in get_args(get_args(ObjectiveConfig)[0])]
+NAMES = [
+    name
+    for name in (c.model_fields["name"].default for c in get_args(get_args(ObjectiveConfig)[0]))
+    if name != "scir"  # reads verdicts too: tests/algorithms/test_scir.py
+]
 
 
 def sequences(values, lengths, reference, start=0.0):

@@ -93,7 +93,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, precision, l
         state_dir=tmp_path,
         on_step=lambda step, total, metrics: seen.append((step, total)),
     )
-    assert seen == [(3, 4), (4, 4)]
+    assert seen == [(4, 4)]  # what was done is kept when the third step ends in Ctrl-C
     assert summary.metrics == expected.metrics
     for name, p in weights(whole).items():
         assert torch.equal(p, weights(again)[name]), name
