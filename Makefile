@@ -7,7 +7,7 @@ VLLM   ?= .venv-vllm
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup setup-vllm test-vllm interop demo bench study study-full test test-all test-faults check docs format clean
+.PHONY: help setup setup-vllm test-vllm interop demo bench study study-full falsify test test-all test-faults check docs format clean
 help:
 	@sed -n '1,3s/^# *//p' Makefile
 	@echo "  make test-all   the slow tests too"
@@ -15,6 +15,7 @@ help:
 	@echo "  make test-faults  kills, flipped bits, full disks, hostile inputs; long: FAULTS=long"
 	@echo "  make bench      Cream against what one would otherwise run; BENCH='sampling --quick'"
 	@echo "  make study      which labels of its own a model may trust; study-full: all of it, hours"
+	@echo "  make falsify    does a method do what its page says, on a tiny model; METHOD=scir"
 	@echo "  make check      lint, types, import contracts"
 	@echo "  make docs       the documentation site, in site/; warnings are errors"
 
@@ -54,6 +55,10 @@ study-full: setup
 bench: setup
 	$(PIP) install -q -c constraints.txt -e '.[trl]'
 	$(BIN)/cream bench $(BENCH)
+
+# METHOD: a module of scripts/falsifiers. Writes docs/results/related/<METHOD>.json.
+falsify: setup
+	$(BIN)/python scripts/falsify.py $(METHOD)
 
 test: setup
 	$(BIN)/python -m pytest

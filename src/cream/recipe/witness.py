@@ -167,8 +167,8 @@ def _taken_against(quantity: AnyQuantity) -> LogpQuantity | None:
         case LengthRegularised(base=base):
             return _taken_against(base)
         case Ensemble(members=members):  # any combination shifts with what all members subtract
-            subtracted = {_taken_against(member) for member in members}
-            return subtracted.pop() if len(subtracted) == 1 else None
+            first, *others = [_taken_against(member) for member in members]
+            return first if all(other == first for other in others) else None
         case _:
             return None
 

@@ -7,7 +7,7 @@ trained on either way, and the reasons are counted per option.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cream.errors import DataError

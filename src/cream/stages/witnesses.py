@@ -32,7 +32,7 @@ from cream.algorithms.ranking import RankAgreement
 from cream.algorithms.statistics import Absent, bootstrap_auroc
 from cream.errors import DataError
 from cream.pair_records import Estimate
-from cream.recipe.pairing import PairingRule
+from cream.recipe.pairing import PairingConfig
 from cream.recipe.parts import (
     EXTRACTED,
     JUDGE,
@@ -108,7 +108,7 @@ def calibrate(
     wrong: Bool[np.ndarray, " completion"],
     reward: AnyQuantity,
     witness: AnyQuantity,
-    rule: PairingRule,
+    rule: PairingConfig,
     *,
     source: str,
 ) -> Calibration:
