@@ -1,46 +1,43 @@
 """20,000 random inputs to everything that reads: a value or one error, never a traceback or a hang.
 
-`python tests/faults/fuzzing.py --inputs 1000000` is the long form.
+`python tests/faults/fuzzing.py --inputs 1000000` is the long form. In a process of its own: the
+checks of array shapes that the tests run under cost many times what is read.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from fuzzing import fuzz_target, make_targets, told
+from fuzzing import make_targets
 
-INPUTS = int(os.environ.get("CREAM_FUZZ_INPUTS", "20000"))
-NAMES = (
-    *("recipe", "override", "jsonl", "csv", "parquet", "extraction", "verifiers", "judge"),
-    *(
-        "template",
-        "conversation",
-        "licence",
-        "configuration",
-        "index",
-        "weights",
-        "records",
-        "plan",
-        "shard",
-    ),
-)
+ROOT = Path(__file__).parents[2]
+INPUTS = os.environ.get("CREAM_FUZZ_INPUTS", "20000")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.filterwarnings("ignore")
-def test_random_inputs_are_read_or_refused(name: str, tmp_path: Path):
-    (target,) = [t for t in make_targets(tmp_path) if t.name == name]
-    found = fuzz_target(target, max(1, round(INPUTS * target.share)), seed=1)
-
-    assert found.refused > 0 or name in ("extraction", "verifiers", "judge", "licence", "records")
-    assert not found.wrong, told({name: found}) + "\n" + found.wrong[0][0]
+def test_random_inputs_are_read_or_refused(tmp_path: Path):
+    search = os.pathsep.join((str(ROOT / "src"), str(ROOT / "tests")))
+    command = [sys.executable, str(ROOT / "tests/faults/fuzzing.py"), "--inputs", INPUTS]
+    done = subprocess.run(  # noqa: S603 - our own script
+        [*command, "--seed", "1", "--keep", str(tmp_path / "wrong")],
+        env={**os.environ, "PYTHONPATH": search},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
+    assert ", 0 wrong," in done.stdout, done.stdout + done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_every_target_is_tried(tmp_path: Path):
     targets = make_targets(tmp_path)
 
-    assert tuple(target.name for target in targets) == NAMES
+    names = [target.name for target in targets]
+    assert len(set(names)) == len(names) == 17
     assert 0.9 < sum(target.share for target in targets) <= 1
