@@ -22,7 +22,7 @@ INPUTS = os.environ.get("CREAM_FUZZ_INPUTS", "20000")
 def test_random_inputs_are_read_or_refused(tmp_path: Path):
     search = os.pathsep.join((str(ROOT / "src"), str(ROOT / "tests")))
     command = [sys.executable, str(ROOT / "tests/faults/fuzzing.py"), "--inputs", INPUTS]
-    done = subprocess.run(  # noqa: S603 - our own script
+    done = subprocess.run(
         [*command, "--seed", "1", "--keep", str(tmp_path / "wrong")],
         env={**os.environ, "PYTHONPATH": search},
         cwd=tmp_path,
