@@ -37,7 +37,10 @@ def a_pair(key: str) -> RankedPair:
     known = {f"{s}_logps_{m}": v for s, v in (("chosen", 1.0), ("rejected", 2.0)) for m in ("M0",)}
     known |= {"chosen_logps_M1": len(key) + 1.0, "rejected_logps_M1": 0.0}
     ids = ENCODER.encode_prompt(asked)
-    return RankedPair(key, Prompt("p", asked), ids, *sides, 0.0, 0.0, 1.0, 1.0, -1.0, -1.0, known)
+    one, other = sides
+    return RankedPair(
+        key, Prompt("p", asked), ids, one, other, 0.0, 0.0, 1.0, 1.0, -1.0, -1.0, known
+    )
 
 
 def tokens(examples: list[Example], objective: ObjectiveSection) -> float:
