@@ -74,7 +74,7 @@ def table(found: Falsified) -> str:
 
 def main() -> int:
     """Run one method's falsifier."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("method")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "related")

@@ -22,8 +22,8 @@ CUT = (
 def test_arms_are_run_on_one_seed_model_and_reported(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.setenv("CREAM_CACHE", str(tmp_path / "cache"))
-    import study
-    from study_report import write_report
+    import study  # pyright: ignore
+    from study_report import write_report  # pyright: ignore
 
     out, results = tmp_path / "study", tmp_path / "results"
     sets = [word for override in CUT for word in ("--set", override)]

@@ -74,7 +74,7 @@ def inputs(
 def heads_of(weight: list[list[float]]) -> torch.nn.Module:
     heads = zero_heads(len(weight[0]), len(weight), SIDES, shared=False)
     with torch.no_grad():
-        for head in heads.values():
+        for head in heads.values():  # pyright: ignore
             head.weight.copy_(torch.tensor(weight))
     return heads
 

@@ -90,7 +90,12 @@ def test_noise_has_a_residual_c_of_a_half_and_the_c_that_permutations_give(membe
     first, second, counted = noise((4_000, members), draw=draw)
     rng = np.random.default_rng(1)
     null = permuted_null(
-        first, second, counted, lambda *r: c_of(plain, *r, counted), rng, num_permutations=20
+        first,
+        second,
+        counted,
+        lambda *r: c_of(plain, *r, counted),
+        rng,
+        num_permutations=20,  # pyright: ignore
     )
 
     assert isinstance(null, Interval)
@@ -135,7 +140,12 @@ def test_permutations_break_what_relates_the_policies_beside_the_shared_term():
     rating, counted = against(current, seed), everyone(seed)
 
     null = permuted_null(
-        rating, rating, counted, lambda *r: c_of(plain, *r, counted), rng, num_permutations=20
+        rating,
+        rating,
+        counted,
+        lambda *r: c_of(plain, *r, counted),
+        rng,
+        num_permutations=20,  # pyright: ignore
     )
     assert mean(c_of(plain, rating, rating, counted)) == 1
     assert isinstance(null, Interval)
@@ -150,7 +160,7 @@ def test_permutations_depend_on_the_generator_alone_and_leave_out_what_is_not_co
     first = Rating(exact(values), first.shared)
 
     def null(seed):
-        rates = lambda *r: c_of(plain, *r, counted)  # noqa: E731
+        rates = lambda *r: c_of(plain, *r, counted)  # noqa: E731  # pyright: ignore
         return permuted_null(first, second, counted, rates, np.random.default_rng(seed))
 
     assert null(1) == null(1) != null(2)
@@ -197,7 +207,7 @@ def test_ties_stay_ties_and_a_rating_that_is_the_shared_term_leaves_nothing():
     assert residual_kendall(other, tied, counted).definedness[0] == Definedness.SECOND_TIED
     assert gaussian_null(tied, Rating(tied.reward, tied.reward), counted) is Absent.NO_VARIATION
     rng = np.random.default_rng(0)
-    rates = lambda *r: c_of(plain, *r, counted)  # noqa: E731
+    rates = lambda *r: c_of(plain, *r, counted)  # noqa: E731  # pyright: ignore
     nothing = Rating(tied.reward, tied.reward)
     assert permuted_null(nothing, nothing, counted, rates, rng) is Absent.NO_ITEMS
 

@@ -142,7 +142,7 @@ def test_items_of_one_cluster_are_no_evidence_of_their_own():
     scores, positive = rng.normal(size=60), rng.random(60) < 0.5
     once = bootstrap_auroc(scores, positive, np.random.default_rng(1))
     copies = [np.repeat(v, 10) for v in (scores, positive, np.arange(60))]
-    tenfold = bootstrap_auroc(*copies[:2], np.random.default_rng(1), clusters=copies[2])
+    tenfold = bootstrap_auroc(*copies[:2], np.random.default_rng(1), clusters=copies[2])  # pyright: ignore
 
     assert isinstance(once, Interval)
     assert isinstance(tenfold, Interval)

@@ -86,7 +86,7 @@ def test_more_than_there_are_is_refused_with_the_number_found():
 def test_lengths_that_are_no_interval_are_refused():
     for lengths in ([3, 2], 0, [0, 4]):
         with pytest.raises(ValidationError, match="shortest, longest"):
-            StringTaskConfig(name="copy", lengths=lengths)
+            StringTaskConfig(name="copy", lengths=lengths)  # pyright: ignore
 
 
 def tasks(*lengths):

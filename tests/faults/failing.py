@@ -147,7 +147,7 @@ def _mount(place: Path, options: str) -> None:
 
 def main() -> None:
     """The long form."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--mode", default="cream")
     parser.add_argument("--every", type=int, default=1, help="which calls fail")
     parser.add_argument("--step", type=int, default=16, help="KiB between disks")

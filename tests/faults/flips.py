@@ -119,7 +119,7 @@ def told(outcomes: Counter[tuple[str, str]]) -> str:
 
 def main() -> None:
     """The long form."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--flips", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

@@ -467,7 +467,7 @@ def told(found: dict[str, Found]) -> str:
 
 def main() -> None:
     """The long form."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="targets, with commas")

@@ -138,7 +138,7 @@ def kill_mode(mode: str, kills: int, folder: Path, inputs: Path, rng: random.Ran
 
 def main() -> None:
     """The long form."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="per mode")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--modes", default=",".join(MODES))

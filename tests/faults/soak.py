@@ -60,7 +60,7 @@ def _peak() -> int:
 
 def main() -> None:
     """Run, and find the place of what has run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--prompts", type=int, default=10_000)
     given = parser.parse_args()
     torch.set_num_threads(1)

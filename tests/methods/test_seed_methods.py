@@ -11,7 +11,7 @@ from cream.recipe.parts import Calibrated, LogpQuantity, ScoreQuantity, TwoGauss
 
 @pytest.mark.parametrize("t", [1, 3])
 def test_cream_cross_asks_the_same_witness_in_every_iteration(t: int):
-    parts = CreamCrossMethod(witness="other", reward="implicit_per_token").parts(t)
+    parts = CreamCrossMethod(witness="other", reward="implicit_per_token").parts(t)  # pyright: ignore
 
     assert parts.reward == LogpQuantity(unit="implicit_per_token", model=f"M{t}")
     assert parts.agreement is not None
@@ -31,7 +31,7 @@ def test_cream_cross_asks_the_same_witness_in_every_iteration(t: int):
     ],
 )
 def test_cream_cross_drops_pairs_or_weighs_them(use, level, filtered):
-    parts = CreamCrossMethod(witness="other", use=use).parts(1)
+    parts = CreamCrossMethod(witness="other", use=use).parts(1)  # pyright: ignore
 
     assert parts.agreement is not None
     assert (parts.agreement.level, parts.agreement.filter) == (level, filtered)
@@ -39,7 +39,7 @@ def test_cream_cross_drops_pairs_or_weighs_them(use, level, filtered):
 
 
 def test_an_implicit_witness_is_compared_with_m0_as_well():
-    parts = CreamCrossMethod(witness="other", witness_reward="implicit").parts(2)
+    parts = CreamCrossMethod(witness="other", witness_reward="implicit").parts(2)  # pyright: ignore
 
     assert parts.agreement is not None
     assert parts.agreement.second == LogpQuantity(unit="implicit", model="other", reference="M0")

@@ -127,7 +127,7 @@ def test_log_pi_0_is_not_taken_out_of_itself(statistic):
     method = CreamMethod(statistic=statistic, compare="reference_code")
     with pytest.raises(RecipeError, match="one of them is log pi_0"):
         method.parts(1)
-    assert method.parts(2).agreement.statistic == statistic
+    assert method.parts(2).agreement.statistic == statistic  # pyright: ignore
 
 
 def test_a_constant_m0_leaves_nothing_to_take_out():

@@ -39,8 +39,8 @@ METHODS: dict[str, MethodConfig] = {
     "cream_sample": CreamSampleMethod(level="shrunken", below_half="drop"),
     "cream_pair": CreamPairMethod(),
     "cream_reference": CreamReferenceMethod(),
-    "cream_cross filter": CreamCrossMethod(witness="twin"),
-    "cream_cross smooth": CreamCrossMethod(witness="twin", use="smooth"),
+    "cream_cross filter": CreamCrossMethod(witness="twin"),  # pyright: ignore
+    "cream_cross smooth": CreamCrossMethod(witness="twin", use="smooth"),  # pyright: ignore
     "srlm top_bottom": SrlmMethod(reward="mean_likelihood", pairing=TopBottom(k=3)),
     "fixed_smoothing": FixedSmoothingMethod(consistency=0.8),
     "dice": DiceMethod(),
