@@ -77,7 +77,7 @@ ifeq ($(FAULTS),long)
 	PYTHONPATH=src:tests $(BIN)/python tests/faults/failing.py
 	PYTHONPATH=src:tests $(BIN)/python tests/faults/killing.py --kills 200
 else
-	$(BIN)/python -m pytest -m "slow or not slow" tests/faults
+	CREAM_FAULTS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/faults
 endif
 
 # vLLM for a CPU, in an environment of its own: it pins other versions than Cream's.

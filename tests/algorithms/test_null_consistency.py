@@ -93,7 +93,7 @@ def test_noise_has_a_residual_c_of_a_half_and_the_c_that_permutations_give(membe
         first,
         second,
         counted,
-        lambda *r: c_of(plain, *r, counted),
+        lambda *r: c_of(plain, *r, counted),  # pyright: ignore
         rng,
         num_permutations=20,  # pyright: ignore
     )
@@ -143,7 +143,7 @@ def test_permutations_break_what_relates_the_policies_beside_the_shared_term():
         rating,
         rating,
         counted,
-        lambda *r: c_of(plain, *r, counted),
+        lambda *r: c_of(plain, *r, counted),  # pyright: ignore
         rng,
         num_permutations=20,  # pyright: ignore
     )

@@ -19,6 +19,7 @@ INPUTS = os.environ.get("CREAM_FUZZ_INPUTS", "20000")
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("CREAM_FAULTS" not in os.environ, reason="minutes: `make test-faults` runs it")
 def test_random_inputs_are_read_or_refused(tmp_path: Path):
     search = os.pathsep.join((str(ROOT / "src"), str(ROOT / "tests")))
     command = [sys.executable, str(ROOT / "tests/faults/fuzzing.py"), "--inputs", INPUTS]
