@@ -143,16 +143,20 @@ def _fault(path: Path, mark: FileMark, *, full: bool) -> Fault | None:
     return None
 
 
+def _sealed(path: Path) -> dict[str, Any]:
+    try:
+        return read_sealed(path)
+    except RunError as error:
+        raise RunError(f"{error}; {MAKE_AGAIN}") from error
+
+
 def read_begun(path: Path) -> dict[str, Any]:
     """What determines a stage that is under way, its parts, and what has computed them.
 
     Raises:
         RunError: It was changed by hand.
     """
-    try:
-        record = read_sealed(path)
-    except RunError as error:
-        raise RunError(f"{error}; {MAKE_AGAIN}") from error
+    record = _sealed(path)
     if not isinstance(record.get("inputs"), dict) or not isinstance(record.get("made_by"), list):
         raise RunError(f"{path} says no inputs; it was changed by hand: {MAKE_AGAIN}")
     return record
@@ -164,10 +168,7 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         RunError: It was changed by hand.
     """
-    try:
-        record = read_sealed(path)
-    except RunError as error:
-        raise RunError(f"{error}; {MAKE_AGAIN}") from error
+    record = _sealed(path)
     keys = {"spec", "fingerprint", "inputs", "files", "model_files", "seconds", "summary"}
     absent = keys - record.keys()
     if absent:
