@@ -1,5 +1,6 @@
 """What was said is in the ids, and stays text: templates that drop, users who spell tokens."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from cream.errors import ModelError
 from cream.models.chat import ChatEncoder
 from cream.models.conversations import ConversationEncoder
-from cream.models.templates import Template
+from cream.models.templates import Template, limited
 from cream.testing import CHAT_TEMPLATE, tiny_tokenizer
 from cream.types import Message
 
@@ -209,3 +210,18 @@ def test_the_embedded_model_takes_spelled_tokens_as_text(tmp_path):
         number = tokenizer.convert_tokens_to_ids(token)
         assert said.count(number) == plain.count(number)
         assert f"Say {token} now" in tokenizer.decode(list(said))
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_no_garbage_is_collected_while_a_template_has_its_second(collecting):
+    """In a process with many records that takes longer than any template, and would count as it."""
+    before = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        with pytest.raises(ValueError, match="inside"), limited(1.0, 1 << 30):
+            inside = gc.isenabled()
+            raise ValueError("inside")
+        assert not inside
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if before else gc.disable)()
