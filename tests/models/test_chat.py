@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cream.errors import ModelError
+from cream.models import chat
 from cream.models.chat import ChatEncoder, read_chat_template
 from cream.testing import CHAT_TEMPLATE, tiny_tokenizer
 from cream.types import Message
@@ -256,3 +257,16 @@ def test_recipe_template_may_be_text_or_a_file(tmp_path: Path):
     assert read_chat_template(None) is None
     with pytest.raises(ModelError, match="cannot be read"):
         read_chat_template(str(tmp_path / "none.jinja"))
+
+
+@pytest.mark.parametrize("room", [0, 5, 1 << 20])
+def test_what_is_remembered_is_what_is_encoded(monkeypatch, room):
+    monkeypatch.setattr(chat, "REMEMBERED_IDS", room)
+    encoder = ChatEncoder(tiny_tokenizer())
+    for text in 2 * ("one", "two", "one two"):
+        messages = [Message("user", text)]
+        said = f"user\n{text}"
+        prompt = (START, *ids(said), END, *ids("\n"), START, *ids("assistant\n"))
+        assert encoder.encode_prompt(messages) == prompt
+        for answer in ("one", text):
+            assert encoder.encode_completion(messages, answer) == (*ids(answer), END)

@@ -9,7 +9,8 @@ Masks are no business of this module: where the completion begins is known by le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from typing import Any, Never
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -18,6 +19,9 @@ from cream.cache import expanded
 from cream.errors import ModelError
 from cream.models.templates import PROBE, Template, short
 from cream.types import Message
+
+REMEMBERED_IDS = 1 << 24
+"""Ids kept of what was encoded, 64 MiB: a run is checked by encoding what it will train on."""
 
 
 def read_chat_template(value: str | None) -> str | None:
@@ -66,6 +70,8 @@ class ChatEncoder:
             ModelError: There is no template, or it cannot be trained on (see the module).
         """
         self.tokenizer = tokenizer
+        self._encoded: dict[Any, array[int]] = {}
+        self._room = REMEMBERED_IDS
         self.template = _template(tokenizer, chat_template)
         self._template = Template(tokenizer, self.template)
         self._unknown_id: int | None = None  # the examination says what no model need know
@@ -76,6 +82,7 @@ class ChatEncoder:
         self.notes = tuple(self._find_notes())
         self.encode_completion([Message("user", PROBE)], PROBE)
         self._unknown_id = self._find_unknown()
+        self._encoded.clear()
 
     def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Encode a conversation up to where the assistant begins to speak (generation prompt).
@@ -84,9 +91,21 @@ class ChatEncoder:
             ModelError: The template refuses the conversation, or writes the begin token twice, or
                 the tokenizer has no token for a character.
         """
-        return self._checked_begin(self._encode(self._render(messages, generation_prompt=True)))
+        key = tuple(messages)
+        return self._remembered(key, lambda: self._encode_prompt(self._render_prompt(messages)))
 
-    def _checked_begin(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+    def _remembered(self, key: Any, encode: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
+        known = self._encoded.get(key)
+        if known is not None:
+            return tuple(known)
+        ids = encode()
+        if len(ids) <= self._room:
+            self._room -= len(ids)
+            self._encoded[key] = array("I", ids)
+        return ids
+
+    def _encode_prompt(self, text: str) -> tuple[int, ...]:
+        ids = self._encode(text)
         bos = self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == (bos, bos):
             raise ModelError(
@@ -109,11 +128,15 @@ class ChatEncoder:
             ModelError: The template does not preserve the prompt or the answer, or the answer
                 contains a stop token or merges with the end of the prompt.
         """
+        key = (tuple(messages), text)
+        return self._remembered(key, lambda: self._encode_completion(messages, text))
+
+    def _encode_completion(self, messages: Sequence[Message], text: str) -> tuple[int, ...]:
         said = next((i for i in self._template.special_in(text) if i in self.stop_ids), None)
         if said is not None:
             self._refuse_stop(text, said)
-        prompt = self._render(messages, generation_prompt=True)
-        prompt_token_ids = self._checked_begin(self._encode(prompt))
+        prompt = self._render_prompt(messages)
+        prompt_token_ids = self._remembered(tuple(messages), lambda: self._encode_prompt(prompt))
         ids = self._encode(prompt + self._render_answer(messages, text, prompt))
         if ids[: len(prompt_token_ids)] != prompt_token_ids:
             raise ModelError(
@@ -147,6 +170,9 @@ class ChatEncoder:
         )
         return text if isinstance(text, str) else "".join(text)
 
+    def _render_prompt(self, messages: Sequence[Message]) -> str:
+        return self._render(messages, generation_prompt=True)
+
     def _render(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
         if not messages:
             raise ModelError("a conversation without messages cannot be encoded. Give a prompt.")
@@ -170,8 +196,8 @@ class ChatEncoder:
                 "(templates of reasoning models drop what was thought). Give a plain template as "
                 "model.chat_template."
             )
-        header_counted = prompt == self._render(messages, generation_prompt=False)
-        if header_counted and not answer.lstrip().startswith(said):
+        begins = answer.lstrip().startswith(said)
+        if not begins and prompt == self._render(messages, generation_prompt=False):
             raise ModelError(
                 "the chat template ignores add_generation_prompt, so the header of the assistant's "
                 "turn would count as completion. Give one that honours it as model.chat_template."
@@ -198,7 +224,7 @@ class ChatEncoder:
 
     def _find_end_of_turn(self) -> int:
         probe = [Message("user", PROBE)]
-        prompt = self._render(probe, generation_prompt=True)
+        prompt = self._render_prompt(probe)
         answer = self._render_answer(probe, PROBE, prompt)
         tail = answer[answer.index(PROBE) + len(PROBE) :]
         added = self.tokenizer.added_tokens_decoder
