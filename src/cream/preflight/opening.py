@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -24,13 +23,13 @@ from cream.models.devices import pick_compute_dtype
 from cream.models.fingerprints import model_fingerprint, stored_parameters
 from cream.plan import is_calibrated
 from cream.planner import build_plan
+from cream.preflight.encoding import check_lengths, check_seed_examples
 from cream.preflight.models import check_trainings, open_models, open_scorers
 from cream.protocols import Progress
 from cream.recipe import Recipe
 from cream.recipe.engine import VllmEngine
 from cream.recipe.parts import VERIFIER
 from cream.recipe.scir import Scir
-from cream.records import StageSpec
 from cream.runs.files import free_bytes, read_sealed, write_sealed
 from cream.runs.manifest import (
     DECISIVE,
@@ -43,7 +42,6 @@ from cream.runs.manifest import (
 from cream.runs.plan import refuse_old_run, refuse_other_recipe
 from cream.runs.store import DONE, Run
 from cream.runs.trackers import TrackedRun, check_installed, open_trackers
-from cream.types import EncodedPrompt, Origin
 
 ENGINE = "engine.json"
 """Which engine the run samples with, and why; decided at the first opening."""
@@ -166,10 +164,9 @@ def check_run(
     _check_dropout(context)
     check_score_columns(context)
     check_objective(context)
-    _check_lengths(context)
+    check_lengths(context)
     if encode_seed:
-        for example in data.seed_examples:
-            context.encoder.encode_completion(example.prompt.messages, example.completion)
+        check_seed_examples(context)
     _check_verifiers(context)
     _check_answers(context)
     _check_disk(context)
@@ -283,46 +280,6 @@ def _check_dropout(context: Context) -> None:
         raise RecipeError(
             f"objective scir compares two readings of one model, and training.lora.dropout "
             f"{lora.dropout:g} would make them differ by chance; set dropout: 0"
-        )
-
-
-def _check_lengths(context: Context) -> None:
-    """Encode every prompt and scored completion once, so that none fails hours later.
-
-    Seed examples beyond the context are no error: fine-tuning drops and counts them. What is
-    scored must fit.
-    """
-    recipe = context.recipe
-    for spec in context.plan.stages:
-        if spec.kind == "sample" and spec.origin == Origin.POLICY:  # others are asked the same
-            asked = context.plan.sets[spec.name]
-            encoded = context.encode(asked.prompts, recipe.sampling.max_completion_tokens)
-            _refuse_long_answers(context, spec, encoded, asked.answers)
-    context.encode(context.data.test, recipe.evaluation.max_completion_tokens)
-
-
-def _refuse_long_answers(
-    context: Context,
-    spec: StageSpec,
-    encoded: Sequence[EncodedPrompt],
-    answers: Mapping[str, Sequence[str]],
-) -> None:
-    """Completions of the data that join sampled ones are scored as these are."""
-    limit, encode = context.checkpoints.context_length, context.encoder.encode_completion
-    if limit is None:
-        return
-    long = [
-        len(item.token_ids) + tokens
-        for item in encoded
-        for answer in answers.get(item.prompt.prompt_id, ())
-        if (tokens := len(encode(item.prompt.messages, answer))) + len(item.token_ids) > limit
-    ]
-    if long:
-        total = sum(map(len, answers.values()))
-        raise DataError(
-            f"{spec.name} scores the completions of the seed data, and {len(long)} of {total} "
-            f"exceed the model's context of {limit} tokens with their prompt (the longest has "
-            f"{max(long)}); shorten them or leave them out of data.seed"
         )
 
 

@@ -1,0 +1,67 @@
+"""Every text that a run will encode, encoded before a model is loaded: none fails hours later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from cream.errors import DataError
+from cream.loop.context import Context
+from cream.records import StageSpec
+from cream.types import EncodedPrompt, Origin
+
+SHOWN_FROM = 2_000
+"""Seed examples that are encoded in about half a second."""
+
+
+def check_lengths(context: Context) -> None:
+    """Encode every prompt and scored completion.
+
+    Seed examples beyond the context are no error: fine-tuning drops and counts them. What is
+    scored must fit.
+    """
+    recipe = context.recipe
+    for spec in context.plan.stages:
+        if spec.kind == "sample" and spec.origin == Origin.POLICY:  # others are asked the same
+            asked = context.plan.sets[spec.name]
+            encoded = context.encode(asked.prompts, recipe.sampling.max_completion_tokens)
+            _refuse_long_answers(context, spec, encoded, asked.answers)
+    context.encode(context.data.test, recipe.evaluation.max_completion_tokens)
+
+
+def _refuse_long_answers(
+    context: Context,
+    spec: StageSpec,
+    encoded: Sequence[EncodedPrompt],
+    answers: Mapping[str, Sequence[str]],
+) -> None:
+    """Completions of the data that join sampled ones are scored as these are."""
+    limit, encode = context.checkpoints.context_length, context.encoder.encode_completion
+    if limit is None:
+        return
+    long = [
+        len(item.token_ids) + tokens
+        for item in encoded
+        for answer in answers.get(item.prompt.prompt_id, ())
+        if (tokens := len(encode(item.prompt.messages, answer))) + len(item.token_ids) > limit
+    ]
+    if long:
+        total = sum(map(len, answers.values()))
+        raise DataError(
+            f"{spec.name} scores the completions of the seed data, and {len(long)} of {total} "
+            f"exceed the model's context of {limit} tokens with their prompt (the longest has "
+            f"{max(long)}); shorten them or leave them out of data.seed"
+        )
+
+
+def check_seed_examples(context: Context) -> None:
+    """Encode every seed example, which the encoder remembers until they are trained on."""
+    examples, progress = context.data.seed_examples, context.progress
+    shown = len(examples) >= SHOWN_FROM
+    if shown:
+        progress.start("check the seed examples", len(examples), "examples")
+    for count, example in enumerate(examples, start=1):
+        context.encoder.encode_completion(example.prompt.messages, example.completion)
+        if shown and count % SHOWN_FROM == 0:
+            progress.advance(SHOWN_FROM)
+    if shown:
+        progress.finish()
