@@ -19,6 +19,7 @@ import signal
 import tempfile
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -270,24 +271,25 @@ def _answers(folder: Path) -> Iterator[Target]:
     prompt = Prompt("p", (Message("user", "q"),), task="t", answer="42", metadata={})
     letters = Prompt("p", (Message("user", "q"),), task="t", answer="B", metadata={})
 
+    readers: tuple[Callable[[str], Any], ...] = (
+        extraction.whole_completion,
+        extraction.last_number,
+        extraction.number_value,
+        extraction.stated_number,
+        extraction.stated_value,
+        reference_extraction.reference_choice,
+        reference_extraction.reference_number,
+        numbers.find_numbers,
+        numbers.whole_number,
+        printable,
+        readable,
+        lambda text: extraction.tagged(text, "answer"),
+        lambda text: extraction.choice_letter(text, "ABCDE"),
+    )
+
     def extract(data: bytes) -> None:
         text = data.decode("utf-8", "surrogateescape" if len(data) % 2 else "replace")
-        for read in (
-            extraction.whole_completion,
-            extraction.last_number,
-            extraction.number_value,
-            extraction.stated_number,
-            extraction.stated_value,
-            reference_extraction.reference_choice,
-            reference_extraction.reference_number,
-            numbers.find_numbers,
-            numbers.whole_number,
-            printable,
-            readable,
-        ):
-            read(text)
-        extraction.tagged(text, "answer")
-        extraction.choice_letter(text, "ABCDE")
+        readers[zlib.crc32(data) % len(readers)](text)
 
     def verify(data: bytes) -> None:
         text = data.decode("utf-8", "replace")

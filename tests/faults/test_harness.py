@@ -38,15 +38,7 @@ def test_a_flipped_bit_is_named_or_changes_nothing(tmp_path: Path):
     assert sum(n for (_, outcome), n in flips.outcomes.items() if outcome == "named") > FLIPS // 2
 
 
-OPEN = pytest.mark.skipif(
-    "CREAM_FAULTS" not in os.environ,
-    reason="a failing fsync is not met everywhere yet; `make test-faults` shows it",
-)
-
-
-@pytest.mark.parametrize(
-    "call", [pytest.param(call, marks=[OPEN] if call == "fsync" else []) for call in CALLS]
-)
+@pytest.mark.parametrize("call", CALLS)
 def test_a_failing_call_is_one_error_and_the_run_goes_on(
     call: str, tmp_path: Path, tiny_inputs: Path
 ):
