@@ -26,8 +26,42 @@ def completion(prompt, seed, settings):
     return {"ids": ids, "reason": reason, "logp": -float(len(ids)), "cached": 0}
 
 
+def say(text):
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def drip():
+    while True:
+        sys.stdout.write(" ")
+        sys.stdout.flush()
+        time.sleep(0.05)
+
+
+NO_ANSWERS = {
+    17.0: lambda: say("INFO 11-26 loading weights"),
+    18.0: lambda: say("[1, 2]"),
+    19.0: lambda: say("[" * 100_000),
+    20.0: lambda: say('{"group": {"index": 77, "completions": []}}'),
+    21.0: lambda: say('{"group": 5}'),
+    22.0: lambda: say('{"group": {"index": 0, "completions": [{"ids": [-1], "reason": "stop"}]}}'),
+    23.0: lambda: say('{"error": "no such thing"}'),
+    24.0: lambda: say('{"done": 1}'),
+    25.0: lambda: say('{"group": {"index": 0, "completions": [{"ids": [3], "reason": "length", '
+                      '"logp": NaN}, {}, {}]}}'),
+    26.0: lambda: sys.stdout.buffer.write(b"\xff\xfe\n"),
+    27.0: drip,
+}  # fmt: skip
+
+
 def sample(question):
     settings = question["settings"]
+    if settings["temperature"] in NO_ANSWERS:
+        NO_ANSWERS[settings["temperature"]]()
+        sys.stdout.flush()
+        return
+    if settings["temperature"] == 16.0:
+        settings["stop_token_ids"] = [99]
     for request in reversed(question["requests"]):
         completions = [completion(request["prompt"], s, settings) for s in request["seeds"]]
         answer(alive=1)
@@ -45,10 +79,6 @@ def sample(question):
             raise RuntimeError("told to the log only")
         case 15.0:
             time.sleep(60)
-        case 16.0:
-            settings["stop_token_ids"] = [99]
-            made = [completion([5], 1, settings)]
-            answer(group={"index": 0, "completions": made * len(question["requests"][0]["seeds"])})
     answer(done=1)
 
 

@@ -149,7 +149,7 @@ def test_an_interruption_ends_the_process(make):
         (12.0, r"OutOfMemoryError: 80 GiB\. Lower engine\.memory_share"),
         (13.0, r"was killed, .* memory\. Lower engine\.memory_share"),
         (14.0, r"(?s)ended with exit code 1\. .*RuntimeError: told to the log only"),
-        (16.0, r"ended a completion by stop after 2 tokens"),
+        (16.0, r"ended a completion by stop after 5 tokens"),
     ],
 )
 def test_a_failure_is_one_error_with_the_end_of_the_log(make, temperature, message):
@@ -166,15 +166,43 @@ def test_a_failure_is_one_error_with_the_end_of_the_log(make, temperature, messa
     assert not is_running(pid)
 
 
-def test_silence_ends_in_an_error(make):
+@pytest.mark.parametrize("temperature", [15.0, 27.0], ids=["silent", "drips bytes"])
+def test_silence_ends_in_an_error(make, temperature):
     sampler = make(timeout_seconds=1.0)
     list(sampler.sample(REQUESTS, PARAMS))
     pid = process_of(sampler)
 
     with pytest.raises(EngineError, match=r"no sign of life for 1 s and was ended"):
-        list(sampler.sample(REQUESTS, replace(PARAMS, temperature=15.0)))
+        list(sampler.sample(REQUESTS, replace(PARAMS, temperature=temperature)))
 
     assert not is_running(pid)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "said"),
+    [
+        (17.0, "b'INFO 11-26 loading weights'"),
+        (18.0, r"\[1, 2\]"),
+        (19.0, r"b'\[\[\["),
+        (20.0, "'index': 77"),
+        (21.0, "{'group': 5}"),
+        (22.0, r"'ids': \[-1\]"),
+        (23.0, "{'error': 'no such thing'}"),
+        (24.0, r"that it is done, without 3 prompts \(p0"),
+        (25.0, "'logp': nan"),
+        (26.0, "xff"),
+    ],
+)
+def test_what_is_no_answer_is_one_error(make, temperature, said):
+    sampler = make()
+    list(sampler.sample(REQUESTS, PARAMS))
+    pid = process_of(sampler)
+
+    with pytest.raises(EngineError, match=rf"said .*{said}.*no answer.* set engine: torch"):
+        list(sampler.sample(REQUESTS, replace(PARAMS, temperature=temperature)))
+
+    assert not is_running(pid)
+    assert len(list(sampler.sample(REQUESTS, PARAMS))) == 3
 
 
 def test_vllm_for_another_device_is_refused(make):

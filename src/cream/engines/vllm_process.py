@@ -12,6 +12,7 @@ import selectors
 import signal
 import subprocess
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,10 @@ from cream.errors import EngineError
 
 LOG_LINES = 12
 LOG_BYTES = 1 << 14
+SHOWN = 200
+"""Characters shown of what is no answer."""
+LINE_BYTES = 1 << 28
+"""The longest answer that is read: a group of 1,000 completions of 32,768 tokens fits in."""
 GRACE_SECONDS = 5.0
 """How long the child may take to notice that its input has ended."""
 
@@ -73,14 +78,28 @@ class WorkerProcess:
         try:
             self._send(question)
             while not whole:
-                answer = json.loads(self._line())
+                answer = self._answer(self._line())
                 if "error" in answer:
-                    self._fail(**answer["error"])
+                    self._fail(answer["error"])
                 whole = last in answer
                 yield answer
         finally:
             if not whole:
                 self.close(grace_seconds=0.0)
+
+    def refuse(self, said: object) -> NoReturn:
+        """End the process, which said something that is no answer.
+
+        Raises:
+            EngineError: Always.
+        """
+        tail = self._tail()
+        self.close(grace_seconds=0.0)
+        raise EngineError(
+            f"vLLM's process said {repr(said)[:SHOWN]}, which is no answer to what it was asked; "
+            "something in its environment prints there, or it is of another version. Mend "
+            f"engine.python, or set engine: torch.{tail}"
+        )
 
     def close(self, *, grace_seconds: float = GRACE_SECONDS) -> None:
         """End the process and everything it started; its memory is free when this returns."""
@@ -100,12 +119,22 @@ class WorkerProcess:
         except BrokenPipeError:
             self._explain_end()
 
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            self.refuse(line[:SHOWN])
+        return answer if isinstance(answer, dict) else self.refuse(answer)
+
     def _line(self) -> bytes:
         assert self._process.stdout is not None
-        searched = 0
+        searched, until = 0, time.monotonic() + self._timeout_seconds
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
-            if not _readable(self._process.stdout, self._timeout_seconds):
+            if searched > LINE_BYTES:
+                self.refuse(bytes(self._buffer[:SHOWN]))
+            left = until - time.monotonic()
+            if left <= 0 or not _readable(self._process.stdout, left):
                 raise EngineError(
                     f"vLLM gave no sign of life for {self._timeout_seconds:g} s and was ended. "
                     "Raise engine.timeout_seconds if it only needs longer, or set engine: torch."
@@ -119,13 +148,15 @@ class WorkerProcess:
         del self._buffer[: end + 1]
         return line
 
-    def _fail(self, message: str, out_of_memory: bool) -> NoReturn:
+    def _fail(self, error: Any) -> NoReturn:
+        if not isinstance(error, dict) or "message" not in error:
+            self.refuse({"error": error})
         remedy = (
             "Lower engine.memory_share or engine.max_rows, or set engine: torch."
-            if out_of_memory
+            if error.get("out_of_memory")
             else "Mend what it names, or set engine: torch."
         )
-        raise EngineError(f"vLLM failed: {message}. {remedy}{self._tail()}")
+        raise EngineError(f"vLLM failed: {error['message']}. {remedy}{self._tail()}")
 
     def _explain_end(self) -> NoReturn:
         code = self._process.wait()

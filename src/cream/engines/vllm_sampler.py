@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from pydantic import BaseModel, FiniteFloat, NonNegativeInt
 
 from cream.engines.batching import windows
 from cream.engines.vllm_process import WorkerProcess
@@ -36,6 +37,23 @@ LOWEST_TEMPERATURE = 0.01
 MEMORY_SHARE = {"cuda": 0.9, "cpu": 0.25}
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM can make room for."""
+
+
+class _Ready(BaseModel):
+    version: str | None
+    device: str
+    context: int
+
+
+class _Completion(BaseModel):
+    ids: tuple[NonNegativeInt, ...]
+    reason: FinishReason
+    logp: FiniteFloat
+
+
+class _Group(BaseModel):
+    index: int
+    completions: tuple[_Completion, ...]
 
 
 class VllmSampler:
@@ -142,10 +160,21 @@ class VllmSampler:
             },
             "adapter": None if self._adapter is None else str(self._adapter),
         }
+        waited_for = {index: r for index, r in enumerate(window) if r.seeds}
         for answer in process.ask({"sample": question}, last="done"):
-            if "group" in answer:
-                group = answer["group"]
-                yield _group(window[group["index"]], group["completions"], params)
+            if "group" not in answer:
+                continue
+            try:
+                group = _Group.model_validate(answer["group"])
+                request = waited_for.pop(group.index)
+                completions = list(zip(request.seeds, group.completions, strict=True))
+            except (ValueError, KeyError):
+                process.refuse(answer)
+            sampled = (_completion(seed, said, params) for seed, said in completions)
+            yield SampledGroup(request.prompt_id, tuple(sampled))
+        if waited_for:
+            missed = next(iter(waited_for.values())).prompt_id
+            process.refuse(f"that it is done, without {len(waited_for)} prompts ({missed} ...)")
 
     def _place(self, folder: Path) -> None:
         adapter = is_adapter(folder)
@@ -162,16 +191,19 @@ class VllmSampler:
             _environment(self._device),
             timeout_seconds=self._settings.timeout_seconds,
         )
-        (answer,) = process.ask({"load": self._arguments()}, last="ready")
-        ready = answer["ready"]
-        if ready["device"] != self._device.type:
+        (*_, answer) = process.ask({"load": self._arguments()}, last="ready")
+        try:
+            ready = _Ready.model_validate(answer["ready"])
+        except ValueError:
+            process.refuse(answer)
+        if ready.device != self._device.type:
             process.close()
             raise ModelError(
-                f"vLLM {ready['version']} of {python} runs on {ready['device']}, the model is to "
+                f"vLLM {ready.version} of {python} runs on {ready.device}, the model is to "
                 f"run on {self._device.type}. Set model.device, install the other vLLM, or set "
                 "engine: torch."
             )
-        self._context = ready["context"]
+        self._context = ready.context
         self._process = process
         return process
 
@@ -214,21 +246,8 @@ class VllmSampler:
             )
 
 
-def _group(
-    request: SamplingRequest, completions: list[dict[str, Any]], params: SamplingParams
-) -> SampledGroup:
-    return SampledGroup(
-        request.prompt_id,
-        tuple(
-            _completion(seed, completion, params)
-            for seed, completion in zip(request.seeds, completions, strict=True)
-        ),
-    )
-
-
-def _completion(seed: int, completion: dict[str, Any], params: SamplingParams) -> SampledTokens:
-    ids = tuple(completion["ids"])
-    reason = FinishReason(completion["reason"])
+def _completion(seed: int, said: _Completion, params: SamplingParams) -> SampledTokens:
+    ids, reason = said.ids, said.reason
     stopped = bool(ids) and ids[-1] in params.stop_ids
     if stopped != (reason == FinishReason.STOP) or len(ids) > params.max_completion_tokens:
         raise EngineError(
@@ -236,7 +255,7 @@ def _completion(seed: int, completion: dict[str, Any], params: SamplingParams) -
             f"{params.stop_ids} and the limit of {params.max_completion_tokens} do not explain. "
             "Set engine: torch, and report this with vLLM's version."
         )
-    logp = completion["logp"] if params.temperature > 0 else 0.0
+    logp = said.logp if params.temperature > 0 else 0.0
     return SampledTokens(ids, reason, seed, logp)
 
 
