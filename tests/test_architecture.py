@@ -107,6 +107,7 @@ ACTS_IN_THE_RECIPE = {
     RECIPE / "objectives.py",
     RECIPE / "degree.py",
     RECIPE / "scir.py",
+    RECIPE / "optimism.py",
 }
 """Sections that turn their options into parts or losses themselves."""
 

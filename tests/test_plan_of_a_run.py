@@ -47,6 +47,10 @@ METHODS = {
         "calibration={seed_share: 0.25}",
         "method={name: cream_cross, witness: twin, pairing: {truncated: keep}}",
     ),
+    "an answer beside each pair": ("method={name: selm, pairing: {truncated: keep}}",),
+    "goals": (
+        "method={name: reward_augmented, pairing: {truncated: keep}, goals: {text: 'to {goal}'}}",
+    ),
     "seed prompts, no test": ("method={name: spin, truncated: keep}", "data.test=null"),
 }
 
@@ -71,7 +75,7 @@ def test_a_run_does_what_its_plan_says(
         record = records[stage.name]
         if stage.kind == "sample":
             assert record["completions"] == stage.completions
-        if stage.kind == "evaluate":
+        if stage.kind in ("evaluate", "evaluate_goal"):
             assert record["answers"] == stage.completions
         if stage.kind == "fine_tune":
             assert record["tally"]["total"] == stage.completions

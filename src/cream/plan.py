@@ -9,11 +9,12 @@ Paper numbering: iteration t turns M_t into M_{t+1}; what comes before the loop 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from cream.data.splits import POLICY
+from cream.errors import RecipeError
 from cream.recipe import Recipe
 from cream.recipe.pairing import (
     AllPairs,
@@ -24,16 +25,24 @@ from cream.recipe.pairing import (
     RandomPair,
     TopBottom,
 )
-from cream.recipe.parts import VERIFIER, Calibrated, MethodParts
-from cream.records import StageSpec
+from cream.recipe.parts import FROM_DATA, VERIFIER, Calibrated, MethodParts
+from cream.recipe.recipe import EvaluationConfig
+from cream.records import StageKind, StageSpec
 from cream.runs.plan import StoredPlan, TokenCounts
-from cream.types import EncodedPrompt, Message, Prompt, SeedExample
+from cream.types import AddedTokens, EncodedPrompt, Goal, Message, Prompt, SeedExample
 
 CALIBRATION = "calibration"
 """Part of the seed examples that no model is fine-tuned on, and the folder of their stages."""
 CALIBRATION_MATRIX = f"{CALIBRATION}/matrix"
 FROZEN_TEST, FROZEN_SEED = "data/test", "data/seed"
 """Stages that keep the test prompts, and the seed examples."""
+TEST = "test"
+"""Source of test prompts."""
+COLUMNS_WITHOUT_MODEL: Mapping[str, tuple[StageKind, str]] = {
+    VERIFIER: ("verify", "verify"),
+    FROM_DATA: ("mark", "mark the data's completions"),
+}
+"""Score columns that no model fills: the kind of their stage, and what it does in words."""
 PartsAt = Callable[[int], MethodParts]
 """Iteration t >= 1 to what the method reads and does in it."""
 
@@ -48,6 +57,10 @@ class SampleSet:
     if no prompt has any."""
     seed_name: tuple[str | int, ...]
     """Name from which the seeds of the completions derive."""
+    greedy: bool = False
+    """One answer per prompt, at temperature 0."""
+    goal: Goal | None = None
+    """What the model is told beside each prompt; it is scored under the same."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,9 @@ class RunPlan:
     """By the name of the stage that samples."""
     frozen: Mapping[str, tuple[Prompt, ...]]
     """Prompts that the run keeps a copy of, by the name of the stage that writes it."""
+    told: Mapping[str, SampleSet]
+    """Prompts under a goal that no stage samples for, by the source that plans count their tokens
+    under."""
     seed_parts: Mapping[str, tuple[SeedExample, ...]]
     """Seed examples of the policy, of each witness, and those held out for calibration."""
     parts: PartsAt
@@ -148,7 +164,7 @@ def unneeded_models(plan: RunPlan, recipe: Recipe, t: int) -> list[str]:
 
 def token_counts(
     plan: RunPlan,
-    encode_prompts: Callable[[Sequence[Prompt]], Sequence[EncodedPrompt]],
+    encode_prompts: Callable[..., Sequence[EncodedPrompt]],
     encode_completion: Callable[[Sequence[Message], str], Sequence[int]],
 ) -> dict[str, TokenCounts]:
     """Mean lengths of the prompts of each source that the plan names."""
@@ -157,13 +173,15 @@ def token_counts(
         if spec.source is None or spec.source in counts:
             continue
         examples = plan.seed_parts[spec.seed_part] if spec.seed_part is not None else ()
+        asked = plan.sets.get(spec.name) or plan.told.get(spec.source)
         if examples:
             prompts = tuple(example.prompt for example in examples)
-        elif spec.kind == "sample":
-            prompts = plan.sets[spec.name].prompts
+        elif asked is not None:
+            prompts = asked.prompts
         else:  # evaluations alone read prompts that nothing else has
             prompts = plan.frozen[FROZEN_TEST]
-        lengths = [len(item.token_ids) for item in encode_prompts(prompts)]
+        goal = None if asked is None else asked.goal
+        lengths = [len(item.token_ids) for item in encode_prompts(prompts, goal=goal)]
         answers = [len(encode_completion(e.prompt.messages, e.completion)) for e in examples]
         counts[spec.source] = TokenCounts(
             prompt=sum(lengths) / len(lengths),
@@ -193,3 +211,75 @@ def most_pairs(rule: PairingConfig, group: int) -> int:
             return min(k * k, group * (group - 1) // 2)
         case _:
             assert_never(rule)
+
+
+def with_answers(examples: Sequence[SeedExample], seed_name: tuple[str | int, ...]) -> SampleSet:
+    """Prompts of seed examples, each with the completions that the data have for it."""
+    prompts = {example.prompt.prompt_id: example.prompt for example in examples}
+    answers: dict[str, list[str]] = {key: [] for key in prompts}
+    for example in examples:
+        answers[example.prompt.prompt_id].append(example.completion)
+    return SampleSet(tuple(prompts.values()), answers, seed_name)
+
+
+def added_tokens(parts: MethodParts) -> AddedTokens | None:
+    """What training runs beside the tokens of a pair: what options add, an answer, its low row."""
+    found = [section.added_tokens for section in parts.objective.additions]
+    if parts.answer is not None:
+        found.append(AddedTokens(completions=1))
+    if parts.goals is not None and parts.goals.rows == "both":
+        found.append(AddedTokens(prompts=1, completions=2))
+    return sum(found[1:], found[0]) if found else None
+
+
+def evaluations(
+    settings: EvaluationConfig,
+    model: str,
+    folder: str,
+    t: int,
+    *,
+    prompts: int,
+    under: Sequence[int],
+) -> Iterator[StageSpec]:
+    """The evaluation of a model without a goal, and one under each of some goals."""
+    plain = StageSpec(
+        name=f"{folder}/evaluate",
+        kind="evaluate",
+        label=f"evaluate {model}",
+        t=t,
+        model=model,
+        inputs=(FROZEN_TEST,),
+        source=TEST,
+        prompts=prompts,
+        completions=prompts * (1 + settings.num_samples),
+        max_completion_tokens=settings.max_completion_tokens,
+    )
+    yield plain
+    for goal in under:
+        name, label = f"{folder}/goal-{goal}/evaluate", f"evaluate {model} under goal {goal}"
+        told = {"name": name, "kind": "evaluate_goal", "label": label, "column": str(goal)}
+        yield plain.model_copy(update=told)
+
+
+def refuse_missing_models(recipe: Recipe, stages: Sequence[StageSpec]) -> None:
+    """A method that names a model which the run will not have fails now, not after sampling.
+
+    Raises:
+        RecipeError: A stage needs a model that no stage before it makes.
+    """
+    made = ["M0"]
+    for spec in stages:
+        if spec.model is not None and spec.model not in made:
+            witnesses = ", ".join(recipe.witnesses) or "none"
+            raise RecipeError(
+                f"method {recipe.method.name} asks {spec.model} at iteration {spec.t}; models "
+                f"there: M0 to M{spec.t}, and the witnesses of the recipe ({witnesses}). Add it "
+                "under `witnesses`"
+            )
+        if spec.result is not None:
+            made.append(spec.result)
+
+
+def frozen_prompts(t: int) -> str:
+    """Stage that keeps the unlabelled prompts of iteration t."""
+    return f"data/prompts-{t}"

@@ -6,43 +6,36 @@ makes M1 and the witnesses, then each iteration samples, scores, pairs, trains a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from cream.algorithms.goals import HIGHEST
 from cream.data.dataset import LoadedData
 from cream.data.splits import POLICY, split_seed
-from cream.errors import RecipeError
 from cream.plan import (
     CALIBRATION,
     CALIBRATION_MATRIX,
+    COLUMNS_WITHOUT_MODEL,
     FROZEN_SEED,
     FROZEN_TEST,
     PartsAt,
     RunPlan,
     SampleSet,
+    added_tokens,
     columns,
+    evaluations,
+    frozen_prompts,
     is_calibrated,
     loss_reference,
     most_pairs,
+    refuse_missing_models,
     score_columns,
+    with_answers,
 )
 from cream.recipe import Recipe
-from cream.recipe.parts import FROM_DATA, VERIFIER, MethodParts
+from cream.recipe.parts import VERIFIER, MethodParts
 from cream.records import StageKind, StageSpec
-from cream.types import AddedTokens, Origin, SeedExample
-
-TEST = "test"
-"""Source of test prompts."""
-COLUMNS_WITHOUT_MODEL: Mapping[str, tuple[StageKind, str]] = {
-    VERIFIER: ("verify", "verify"),
-    FROM_DATA: ("mark", "mark the data's completions"),
-}
-"""Score columns that no model fills: the kind of their stage, and what it does in words."""
-
-
-def _frozen_prompts(t: int) -> str:
-    """Stage that keeps the unlabelled prompts of iteration t."""
-    return f"data/prompts-{t}"
+from cream.types import Origin
 
 
 def build_plan(recipe: Recipe, data: LoadedData, parts: PartsAt) -> RunPlan:
@@ -63,8 +56,15 @@ def build_plan(recipe: Recipe, data: LoadedData, parts: PartsAt) -> RunPlan:
     once: dict[str, StageSpec] = {}
     for spec in stages:  # what a draft has scored already is not scored again
         once.setdefault(spec.name, spec)
-    plan = RunPlan(tuple(once.values()), planner.sets, planner.frozen, planner.seed_parts, parts)
-    _refuse_missing_models(recipe, plan.stages)
+    plan = RunPlan(
+        tuple(once.values()),
+        planner.sets,
+        planner.frozen,
+        planner.told,
+        planner.seed_parts,
+        parts,
+    )
+    refuse_missing_models(recipe, plan.stages)
     return plan
 
 
@@ -85,8 +85,9 @@ class _Planner:
     def __init__(self, recipe: Recipe, data: LoadedData, parts: PartsAt) -> None:
         self.recipe, self.data, self.parts = recipe, data, parts
         self.sets: dict[str, SampleSet] = {}
+        self.told: dict[str, SampleSet] = {}
         prompts = {t: data.prompts_for(t) for t in range(1, recipe.iterations + 1)}
-        self.frozen = {_frozen_prompts(t): items for t, items in prompts.items()}
+        self.frozen = {frozen_prompts(t): items for t, items in prompts.items()}
         self.frozen[FROZEN_TEST] = data.test
         shares = {name: witness.seed_share for name, witness in recipe.witnesses.items()}
         if recipe.calibration is not None:
@@ -102,7 +103,7 @@ class _Planner:
         for name in self.recipe.witnesses:
             yield self._fine_tune(name, name, f"witnesses/{name}/train")
         if self.recipe.calibration is not None:
-            held_out = _with_answers(self.seed_parts[CALIBRATION], (CALIBRATION,))
+            held_out = with_answers(self.seed_parts[CALIBRATION], (CALIBRATION,))
             samples = self._sample(CALIBRATION, CALIBRATION, "M1", held_out, 0)
             yield samples.spec
             scores = [self._score(samples, m) for m in ("M1", "M0", *self.recipe.witnesses)]
@@ -118,15 +119,18 @@ class _Planner:
         folder, label, parts = f"iteration-{t}", f"iteration {t}", self.parts(t)
         own = self._sample(folder, label, f"M{t}", self._prompts(t), t)
         sets, others = [own], parts.others
+        greedy = [*self._greedy(own)] if parts.answer == "greedy" else []
         if others is not None:
             sets.append(self._other(own, others.past, Origin.PAST))
             if others.future is not None and parts.draft is not None:
                 yield from (samples.spec for samples in sets)
+                yield from greedy
                 draft = f"{folder}/draft", f"{label}, draft"
-                yield from self._learn(*draft, sets, parts.draft, others.future, draft=True)
+                yield from self._learn(*draft, sets, parts.draft, others.future, greedy, draft=True)
                 sets.append(self._other(own, others.future, Origin.FUTURE))
         yield from (samples.spec for samples in sets)
-        yield from self._learn(folder, label, sets, parts, f"M{t + 1}", draft=False)
+        yield from greedy
+        yield from self._learn(folder, label, sets, parts, f"M{t + 1}", greedy, draft=False)
         yield from self._evaluate(f"M{t + 1}", folder, t)
 
     def _learn(
@@ -136,6 +140,7 @@ class _Planner:
         sets: Sequence[_Sampled],
         parts: MethodParts,
         result: str,
+        greedy: Sequence[StageSpec],
         *,
         draft: bool,
     ) -> Iterator[StageSpec]:
@@ -177,12 +182,17 @@ class _Planner:
             model=f"M{t}",
             result=result,
             reference=loss_reference(self.recipe, t),
-            inputs=(pairs.name, matrix.name, *(spec.name for spec in transformed)),
-            source=own.source,
+            inputs=(
+                pairs.name,
+                matrix.name,
+                *(spec.name for spec in transformed),
+                *(spec.name for spec in greedy if spec.kind in ("sample", "score")),
+            ),
+            source=transformed[0].source if transformed else own.source,
             prompts=own.prompts,
             completions=2 * most + self._replayed(most),
             epochs=self.recipe.training.epochs,
-            added=_added(parts),
+            added=added_tokens(parts),
         )
 
     def _replayed(self, beside: int) -> int:
@@ -195,10 +205,11 @@ class _Planner:
         self, folder: str, label: str, parts: MethodParts, pairs: StageSpec, matrix: StageSpec
     ) -> Iterator[StageSpec]:
         """Examples of another shape than pairs, or with more, and their second scoring pass."""
-        what = parts.transform or ", ".join(section.key for section in parts.objective.additions)
+        what = parts.shape or ", ".join(section.key for section in parts.objective.additions)
         if not what:
             return
         reference = loss_reference(self.recipe, pairs.t)
+        rows = 1 if parts.goals is None or parts.goals.rows == "high" else 2
         made = pairs.model_copy(
             update={
                 "name": f"{folder}/transform",
@@ -207,11 +218,13 @@ class _Planner:
                 "reference": reference,
                 "column": parts.transform,
                 "inputs": (pairs.name, matrix.name),
-                "completions": 2 * pairs.prompts,
+                "prompts": rows * pairs.prompts,
+                "completions": 2 * rows * pairs.prompts,
+                "source": self._source_under_goals(folder, parts, matrix) or pairs.source,
             }
         )
         yield made
-        if not (parts.transform or any(s.scored for s in parts.objective.additions)):
+        if not (parts.shape or any(s.scored for s in parts.objective.additions)):
             return
         yield made.model_copy(
             update={
@@ -224,6 +237,14 @@ class _Planner:
                 "inputs": (made.name,),
             }
         )
+
+    def _source_under_goals(self, folder: str, parts: MethodParts, matrix: StageSpec) -> str | None:
+        """Name under which plans count prompts with a goal, where there are any."""
+        if parts.goals is None:
+            return None
+        source, longest = f"{folder}/goals", parts.goals.told(HIGHEST)
+        self.told[source] = replace(self.sets[matrix.inputs[0]], goal=longest)
+        return source
 
     def _freeze(self) -> Iterator[StageSpec]:
         examples = len(self.data.seed_examples)
@@ -238,19 +259,10 @@ class _Planner:
     def _evaluate(self, model: str, folder: str, t: int) -> Iterator[StageSpec]:
         if not self.data.test:
             return
-        settings, prompts = self.recipe.evaluation, len(self.data.test)
-        yield StageSpec(
-            name=f"{folder}/evaluate",
-            kind="evaluate",
-            label=f"evaluate {model}",
-            t=t,
-            model=model,
-            inputs=(FROZEN_TEST,),
-            source=TEST,
-            prompts=prompts,
-            completions=prompts * (1 + settings.num_samples),
-            max_completion_tokens=settings.max_completion_tokens,
-        )
+        goals = self.parts(max(t, 1)).goals
+        under = () if goals is None else goals.evaluate
+        count = len(self.data.test)
+        yield from evaluations(self.recipe.evaluation, model, folder, t, prompts=count, under=under)
 
     def _fine_tune(self, result: str, part: str, name: str) -> StageSpec:
         examples = len(self.seed_parts[part])
@@ -269,14 +281,16 @@ class _Planner:
 
     def _prompts(self, t: int) -> SampleSet:
         """Unlabelled prompts, or M1's seed prompts beside their completions."""
-        if self.parts(t).prompts == "unlabelled":
-            return SampleSet(self.data.prompts_for(t), {}, ("sample", t))
-        return _with_answers(self.seed_parts[POLICY], ("sample", t))
+        parts = self.parts(t)
+        if parts.prompts == "unlabelled":
+            told = parts.goals and parts.sampled_goal and parts.goals.told(parts.sampled_goal)
+            return SampleSet(self.data.prompts_for(t), {}, ("sample", t), goal=told or None)
+        return with_answers(self.seed_parts[POLICY], ("sample", t))
 
     def _asked(self, t: int) -> str:
         """Stage that keeps what is answered in iteration t, or before the loop (0)."""
         unlabelled = t > 0 and self.parts(t).prompts == "unlabelled"
-        return _frozen_prompts(t) if unlabelled else FROZEN_SEED
+        return frozen_prompts(t) if unlabelled else FROZEN_SEED
 
     def _sample(
         self,
@@ -289,7 +303,7 @@ class _Planner:
         source: str | None = None,
     ) -> _Sampled:
         settings, count = self.recipe.sampling, len(samples.prompts)
-        drawn = count * settings.num_completions
+        drawn = count * (1 if samples.greedy else settings.num_completions)
         spec = StageSpec(
             name=f"{folder}/sample",
             kind="sample",
@@ -306,6 +320,24 @@ class _Planner:
         self.sets[spec.name] = samples
         brought = sum(map(len, samples.answers.values()))
         return _Sampled(spec, folder, label, drawn + brought)
+
+    def _greedy(self, own: _Sampled) -> Iterator[StageSpec]:
+        """What M_t answers greedily to the prompts of an iteration, scored and verified."""
+        samples, spec = self.sets[own.spec.name], own.spec
+        seed_name = (*samples.seed_name, Origin.GREEDY)
+        asked = replace(samples, answers={}, seed_name=seed_name, greedy=True)
+        answers = self._sample(
+            f"{own.folder}/{Origin.GREEDY}",
+            f"{own.label}, {Origin.GREEDY}",
+            str(spec.model),
+            asked,
+            spec.t,
+            Origin.GREEDY,
+            spec.source,
+        )
+        yield answers.spec
+        yield self._score(answers, loss_reference(self.recipe, spec.t))
+        yield self._score_column(answers, VERIFIER, self.parts(spec.t))
 
     def _other(self, own: _Sampled, model: str, origin: Origin) -> _Sampled:
         """Completions of another model for the prompts of an iteration, as many as of M_t."""
@@ -366,32 +398,3 @@ class _Planner:
             prompts=sets[0].spec.prompts,
             completions=sets[0].completions,
         )
-
-
-def _added(parts: MethodParts) -> AddedTokens | None:
-    """What options of the objective add to the tokens of a pair, if any do."""
-    found = [section.added_tokens for section in parts.objective.additions]
-    return sum(found[1:], found[0]) if found else None
-
-
-def _with_answers(examples: Sequence[SeedExample], seed_name: tuple[str | int, ...]) -> SampleSet:
-    prompts = {example.prompt.prompt_id: example.prompt for example in examples}
-    answers: dict[str, list[str]] = {key: [] for key in prompts}
-    for example in examples:
-        answers[example.prompt.prompt_id].append(example.completion)
-    return SampleSet(tuple(prompts.values()), answers, seed_name)
-
-
-def _refuse_missing_models(recipe: Recipe, stages: Sequence[StageSpec]) -> None:
-    """A method that names a model which the run will not have fails now, not after sampling."""
-    made = ["M0"]
-    for spec in stages:
-        if spec.model is not None and spec.model not in made:
-            witnesses = ", ".join(recipe.witnesses) or "none"
-            raise RecipeError(
-                f"method {recipe.method.name} asks {spec.model} at iteration {spec.t}; models "
-                f"there: M0 to M{spec.t}, and the witnesses of the recipe ({witnesses}). Add it "
-                "under `witnesses`"
-            )
-        if spec.result is not None:
-            made.append(spec.result)

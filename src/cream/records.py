@@ -62,6 +62,7 @@ StageKind = Literal[
     "freeze_seed",
     "freeze_seed_parts",
     "evaluate",
+    "evaluate_goal",
     "fine_tune",
     "sample",
     "score",
@@ -75,12 +76,12 @@ StageKind = Literal[
     "score_examples",
     "train",
 ]
-"""What a stage does. ``score``: log-probabilities under a model of the run. ``mark``: which
-completions a data set brought. ``text_score``: a judge, a reward model or a scorer of the user's
-reads completions. ``answer``: a witness answers, and completions are compared with its answers.
-``matrix``: columns joined. ``transform``: pairs to training examples of another shape, whose new
-sequences ``score_examples`` scores under the loss reference. The three that freeze keep the data of
-the run."""
+"""What a stage does. ``evaluate_goal``: an evaluation of a model that is told a goal. ``score``:
+log-probabilities under a model of the run. ``mark``: which completions a data set brought.
+``text_score``: a judge, a reward model or a scorer of the user's reads completions. ``answer``: a
+witness answers, and completions are compared with its answers. ``matrix``: columns joined.
+``transform``: pairs to training examples of another shape, whose new sequences ``score_examples``
+scores under the loss reference. The three that freeze keep the data of the run."""
 
 
 class StageSpec(Record):
@@ -112,7 +113,7 @@ class StageSpec(Record):
     """What makes the completions of a sample stage is to the iteration: policy, past or future."""
     column: str | None = None
     """Score column that is filled; of ``score`` it is the model's, see `model`. Of a transform its
-    name."""
+    name. Of ``evaluate_goal`` the goal."""
     inputs: tuple[str, ...] = ()
     """Stages that are read, by name. Of samples and evaluations: the frozen data that the prompts
     are from. Of scores: the samples. Of a matrix: all samples, those of the
@@ -128,7 +129,7 @@ class StageSpec(Record):
     """Limit of what is drawn."""
     epochs: int = 1
     added: AddedTokens | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Of a training: what options of the objective add to every pair; None: nothing."""
+    """Of a training: what runs through the model beside every pair, at most; None: nothing."""
 
 
 class Share(Record):
@@ -231,6 +232,14 @@ class TrainSummary(Record):
     warnings: list[str]
     last_step: dict[str, float | None]
     """Metrics of the last step."""
+    answers: Tally | None = None
+    """Examples by where their answer of the optimism term is from: ``apart``, ``chosen`` or
+    ``rejected``, or why they have none. Null without that term, and then not written."""
+
+    def as_json(self) -> dict[str, Any]:
+        """See `Record`."""
+        absent = {"answers"} if self.answers is None else set[str]()
+        return self.model_dump(mode="json", by_alias=True, exclude=absent)
 
 
 class EvaluateSummary(EngineUsed):

@@ -30,6 +30,16 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Goal:
+    """A score that the policy is told to reach."""
+
+    text: str
+    """What it is told, the number included."""
+    place: Literal["system", "user"]
+    """In whose message."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What the policy is given. Identified by content, so equal prompts have equal ids."""
 
@@ -77,6 +87,8 @@ class Origin(StrEnum):
     """An earlier model."""
     FUTURE = "future"
     """The future model, a first version of the next policy."""
+    GREEDY = "greedy"
+    """The policy M_t at temperature 0; such an answer joins no group."""
     DATA = "data"
     """Nobody: a data set holds it."""
 

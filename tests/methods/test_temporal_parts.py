@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 
 from cream.recipe.methods.judged import SrlmJudgeMethod
-from cream.recipe.methods.temporal import (
-    ScoredByJudge,
-    ScoredByPolicy,
-    ScoredByRewardModel,
-    TemporalMethod,
-)
+from cream.recipe.methods.temporal import TemporalMethod
 from cream.recipe.parts import LogpQuantity, PastAndFuture, ScoreQuantity
+from cream.recipe.score_source import ScoredByJudge, ScoredByPolicy, ScoredByRewardModel
 from cream.recipe.scorers import JudgeConfig, RewardModelConfig
 from cream.stages.pair import pair
 from cream.types import ScoreMatrix

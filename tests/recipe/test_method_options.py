@@ -8,10 +8,11 @@ from cream.recipe.load import parse_recipe
 from cream.recipe.methods import METHODS
 from cream.recipe.methods.cream import CreamMethod
 from cream.recipe.methods.srlm import SrlmMethod
-from cream.recipe.methods.temporal import ScoredByJudge, ScoredByPolicy, TemporalMethod
+from cream.recipe.methods.temporal import TemporalMethod
 from cream.recipe.objectives import ConstantNll, Cream, Dpo, Ipo, WeightedDpo
 from cream.recipe.pairing import BestWorst, MajorityVote, Penalise, TopBottom
 from cream.recipe.parts import Agreement, LogpQuantity, MethodParts, PastAndFuture
+from cream.recipe.score_source import ScoredByJudge, ScoredByPolicy
 from cream.recipe.scorers import JudgeConfig
 
 BASE = """name: small

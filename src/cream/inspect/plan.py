@@ -208,7 +208,8 @@ def _times(seconds: float | None, share: float) -> float | None:
 
 def _kept_share(recipe: Recipe, root: Path, stage: StageSpec) -> float:
     """Share of the prompts whose part is on disk."""
-    settings = recipe.evaluation if stage.kind == "evaluate" else recipe.sampling
+    evaluated = stage.kind in ("evaluate", "evaluate_goal")
+    settings = recipe.evaluation if evaluated else recipe.sampling
     parts = len(part_files(root / stage.name))
     return min(parts * settings.prompts_per_shard / stage.prompts, 1.0)
 
@@ -216,7 +217,7 @@ def _kept_share(recipe: Recipe, root: Path, stage: StageSpec) -> float:
 def _length_of(stage: StageSpec, length: Length, rates: Rates | None) -> float:
     """Only M0 does not know yet how long an answer should be."""
     limit = float(stage.max_completion_tokens or math.inf)
-    if stage.kind != "evaluate" or stage.model != "M0":
+    if stage.kind not in ("evaluate", "evaluate_goal") or stage.model != "M0":
         return min(length.tokens, limit)
     answers = None if rates is None else rates.seed_model_tokens
     return limit if answers is None else min(answers, limit)
@@ -225,7 +226,7 @@ def _length_of(stage: StageSpec, length: Length, rates: Rates | None) -> float:
 def _tokens(stage: StageSpec, counts: TokenCounts, length: float, question: int) -> float | None:
     """Tokens drawn, scored or trained on; None if no model runs, or another one than the run's."""
     match stage.kind:
-        case "sample" | "evaluate":
+        case "sample" | "evaluate" | "evaluate_goal":
             return stage.completions * length
         case "answer":  # one for each prompt, whatever is compared with it
             return stage.prompts * length
@@ -254,7 +255,7 @@ def _seconds(
     if rates is None:
         return None, "not timed"
     match stage.kind:
-        case "sample" | "evaluate" | "answer":
+        case "sample" | "evaluate" | "evaluate_goal" | "answer":
             return rates.start_seconds + tokens / rates.sampled_per_second, None
         case "score" | "score_examples":
             return rates.load_seconds + tokens / rates.scored_per_second, None

@@ -245,7 +245,8 @@ def _training_cost(
     )
     tokens = sum(len(e.prompt_token_ids) + 2 * length for e in items) / len(items)
     # What options add is more tokens of the same kind: the plan counts them at this price.
-    timed = Dpo().build() if objective.additions else objective.build()
+    extended = objective.additions or objective.optimism
+    timed = Dpo().build() if extended else objective.build()
     return _step_cost(
         lambda on_step: train(model, items, timed, config, seed=0, on_step=on_step),
         batch,

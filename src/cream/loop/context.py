@@ -14,6 +14,7 @@ from typing import Any, assert_never
 
 import torch
 
+from cream.algorithms.goals import with_goal
 from cream.algorithms.judging import comparison_prompt, judge_prompt
 from cream.data.dataset import LoadedData
 from cream.data.verifiers import CUSTOM
@@ -32,7 +33,7 @@ from cream.recipe.scorers import JudgeConfig, PairwiseJudgeConfig
 from cream.records import StageSpec
 from cream.runs.store import Run, Stage, fingerprint
 from cream.runs.trackers import RunTrackers
-from cream.types import EncodedPrompt, Prompt
+from cream.types import EncodedPrompt, Goal, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +131,16 @@ class Context:
 
     def encode_set(self, sampled: str) -> dict[str, tuple[int, ...]]:
         """Token ids of the prompts that a stage samples for, by prompt id."""
-        encoded = self.encode(self.plan.sets[sampled].prompts, 0)
+        asked = self.plan.sets[sampled]
+        encoded = self.encode(asked.prompts, 0, asked.goal)
         return {item.prompt.prompt_id: item.token_ids for item in encoded}
 
-    def encode(self, prompts: Sequence[Prompt], max_completion_tokens: int) -> list[EncodedPrompt]:
+    def encode(
+        self, prompts: Sequence[Prompt], max_completion_tokens: int, goal: Goal | None = None
+    ) -> list[EncodedPrompt]:
         """Token ids of prompts, refused where prompt and completion would not fit the context."""
-        return encode_prompts(
-            prompts, self.encoder, self.checkpoints.context_length, max_completion_tokens
-        )
+        limit = self.checkpoints.context_length
+        return encode_prompts(prompts, self.encoder, limit, max_completion_tokens, goal)
 
     def stage(self, spec: StageSpec, inputs: Mapping[str, Any]) -> Stage:
         """A stage of this run; the run's seed is always among the inputs."""
@@ -176,13 +179,19 @@ def encode_prompts(
     encoder: ChatEncoder,
     context_length: int | None,
     max_completion_tokens: int,
+    goal: Goal | None = None,
 ) -> list[EncodedPrompt]:
-    """Token ids of prompts.
+    """Token ids of prompts, told a goal or not.
 
     Raises:
         DataError: A prompt and its completion would not fit the context.
     """
-    encoded = [EncodedPrompt(p, encoder.encode_prompt(p.messages)) for p in prompts]
+    encoded = [
+        EncodedPrompt(
+            p, encoder.encode_prompt(p.messages if goal is None else with_goal(p.messages, goal))
+        )
+        for p in prompts
+    ]
     for item in encoded:
         length = len(item.token_ids)
         if context_length is not None and length + max_completion_tokens > context_length:

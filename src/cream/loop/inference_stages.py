@@ -7,7 +7,7 @@ computed is the stages' business (`cream.stages`), how it is kept the store's (`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from functools import cache, partial
 from typing import Any
 
@@ -39,7 +39,7 @@ from cream.runs.tables import (
     with_metadata,
 )
 from cream.stages.evaluate import evaluate
-from cream.stages.sample import sample, with_data_completions
+from cream.stages.sample import greedily, sample, with_data_completions
 from cream.stages.score import measure_noise, score
 from cream.types import Completion, FinishReason, Origin, Prompt
 
@@ -53,6 +53,10 @@ def sample_stage(context: Context, spec: StageSpec) -> StageRecord:
     samples = context.plan.sets[spec.name]
     answers = samples.answers
     added = {"data_completions": fingerprint(sorted(answers.items()))} if answers else {}
+    if samples.greedy:
+        added["decoding"] = "greedy"
+    if samples.goal is not None:
+        added["goal"] = fingerprint(astuple(samples.goal))
     stage = context.stage(
         spec,
         {
@@ -66,14 +70,16 @@ def sample_stage(context: Context, spec: StageSpec) -> StageRecord:
         },
     )
     params = sampling_params(settings, context.encoder)
+    if samples.greedy:
+        params = greedily(params)
     within = PartProgress(context.progress)
 
     def work(shard: Sequence[Any]) -> pa.Table:
         groups = sample(
-            context.encode(shard, settings.max_completion_tokens),
+            context.encode(shard, settings.max_completion_tokens, samples.goal),
             within.sampler(context.engine.sampler(model)),
             params,
-            num_completions=settings.num_completions,
+            num_completions=1 if samples.greedy else settings.num_completions,
             seed_of=lambda key, k: derive_seed(context.recipe.seed, *samples.seed_name, key, k),
             decode=context.encoder.decode,
             origin=Origin(str(spec.origin)),
@@ -170,8 +176,10 @@ def score_stage(context: Context, spec: StageSpec) -> StageRecord:
 
 
 def evaluate_stage(context: Context, spec: StageSpec) -> StageRecord:
-    """Results of a model on the test prompts."""
+    """Results of a model on the test prompts, told a goal or not."""
     settings, model = context.recipe.evaluation, str(spec.model)
+    goals = context.plan.parts(max(spec.t, 1)).goals
+    goal = goals.told(int(spec.column)) if goals and spec.column else None
     stage = context.stage(
         spec,
         {
@@ -181,6 +189,7 @@ def evaluate_stage(context: Context, spec: StageSpec) -> StageRecord:
             "compute_dtype": str(context.checkpoints.compute_dtype),
             **context.sampled_by,
             **context.verified_by(context.data.test),
+            **({} if goal is None else {"goal": fingerprint(astuple(goal))}),
             "settings": settings.model_dump(mode="json"),
         },
     )
@@ -189,7 +198,7 @@ def evaluate_stage(context: Context, spec: StageSpec) -> StageRecord:
 
     def work(shard: Sequence[Any]) -> pa.Table:
         rows = evaluate(
-            context.encode(shard, settings.max_completion_tokens),
+            context.encode(shard, settings.max_completion_tokens, goal),
             within.sampler(context.engine.sampler(model)),
             context.verifier,
             params,

@@ -70,6 +70,7 @@ STAGES: Mapping[StageKind, Callable[[Context, StageSpec], StageRecord]] = {
     "freeze_seed": freeze_seed,
     "freeze_seed_parts": freeze_seed_parts,
     "evaluate": evaluate_stage,
+    "evaluate_goal": evaluate_stage,
     "fine_tune": fine_tune_stage,
     "sample": sample_stage,
     "score": score_stage,

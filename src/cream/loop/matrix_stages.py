@@ -25,7 +25,7 @@ from cream.runs.tables import (
     with_metadata,
 )
 
-NO_PAIRS = {"objective", "prompts", "transform"}
+NO_PAIRS = {"objective", "prompts", "transform", "goals", "sampled_goal"}
 """Parts that decide no pair."""
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
 from cream.algorithms.diagnostics import course_warnings
+from cream.algorithms.goals import GOOD_REJECTED
 from cream.algorithms.objective import Needs, Objective
+from cream.algorithms.optimism import ANSWER, IS_CHOSEN, IS_REJECTED
 from cream.algorithms.preference import PAIR, supervised
 from cream.data.splits import POLICY
 from cream.errors import NotFiniteError, RecipeError, TrainingError
@@ -25,7 +29,7 @@ from cream.records import StageSpec, TrainSummary
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import GIVEN, Stage, StageRecord, fingerprint
-from cream.runs.tables import LOGP_PREFIX, pairs_from_table
+from cream.runs.tables import LOGP_PREFIX, join_by_id, pairs_from_table
 from cream.runs.trackers import JsonlTracker, logged_metrics
 from cream.stages.train import (
     agreed_examples,
@@ -33,10 +37,11 @@ from cream.stages.train import (
     pair_examples,
     replayed,
     seed_examples,
+    with_answers,
 )
 from cream.training.loop import OnStep
 from cream.training.train import TrainingSummary, train
-from cream.types import Example, SetConsistency
+from cream.types import Example, FinishReason, Origin, SetConsistency, Tally, TokenSequence
 
 STATE = "state"
 """Folder of the resumable training state, removed when the stage is finished."""
@@ -46,6 +51,12 @@ OBJECTIVE = "objective.safetensors"
 
 NO_RESULT = {"compute": {"save_state_every_minutes"}}
 """Settings that do not touch the result and may change between attempts."""
+
+TRUNCATED = "truncated"
+"""Why an example has no answer: it was cut off, and pairing.truncated drops such."""
+
+NO_PAIR_MARKS = {IS_CHOSEN, IS_REJECTED, GOOD_REJECTED}
+"""Columns that say of a pair what is not so of an example without one."""
 
 Train = Callable[[Any, OnStep], tuple[TrainingSummary, int | None]]
 """Trains a model in place, telling about each step; with the number of seed examples replayed, None
@@ -90,13 +101,16 @@ def train_stage(context: Context, spec: StageSpec) -> StageRecord:
     own, settings = context.extensions.objective, context.recipe.training
     # Left out where it is None, so that runs made before it existed keep their fingerprints.
     without: dict[str, Any] = {**NO_RESULT, **({} if settings.replay else {"replay": True})}
-    paired, matrix, *transformed = map(context.run.finished, spec.inputs)
+    paired, matrix, *further = map(context.run.finished, spec.inputs)
+    transformed = [made for made in further if made.spec.kind in ("transform", "score_examples")]
+    greedy = [made for made in further if made.spec.kind in ("sample", "score")]
     stage = context.stage(
         spec,
         {
             "model": context.model_fingerprint(str(spec.model)),
             "pairs": paired.fingerprint,
             **{made.spec.kind: made.fingerprint for made in transformed},
+            **({"greedy": greedy[-1].fingerprint} if greedy else {}),
             "reference": spec.reference,
             "objective": _objective_inputs(own) if own else parts.objective.model_dump(mode="json"),
             "settings": settings.model_dump(mode="json", exclude=without),
@@ -104,19 +118,25 @@ def train_stage(context: Context, spec: StageSpec) -> StageRecord:
     )
 
     draft = ("draft",) if spec.draft else ()
+    explored: list[Tally] = []
 
     def prefer(model: Any, on_step: OnStep) -> tuple[TrainingSummary, int | None]:
-        objective = own or parts.objective.build()
+        objective = own or parts.build_objective()
         c = _set_consistency(parts, paired)
         examples = (
             transformed_examples(*transformed)
             if transformed
             else _training_pairs(context, spec, paired, matrix, objective.needs)
         )
-        if parts.transform is None:
+        if parts.transform is None and parts.goals is None:
             examples += _agreed(context, spec, paired, matrix)
+        if ANSWER in objective.needs.roles:
+            answers = _answers(context, spec, matrix, greedy)
+            examples, tally = with_answers(examples, _prompts_of(paired), answers)
+            explored.append(tally)
         by_epoch = _replayed(context, spec, len(examples))
-        again = [example for epoch in by_epoch for example in epoch]
+        marks = dict.fromkeys(set(objective.needs.columns) & NO_PAIR_MARKS, 0.0)
+        again = [replace(e, columns={**marks, **e.columns}) for e in chain(*by_epoch)]
         summary = train(
             model,
             examples + again,
@@ -132,7 +152,7 @@ def train_stage(context: Context, spec: StageSpec) -> StageRecord:
         )
         return summary, len(again) if settings.replay else None
 
-    return _train(context, stage, prefer)
+    return _train(context, stage, prefer, explored)
 
 
 def _objective_inputs(objective: Objective) -> dict[str, str]:
@@ -142,7 +162,8 @@ def _objective_inputs(objective: Objective) -> dict[str, str]:
 
 def _training_pairs(
     context: Context, spec: StageSpec, paired: Stage, matrix: Stage, needs: Needs
-) -> list[Example]:
+) -> tuple[list[Example], dict[str, str]]:
+    """Examples of the pairs and unanimous groups, and the prompt id of each by example id."""
     reference = LOGP_PREFIX + str(spec.reference)
     further = [
         name
@@ -162,16 +183,58 @@ def _training_pairs(
 
 def _agreed(context: Context, spec: StageSpec, paired: Stage, matrix: Stage) -> list[Example]:
     """Examples of what unanimous groups say, where the method trains on it."""
-    if not (paired.folder / UNANIMOUS_FILE).exists():
+    agreed = _unanimous(paired)
+    if not agreed:
         return []
     reference = LOGP_PREFIX + str(spec.reference)
-    agreed = read_table(paired.folder / UNANIMOUS_FILE)
     return agreed_examples(
-        dict(zip(*(agreed[n].to_pylist() for n in agreed.column_names), strict=True)),
+        agreed,
         pa.concat_tables(matrix.tables(["completion_id", "token_ids", reference])),
         context.encode_set(matrix.spec.inputs[0]),
         reference_column=reference,
     )
+
+
+def _unanimous(paired: Stage) -> dict[str, str]:
+    """Completion id by prompt id of what unanimous groups say; empty without any."""
+    path = paired.folder / UNANIMOUS_FILE
+    if not path.exists():
+        return {}
+    agreed = read_table(path)
+    return dict(zip(*(agreed[n].to_pylist() for n in agreed.column_names), strict=True))
+
+
+def _prompts_of(paired: Stage) -> dict[str, str]:
+    """Prompt id by example id, of pairs and of what unanimous groups say."""
+    pairs = pairs_from_table(read_table(paired.folder / "pairs.parquet"))
+    found = {pair.pair_id: pair.prompt_id for pair in pairs.rows()}
+    return found | {key: prompt for prompt, key in _unanimous(paired).items()}
+
+
+def _answers(
+    context: Context, spec: StageSpec, matrix: Stage, greedy: Sequence[Stage]
+) -> dict[str, TokenSequence | str]:
+    """By prompt id the answer that the optimism term reads, or why there is none.
+
+    The greedy one, or the first completion that M_t drew.
+    """
+    reference = LOGP_PREFIX + str(spec.reference)
+    names = ["prompt_id", "completion_id", "token_ids", "finish_reason", "origin"]
+    if greedy:
+        sampled, scored = greedy
+        sums = pa.concat_tables(scored.tables(["completion_id", reference]))
+        table = join_by_id(pa.concat_tables(sampled.tables(names)), sums, [reference])
+    else:
+        table = pa.concat_tables(matrix.tables([*names, reference]))
+    drops = context.plan.phase_parts(spec).pairing.truncated == "drop"
+    found: dict[str, TokenSequence | str] = {}
+    for row in table.to_pylist():
+        if row["prompt_id"] in found or row["origin"] not in (Origin.POLICY, Origin.GREEDY):
+            continue
+        cut = drops and row["finish_reason"] == FinishReason.LENGTH
+        answer = TokenSequence(tuple(row["token_ids"]), row[reference])
+        found[row["prompt_id"]] = TRUNCATED if cut else answer
+    return found
 
 
 def _replayed(context: Context, spec: StageSpec, beside: int) -> list[list[Example]]:
@@ -207,11 +270,14 @@ def check_objective(context: Context) -> None:
             seed examples are to be replayed under one that no chosen completion alone can train.
     """
     own = context.extensions.objective
-    beside = context.plan.parts(1).objective.additions
+    first = context.plan.parts(1)
+    beside = [*(a.key for a in first.objective.additions)]
+    beside += ["optimism"] if first.answer else []
+    beside += ["goals"] if first.goals else []
     if own is not None and beside:
         raise RecipeError(
             f"objective {own.name}, given in Python, takes the place of the recipe's, whose "
-            f"{beside[0].key} would be ignored; remove it from the recipe"
+            f"{beside[0]} would be ignored; remove it from the recipe"
         )
     for spec in context.plan.stages:
         if spec.kind != "train":
@@ -236,10 +302,10 @@ def _check_replay(parts: MethodParts, own: Objective | None) -> None:
             f"{parts.objective.name} has no likelihood term; give it one (method.objective.nll), "
             "or leave replay out"
         )
-    objective = own or parts.objective.build()
+    objective = own or parts.build_objective()
     needs = objective.needs
     demanded = {role for role in needs.roles if role not in needs.optional}
-    columns = {*needs.columns} - {"consistency"}
+    columns = {*needs.columns} - {"consistency", *NO_PAIR_MARKS}
     if not demanded <= {"chosen"} or "chosen" not in needs.scored or columns:
         raise RecipeError(
             f"training.replay gives the objective {objective.name} seed examples, which have a "
@@ -264,8 +330,13 @@ def _set_consistency(parts: MethodParts, paired: Stage) -> SetConsistency | None
     )
 
 
-def _train(context: Context, stage: Stage, train: Train) -> StageRecord:
-    """Load the model that a stage starts from, train it, save it as its result, and finish."""
+def _train(
+    context: Context, stage: Stage, train: Train, explored: Sequence[Tally] = ()
+) -> StageRecord:
+    """Load the model that a stage starts from, train it, save it as its result, and finish.
+
+    `explored` is filled by `train` where its examples have answers of the optimism term.
+    """
     log = JsonlTracker(stage.folder / "metrics.jsonl")
     name, start, result = stage.spec.name, str(stage.spec.model), str(stage.spec.result)
     done = stage.finished()
@@ -298,7 +369,7 @@ def _train(context: Context, stage: Stage, train: Train) -> StageRecord:
         log.log(metrics, step=step, stage=name)
     context.trackers.course(name, summary.metrics)
     shutil.rmtree(stage.folder / STATE, ignore_errors=True)
-    record = stage.finish(_figures(summary, replayed_count), seconds())
+    record = stage.finish(_figures(summary, replayed_count, *explored), seconds())
     beside = f", {replayed_count} seed examples replayed" if replayed_count is not None else ""
     path = context.checkpoints.path(result)
     context.progress.finish(f"{summary.steps} steps{beside}, saved {path}")
@@ -307,7 +378,9 @@ def _train(context: Context, stage: Stage, train: Train) -> StageRecord:
     return record
 
 
-def _figures(summary: TrainingSummary, replayed_count: int | None) -> dict[str, Any]:
+def _figures(
+    summary: TrainingSummary, replayed_count: int | None, answers: Tally | None = None
+) -> dict[str, Any]:
     last = summary.metrics[-1] if summary.metrics else {}
     return TrainSummary(
         steps=summary.steps,
@@ -321,6 +394,7 @@ def _figures(summary: TrainingSummary, replayed_count: int | None) -> dict[str, 
         relative_movement=summary.relative_movement,
         warnings=list(summary.warnings),
         last_step=dict(last),
+        answers=answers,
     ).as_json()
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from cream.engines.texts import special_texts
 from cream.errors import RunError
 from cream.loop.context import Context
+from cream.loop.extensions import OwnTransform
 from cream.loop.stage_runner import batched, run_shards, stopwatch
 from cream.protocols import Addition
 from cream.records import StageSpec
@@ -26,6 +27,7 @@ from cream.runs.tables import (
     pairs_from_table,
 )
 from cream.stages.additions import addition_of, extend_pairs
+from cream.stages.goals import GoalRows
 from cream.stages.transform import (
     TRANSFORMED,
     ReferenceRow,
@@ -44,7 +46,7 @@ REFERENCE_SCHEMA = pa.schema(
 
 def transform_stage(context: Context, spec: StageSpec) -> StageRecord:
     """The examples that the method's transform, or options of its objective, make of the pairs."""
-    own = None if spec.column is None else context.extensions.transforms[spec.column]
+    own = _transform(context, spec)
     additions = () if own else _additions(context, spec)
     made_by = own.fingerprint if own else fingerprint([a.fingerprint for a in additions])
     paired, matrix = map(context.run.finished, spec.inputs)
@@ -77,7 +79,7 @@ def transform_stage(context: Context, spec: StageSpec) -> StageRecord:
         if not examples:
             reasons = ", ".join(f"{name} {n}" for name, n in tally.parts.items() if n)
             raise RunError(
-                f"{spec.label}: transform {spec.column} left nothing to train on ({reasons})"
+                f"{spec.label}: {spec.column or 'goals'} left nothing to train on ({reasons})"
             )
         parts = batched(examples, context.recipe.sampling.prompts_per_shard)
         for index, part in enumerate(parts):
@@ -93,6 +95,19 @@ def transform_stage(context: Context, spec: StageSpec) -> StageRecord:
     context.progress.advance(1)
     context.progress.finish(f"{len(examples)} examples of {tally.total} pairs")
     return record
+
+
+def _transform(context: Context, spec: StageSpec) -> OwnTransform | None:
+    """What makes the examples, the user's object or goals; None: options add to the pairs."""
+    goals = context.plan.phase_parts(spec).goals
+    if goals is None:
+        return None if spec.column is None else context.extensions.transforms[spec.column]
+    limit = context.recipe.training.max_length
+    return GoalRows(
+        goals,
+        seed=derive_seed(context.recipe.seed, "goals", spec.t),
+        max_tokens=min(limit, context.checkpoints.context_length or limit),
+    )
 
 
 def _additions(context: Context, spec: StageSpec) -> tuple[Addition, ...]:

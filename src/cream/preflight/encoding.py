@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cream.algorithms.goals import HIGHEST, with_goal
 from cream.errors import DataError
 from cream.loop.context import Context
 from cream.records import StageSpec
@@ -23,9 +24,28 @@ def check_lengths(context: Context) -> None:
     for spec in context.plan.stages:
         if spec.kind == "sample" and spec.origin == Origin.POLICY:  # others are asked the same
             asked = context.plan.sets[spec.name]
-            encoded = context.encode(asked.prompts, recipe.sampling.max_completion_tokens)
+            longest = recipe.sampling.max_completion_tokens
+            encoded = context.encode(asked.prompts, longest, asked.goal)
             _refuse_long_answers(context, spec, encoded, asked.answers)
     context.encode(context.data.test, recipe.evaluation.max_completion_tokens)
+    _check_goals(context)
+
+
+def _check_goals(context: Context) -> None:
+    """Tell goals to every prompt that will be told one, so that a template that refuses fails now.
+
+    Pairs whose prompts become too long are left out and counted later; what is answered under a
+    goal must fit.
+    """
+    for t in range(1, context.recipe.iterations + 1):
+        goals = context.plan.parts(t).goals
+        if goals is None:
+            continue
+        for prompt in context.plan.prompts(t):
+            context.encoder.encode_prompt(with_goal(prompt.messages, goals.told(HIGHEST)))
+        for goal in goals.evaluate:
+            longest = context.recipe.evaluation.max_completion_tokens
+            context.encode(context.data.test, longest, goals.told(goal))
 
 
 def _refuse_long_answers(

@@ -123,6 +123,7 @@ class ChosenNll(ObjectiveSection):
 
     name: Literal["nll"] = "nll"
     nll: ClassVar[None] = None
+    optimism: ClassVar[None] = None
 
     def build(self) -> Objective:
         """See `ObjectiveSection`."""

@@ -19,6 +19,7 @@ from cream.recipe.likelihood import AddingSection, Consistency, Nll, ObjectiveSe
 from cream.recipe.likelihood import ChosenNll as ChosenNll
 from cream.recipe.likelihood import ConsistencyNll as ConsistencyNll
 from cream.recipe.likelihood import ConstantNll as ConstantNll
+from cream.recipe.optimism import Optimism as Optimism
 from cream.recipe.scir import Scir as Scir
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from cream.types import SetConsistency
 
 Beta = Annotated[float, Field(gt=0)]
-TERMS = ("nll", "degree")
+TERMS = ("nll", "degree", "optimism")
 """Sections that may stand beside a preference. One that is younger than `nll` is not written where
 it is none (``exclude_if``), so that runs made before it keep their fingerprints."""
 
@@ -42,6 +43,8 @@ class PreferenceSection(ObjectiveSection):
     """Likelihood of the chosen completion beside the preference, or none (the papers' choice)."""
     degree: PreferenceDegree | None = Field(default=None, exclude_if=lambda value: value is None)
     """How much key content an answer lost, told beside the preference (SPO), or none."""
+    optimism: Optimism | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Exploration beyond what the policy answers (SELM), or none."""
     reads_start: ClassVar[bool] = False
     """Whether the loss compares with the policy at the start of the stage, token by token."""
 
@@ -83,7 +86,7 @@ class PreferenceSection(ObjectiveSection):
         """See `ObjectiveSection`."""
         from cream.algorithms.preference import preference
 
-        objective = preference(
+        plain = objective = preference(
             self.name,
             self.model_dump_json(),
             self.pair_loss,
@@ -94,6 +97,8 @@ class PreferenceSection(ObjectiveSection):
             objective += self.nll.build(self)
         if self.degree is not None:
             objective += self.degree.build()
+        if self.optimism is not None:
+            objective += self.optimism.build(plain, beta=self.beta)
         return objective
 
 
@@ -324,6 +329,8 @@ class SmoothedObjective(Section):
     """Likelihood of the chosen completion beside the preference, or none."""
     degree: PreferenceDegree | None = Field(default=None, exclude_if=lambda value: value is None)
     """How much key content an answer lost, told beside the preference (SPO), or none."""
+    optimism: Optimism | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Exploration beyond what the policy answers (SELM), or none."""
 
     @staticmethod
     def refuse_old_place(method: Any) -> Any:
@@ -357,6 +364,9 @@ ObjectiveConfig = Annotated[
     Field(discriminator="name"),
 ]
 """Every objective a recipe can name; ``name`` decides which fields may follow."""
+
+AnyObjective = Annotated[ObjectiveConfig, usual("name", "dpo")]
+"""The same; ``name`` left out is ``dpo``."""
 
 AgreementObjective = Annotated[
     Annotated[Cream | WeightedDpo, Field(discriminator="name")], usual("name", "cream")

@@ -6,15 +6,19 @@ the stage `pair` computes them from the score matrix. Nothing here runs anything
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from cream.recipe.base import Section
+from cream.recipe.goals import Goals, Score
 from cream.recipe.likelihood import ObjectiveSection
 from cream.recipe.objectives import ObjectiveConfig
 from cream.recipe.pairing import BestWorst as BestWorst
-from cream.recipe.pairing import MajorityVote, PairingConfig, RandomPair
+from cream.recipe.pairing import PairingConfig
+
+if TYPE_CHECKING:
+    from cream.algorithms.objective import Objective
 
 Unit = Literal["implicit", "implicit_per_token", "likelihood", "mean_likelihood"]
 """``implicit``: log pi - log pi_M0, token sum, nats (the paper's reward, no beta).
@@ -287,6 +291,12 @@ class MethodParts(Section):
     transform: str | None = None
     """What stands between pairs and training, by the name it has in ``cream.run(...,
     transforms=...)``: pairs in, training examples out. None: the pairs are the examples."""
+    goals: Goals | None = None
+    """How scores are told to the policy; pairs are then trained under both goals (see
+    `cream.algorithms.goals`). None: not at all."""
+    sampled_goal: Score | None = None
+    """The goal that M_t is told when it answers the prompts, and under which its answers are scored
+    by every model; None: none."""
     objective: ObjectiveConfig
     verdicts: bool = Field(default=False, exclude_if=lambda value: not value)
     """Whether the matrix has the column ``verdict``: set by the recipe's ``scoring.verdicts``."""
@@ -300,38 +310,29 @@ class MethodParts(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> MethodParts:
-        if self.agreement and self.smoothing:
-            raise ValueError("C comes from agreement or from smoothing, not from both")
-        if isinstance(self.pairing, MajorityVote) and not isinstance(self.reward, Votes):
-            raise ValueError("pairing.rule: majority_vote pairs by votes; the reward is no vote")
-        if self.pairing.unanimous == "nll" and not self.objective.trains_chosen_alone:
-            raise ValueError(
-                "pairing.unanimous: nll trains by likelihood alone, and this objective has no "
-                "likelihood term; give it one (objective.nll), or leave unanimous at drop"
-            )
-        if self.objective.orders_pairs == isinstance(self.pairing, RandomPair):
-            raise ValueError(
-                "pairing.rule: random makes pairs without a label, for objective scir, and scir "
-                f"takes no others; objective {self.objective.name} and rule {self.pairing.rule} "
-                "do not go together"
-            )
-        if self.others and not isinstance(self.pairing, BestWorst):
-            raise ValueError("completions of other models are paired by pairing.rule: best_worst")
-        compared = self.agreement
-        if compared and compared.speaks_of_pairs and compared.first != self.reward:
-            raise ValueError(
-                f"the witness is asked about pairs that {self.reward} picks, and compared with "
-                f"{compared.first}: filter: agreeing and the pair level speak of the ranking that "
-                "picks the pairs"
-            )
-        if self.transform and self.objective.additions:
-            raise ValueError(
-                f"transform {self.transform!r} makes the examples, and "
-                f"{self.objective.additions[0].key} adds to those of pairs; take one of them"
-            )
-        if self.others and self.agreement:
-            raise ValueError("C would compare rankings of completions that M_t did not sample")
+        from cream.recipe.misfits import refuse_misfits
+
+        refuse_misfits(self)
         return self
+
+    @property
+    def answer(self) -> Literal["greedy", "sampled"] | None:
+        """Which answer of M_t the objective reads beside the pairs, if it does."""
+        return None if self.objective.optimism is None else self.objective.optimism.answer
+
+    @property
+    def shape(self) -> str | None:
+        """What makes examples of another shape than pairs: a transform's name, or ``goals``."""
+        return self.transform or (None if self.goals is None else "goals")
+
+    def build_objective(self) -> Objective:
+        """The objective that training takes."""
+        built = self.objective.build()
+        if self.goals is None or isinstance(self.objective, ChosenNll):
+            return built
+        from cream.algorithms.goals import goal_conditioned
+
+        return goal_conditioned(built, beta=self.objective.beta)
 
     @property
     def draft(self) -> MethodParts | None:

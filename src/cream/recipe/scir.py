@@ -21,6 +21,7 @@ class Scir(ObjectiveSection, AddingSection):
 
     key: ClassVar[str] = "scir"
     nll: ClassVar[None] = None
+    optimism: ClassVar[None] = None
 
     name: Literal["scir"] = "scir"
     beta: float = Field(default=0.1, gt=0)

@@ -119,7 +119,7 @@ def stage_tokens(run: RunReader, stage: FinishedStage) -> Mapping[Kind, float] |
             return {"sampled": float(stage.summary(SampleSummary).tokens)}
         case "answer":
             return {"sampled": float(stage.summary(AnswerSummary).tokens)}
-        case "evaluate":
+        case "evaluate" | "evaluate_goal":
             return {"evaluated": _column_sum(stage)}
         case "score":
             return {"scored": _column_sum(stage)}

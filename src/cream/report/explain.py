@@ -34,6 +34,7 @@ from cream.report.ranked import (
 )
 from cream.report.table import Table, figure, terminal
 from cream.report.terminal import printable
+from cream.report.training_rows import training_words
 from cream.runs.reader import PROMPTS, RunReader, rows_of
 
 Question = Literal["consistency", "pair", "reward"]
@@ -193,6 +194,7 @@ def _words(
         case "pair":
             answers = ranked.witness_answers(prompt_id)
             words = _pair_words(ranked.parts, decided, completions, pairs, answers)
+            words += training_words(run, ranked.t, prompt_id, pairs, completions)
             return [*words, *_further_words(run, ranked.t, pairs)]
 
 

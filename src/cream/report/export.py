@@ -33,6 +33,7 @@ from cream.recipe.objectives import ObjectiveConfig
 from cream.records import Count, Rate, Record
 from cream.report.ranked import Asked, read_asked
 from cream.report.table import percent, share
+from cream.report.training_rows import goals_of, under_goals
 from cream.runs.files import replacing_folder
 from cream.runs.manifest import describe_environment, without_local_paths
 from cream.runs.reader import PAIRS, FinishedStage, RunReader, rows_of
@@ -54,6 +55,7 @@ COLUMNS = """| column | meaning |
 | `chosen_tokens`, `rejected_tokens` | length in tokens of the policy, end token included |
 | `chosen_truncated`, `rejected_truncated` | cut off at the token limit |
 | `chosen_logps_M*`, `rejected_logps_M*` | sum of token log-probabilities under that model, nats |
+| `goal` | of runs that tell goals: two rows per pair, the second under the low goal, turned |
 | other `chosen_*`, `rejected_*` | scores of the run, such as `verifier`; null where absent |
 """
 
@@ -150,6 +152,10 @@ def export_pairs(root: Path, iteration: int | None) -> ExportedPairs:
         }
         for pair in pairs.rows()
     ]
+    goals = run.plan.parts[t].goals
+    if goals is not None:
+        turned = [_turned(row) for row in rows]
+        rows = under_goals(rows, turned, goals, goals_of(run.needed("transform", t)))
     return ExportedPairs(_table(rows), t, paired.summary(PairSummary), objective, None)
 
 
@@ -180,6 +186,10 @@ def flip(pairs: ExportedPairs, *, seed: int) -> ExportedPairs:
         RunError: The run's loss of a pair is not C l(x) + (1 - C) l(-x), or the method weighs its
             pairs: the mean over flips would be another loss.
     """
+    if "goal" in pairs.table.column_names:
+        raise RunError(
+            f"iteration {pairs.iteration} trained under goals; use `cream export trl`, two rows"
+        )
     if not pairs.objective.is_mixture:
         terms = " and ".join(pairs.objective.terms)
         term = f" with {terms} beside it" if terms else ""

@@ -34,6 +34,7 @@ from cream.records import (
     SampleSummary,
     StageKind,
 )
+from cream.report.exploration import Exploration, exploration_of
 from cream.runs.reader import PAIRS, FinishedStage, RunReader
 from cream.runs.verification import StageState, stage_state, verify_run
 from cream.types import Origin, Tally
@@ -127,6 +128,17 @@ class RunWarning(Record):
     """A sentence."""
 
 
+class GoalResult(Record):
+    """Accuracy of a model that is told a goal."""
+
+    model: str
+    goal: int
+    """From 1 to 10."""
+    overall: Accuracy
+    difference: Difference | None
+    """Paired difference to the same model without a goal."""
+
+
 class RunSummary(Record):
     """Results of a run; also its summary.json. Unfinished stages are left out."""
 
@@ -138,6 +150,10 @@ class RunSummary(Record):
     """Those evaluated, M0 first."""
     baseline: dict[str, ConstantAnswer]
     """Best constant answer per task of the test prompts."""
+    goals: list[GoalResult] = Field(default=[], exclude_if=lambda value: not value)
+    """Models under goals; not written where none is told."""
+    exploration: list[Exploration] = Field(default=[], exclude_if=lambda value: not value)
+    """What samples find, of runs that train with an optimism term; not written for others."""
     iterations: list[IterationSummary]
     """Those with pairs."""
     seconds: dict[str, Annotated[float, Field(ge=0)]]
@@ -198,6 +214,8 @@ def summary_of(run: RunReader) -> RunSummary:
         **_named(run),
         models=[_model(name, table, evaluated.get("M1")) for name, table in evaluated.items()],
         baseline={task: c for found in frozen for task, c in found.constant_baseline.items()},
+        goals=_under_goals(run, evaluated),
+        exploration=_exploration(run),
         iterations=[
             IterationSummary(iteration=t, **dict(stage.summary(PairSummary)))
             for t, stage in run.pairings.items()
@@ -228,6 +246,28 @@ def _warnings(run: RunReader) -> Iterator[tuple[str, dict[str, str]]]:
             )
             first = first or now
             yield name, drift_warnings(first, now)
+
+
+def _under_goals(run: RunReader, evaluated: Mapping[str, pa.Table]) -> list[GoalResult]:
+    found = []
+    for stage in run.of("evaluate_goal"):
+        model, table = str(stage.spec.model), answers_of(stage)
+        found.append(
+            GoalResult(
+                model=model,
+                goal=int(str(stage.spec.column)),
+                overall=_accuracy(table),
+                difference=_gain(table, evaluated.get(model)),
+            )
+        )
+    return found
+
+
+def _exploration(run: RunReader) -> list[Exploration]:
+    if all(parts.answer is None for parts in run.plan.parts.values()):
+        return []
+    columns = ("prompt_id", "index", "text", "correct")
+    return exploration_of({name: stage.table(columns) for name, stage in run.evaluations.items()})
 
 
 def _named(run: RunReader) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from cream.pair_records import Consistency, Estimate
 from cream.records import ConstantAnswer, Share, StageKind
 from cream.report.comparison import ComparedMethod, ComparedModel, Comparison
 from cream.report.costs import KINDS, Cost
+from cream.report.further_tables import further_tables
 from cream.report.summary import (
     Accuracy,
     IterationSummary,
@@ -42,6 +43,7 @@ def run_tables(summary: RunSummary) -> RenderableType:
     if summary.models:
         title = f"{summary.name}: method {summary.method}, seed {summary.seed}"
         blocks += evaluation_tables(title, summary.models, summary.baseline)
+    blocks += [terminal(made) for made in further_tables(summary)]
     if summary.iterations:
         blocks.append(terminal(iteration_table(summary.iterations)))
         blocks += [Text(readable(line)) for line in without_residual(summary.iterations)]

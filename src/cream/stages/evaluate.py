@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cream.protocols import Sampler, SamplingParams, Verifier
-from cream.stages.sample import sample
+from cream.stages.sample import greedily, sample
 from cream.types import EncodedPrompt
 
 
@@ -51,7 +51,7 @@ def evaluate(
         ValueError: A prompt has no verdict (no reference answer).
     """
     by_id = {p.prompt.prompt_id: p.prompt for p in prompts}
-    passes = [(replace(params, temperature=0.0, top_p=1.0), 1, -1)]
+    passes = [(greedily(params), 1, -1)]
     if num_samples:
         passes.append((params, num_samples, 0))
     for pass_params, count, first_index in passes:

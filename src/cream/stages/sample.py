@@ -87,12 +87,17 @@ def greedy(
     groups = sample(
         prompts,
         sampler,
-        replace(params, temperature=0.0, top_p=1.0),
+        greedily(params),
         num_completions=1,
         seed_of=lambda prompt_id, k: seed,
         decode=decode,
     )
     return {group[0].prompt_id: group[0] for group in groups}
+
+
+def greedily(params: SamplingParams) -> SamplingParams:
+    """The same limits at temperature 0."""
+    return replace(params, temperature=0.0, top_p=1.0)
 
 
 def with_data_completions(

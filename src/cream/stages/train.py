@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 
 import pyarrow as pa
 
+from cream.algorithms.optimism import ANSWER, IS_CHOSEN, IS_REJECTED
 from cream.algorithms.preference import PAIR
 from cream.recipe.training import ReplayConfig
 from cream.runs.seeds import derive_seed
 from cream.training.examples import completion_example, pair_example
-from cream.types import Example, Message, PairTable, SeedExample, TokenSequence
+from cream.types import Example, Message, PairTable, SeedExample, Tally, TokenSequence
 
+APART = "apart"
+"""Of an answer: it is neither completion of its pair."""
 _IDS = ("completion_id", "token_ids")
 
 EncodePrompt = Callable[[Sequence[Message]], tuple[int, ...]]
@@ -172,6 +176,49 @@ def replayed(
 
     endless = cycle(order)
     return [[made(epoch, *item) for item in islice(endless, count)] for epoch in range(epochs)]
+
+
+def with_answers(
+    examples: Sequence[Example],
+    prompt_of: Mapping[str, str],
+    answers: Mapping[str, TokenSequence | str],
+) -> tuple[list[Example], Tally]:
+    """Examples with the answer y of their prompt, for an objective that reads it beside the pair.
+
+    An answer with the tokens of one side of the pair is that side, so it is not run twice: a
+    column says so (`cream.algorithms.optimism`).
+
+    Args:
+        examples: Pairs, and what unanimous groups say.
+        prompt_of: Prompt id by example id.
+        answers: By prompt id y with its sum under the loss reference, or why there is none.
+
+    Returns:
+        The examples, and their number by where y is: ``apart``, ``chosen``, ``rejected``, or why
+        there is none.
+
+    Raises:
+        KeyError: An example has no prompt, or a prompt is not among the answers (a damaged run).
+    """
+    found, counts = [], Counter[str]()
+    for example in examples:
+        answer = answers[prompt_of[example.example_id]]
+        place, sequences = _place(example, answer), example.sequences
+        if isinstance(answer, TokenSequence) and place == APART:
+            sequences = {**sequences, ANSWER: answer}
+        said = {IS_CHOSEN: float(place == "chosen"), IS_REJECTED: float(place == "rejected")}
+        columns = {**example.columns, **said}
+        found.append(replace(example, sequences=sequences, columns=columns))
+        counts[place] += 1
+    return found, Tally(len(found), dict(sorted(counts.items())))
+
+
+def _place(example: Example, answer: TokenSequence | str) -> str:
+    """Which sequence of an example an answer is, or why it has none."""
+    if isinstance(answer, str):
+        return answer
+    same = [r for r, own in example.sequences.items() if own.token_ids == answer.token_ids]
+    return same[0] if same else APART
 
 
 def _is_value(value: float | None) -> bool:

@@ -139,29 +139,41 @@ def unscored(examples: Iterable[Example]) -> list[tuple[Example, str]]:
 def score_examples(examples: Sequence[Example], scorer: LogpScorer) -> list[ReferenceRow]:
     """Score what no stage has scored yet, under the model of the loss reference.
 
+    Sequences of an example that follow the same prompt are asked together.
+
     Raises:
         ValueError: The scorer left a sequence out, or gave a sum that is not finite.
     """
-    asked = unscored(examples)
-    requests = {
-        str(place): ScoringRequest(
-            str(place), example.prompt_of(role), (example.sequences[role].token_ids,)
-        )
-        for place, (example, role) in enumerate(asked)
-    }
-    answers = {group.prompt_id: group for group in scorer.score(requests.values())}
+    asked: dict[tuple[str, tuple[int, ...]], list[tuple[Example, str]]] = {}
+    for example, role in unscored(examples):
+        key = (example.example_id, example.prompt_of(role))
+        asked.setdefault(key, []).append((example, role))
+    requests = [
+        ScoringRequest(str(place), prompt, tuple(e.sequences[r].token_ids for e, r in together))
+        for place, ((_, prompt), together) in enumerate(asked.items())
+    ]
+    answers = {group.prompt_id: group.token_logps for group in scorer.score(requests)}
     rows = []
-    for place, (example, role) in enumerate(asked):
-        group = answers.get(str(place))
-        sequence = example.sequences[role]
-        if group is None or len(group.token_logps[0]) != len(sequence.token_ids):
-            raise ValueError(f"scorer left out {role} of example {example.example_id}")
-        mask = np.array(sequence.loss_mask or (True,) * len(sequence.token_ids))
-        total = float(np.sum(group.token_logps[0][mask], dtype=np.float64))
-        if not np.isfinite(total):
-            raise ValueError(f"scorer gave {total} for {role} of example {example.example_id}")
-        rows.append(ReferenceRow(example.example_id, role, total))
+    for place, together in enumerate(asked.values()):
+        given = answers.get(str(place), ())
+        if len(given) != len(together):
+            raise ValueError(f"scorer left out sequences of example {together[0][0].example_id}")
+        rows += [
+            _reference_row(example, role, logps)
+            for (example, role), logps in zip(together, given, strict=True)
+        ]
     return rows
+
+
+def _reference_row(example: Example, role: str, logps: np.ndarray) -> ReferenceRow:
+    sequence = example.sequences[role]
+    if len(logps) != len(sequence.token_ids):
+        raise ValueError(f"scorer left out {role} of example {example.example_id}")
+    mask = np.array(sequence.loss_mask or (True,) * len(sequence.token_ids))
+    total = float(np.sum(logps[mask], dtype=np.float64))
+    if not np.isfinite(total):
+        raise ValueError(f"scorer gave {total} for {role} of example {example.example_id}")
+    return ReferenceRow(example.example_id, role, total)
 
 
 def with_references(examples: Iterable[Example], rows: Iterable[ReferenceRow]) -> Iterator[Example]:

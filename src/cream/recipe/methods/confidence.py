@@ -42,7 +42,10 @@ class SpaMethod(MethodSection):
             smoothing=LowConfidence(share=self.share, label_smoothing=self.label_smoothing),
             pairing=self.pairing,
             objective=Cream(
-                beta=self.objective.beta, nll=self.objective.nll, degree=self.objective.degree
+                beta=self.objective.beta,
+                nll=self.objective.nll,
+                degree=self.objective.degree,
+                optimism=self.objective.optimism,
             ),
         )
 

@@ -83,7 +83,11 @@ class FixedSmoothingMethod(OwnRewardMethod):
         return self._parts(
             t,
             ConservativeDpo(
-                beta=given.beta, label_smoothing=smoothing, nll=given.nll, degree=given.degree
+                beta=given.beta,
+                label_smoothing=smoothing,
+                nll=given.nll,
+                degree=given.degree,
+                optimism=given.optimism,
             ),
         )
 

@@ -5,51 +5,14 @@ Source: Wang et al., arXiv 2508.06026. Their M0 is the model after supervised fi
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, assert_never
+from typing import Literal
 
-from pydantic import Field
-
-from cream.recipe.base import Section, usual
 from cream.recipe.methods import MethodSection
 from cream.recipe.objectives import Dpo, PlainObjective
 from cream.recipe.pairing import BestWorst
-from cream.recipe.parts import LogpQuantity, MethodParts, PastAndFuture, ScoreQuantity, Unit
-from cream.recipe.scorers import AnyJudge, JudgeConfig, RewardModelConfig, TextScorerConfig
-
-
-class ScoredByJudge(Section):
-    """A judge asked in words, as in ``srlm_judge``."""
-
-    source: Literal["judge"] = "judge"
-    judge: AnyJudge = JudgeConfig()
-    """Who judges, how often, and how it is sampled."""
-    tie_break: Unit = "implicit"
-    """Quantity of M_t that orders completions of one model with equal scores."""
-
-
-class ScoredByRewardModel(Section):
-    """An external reward model, as in ``reward_model``."""
-
-    source: Literal["reward_model"]
-    reward_model: RewardModelConfig
-    """Which reward model, and how it is run."""
-    tie_break: Unit = "implicit"
-    """Quantity of M_t that orders completions of one model with equal scores."""
-
-
-class ScoredByPolicy(Section):
-    """A quantity computed from log-probabilities of M_t, as in ``srlm``."""
-
-    source: Literal["policy"]
-    reward: Unit = "implicit"
-    """Which quantity."""
-
-
-AnyScore = Annotated[
-    Annotated[ScoredByJudge | ScoredByRewardModel | ScoredByPolicy, Field(discriminator="source")],
-    usual("source", "judge"),
-]
-"""``source`` decides which fields may follow; left out it is ``judge``."""
+from cream.recipe.parts import MethodParts, PastAndFuture
+from cream.recipe.score_source import AnyScore, ScoredByJudge, ranking, scorer_of
+from cream.recipe.scorers import TextScorerConfig
 
 
 class TemporalMethod(MethodSection):
@@ -73,15 +36,7 @@ class TemporalMethod(MethodSection):
     @property
     def scorer(self) -> TextScorerConfig | None:
         """The judge or reward model of the score, if it is either's."""
-        match self.score:
-            case ScoredByJudge(judge=judge):
-                return judge
-            case ScoredByRewardModel(reward_model=model):
-                return model
-            case ScoredByPolicy():
-                return None
-            case _:
-                assert_never(self.score)
+        return scorer_of(self.score)
 
     @property
     def scorer_section(self) -> str:
@@ -93,7 +48,7 @@ class TemporalMethod(MethodSection):
 
         No C is measured: the groups hold completions of three models.
         """
-        reward, tie_break = self._ranking(t)
+        reward, tie_break = ranking(self.score, t)
         return MethodParts(
             reward=reward,
             tie_break=tie_break,
@@ -101,20 +56,6 @@ class TemporalMethod(MethodSection):
             pairing=self.pairing,
             objective=self.objective,
         )
-
-    def _ranking(self, t: int) -> tuple[LogpQuantity | ScoreQuantity, LogpQuantity | None]:
-        """What ranks the completions, and what orders those of one model that it ranks alike."""
-        match self.score:
-            case (
-                ScoredByJudge(judge=scorer, tie_break=unit)
-                | ScoredByRewardModel(reward_model=scorer, tie_break=unit)
-            ):
-                tie_break = LogpQuantity(unit=unit, model=f"M{t}")
-                return ScoreQuantity(column=scorer.column), tie_break
-            case ScoredByPolicy(reward=unit):
-                return LogpQuantity(unit=unit, model=f"M{t}"), None
-            case _:
-                assert_never(self.score)
 
 
 METHODS = (TemporalMethod,)

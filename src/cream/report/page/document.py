@@ -22,7 +22,7 @@ from typing import Any
 from cream import __version__
 from cream.errors import RunError
 from cream.report.markup import EMPTY, Html, PageSection, join, tag, text
-from cream.report.page import account, course, headline, options, trust
+from cream.report.page import account, course, headline, options, probes, trust
 from cream.report.page.entries import Entry, entries, set_facts
 from cream.report.page.packing import EMBED_LIMIT, Index, compress, pack, shards
 from cream.report.page.records import RunRecords, read_run
@@ -119,6 +119,8 @@ def run_sections(records: RunRecords) -> list[PageSection]:
         trust.witnesses(records),
         course.margins(records),
         options.options(records),
+        probes.goals(records),
+        probes.exploration(records),
         course.profile(records),
         course.losses(records),
         account.tallies(records),

@@ -1,0 +1,86 @@
+"""What of a method's parts does not go together; a method with such parts is refused when made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cream.recipe.objectives import ChosenNll
+from cream.recipe.pairing import BestWorst, MajorityVote, RandomPair
+
+if TYPE_CHECKING:
+    from cream.recipe.parts import MethodParts
+
+
+def refuse_misfits(parts: MethodParts) -> None:
+    """Refuse parts that would be ignored, or contradict one another.
+
+    Raises:
+        ValueError: Two do; which.
+    """
+    if parts.agreement and parts.smoothing:
+        raise ValueError("C comes from agreement or from smoothing, not from both")
+    if isinstance(parts.pairing, MajorityVote) and not parts.reward.kind == "votes":
+        raise ValueError("pairing.rule: majority_vote pairs by votes; the reward is no vote")
+    if parts.pairing.unanimous == "nll" and not parts.objective.trains_chosen_alone:
+        raise ValueError(
+            "pairing.unanimous: nll trains by likelihood alone, and this objective has no "
+            "likelihood term; give it one (objective.nll), or leave unanimous at drop"
+        )
+    if parts.objective.orders_pairs == isinstance(parts.pairing, RandomPair):
+        raise ValueError(
+            "pairing.rule: random makes pairs without a label, for objective scir, and scir "
+            f"takes no others; objective {parts.objective.name} and rule {parts.pairing.rule} "
+            "do not go together"
+        )
+    _refuse_lost_answer(parts)
+    _refuse_goals(parts)
+    if parts.others and not isinstance(parts.pairing, BestWorst):
+        raise ValueError("completions of other models are paired by pairing.rule: best_worst")
+    compared = parts.agreement
+    if compared and compared.speaks_of_pairs and compared.first != parts.reward:
+        raise ValueError(
+            f"the witness is asked about pairs that {parts.reward} picks, and compared with "
+            f"{compared.first}: filter: agreeing and the pair level speak of the ranking that "
+            "picks the pairs"
+        )
+    if parts.transform and parts.objective.additions:
+        raise ValueError(
+            f"transform {parts.transform!r} makes the examples, and "
+            f"{parts.objective.additions[0].key} adds to those of pairs; take one of them"
+        )
+    if parts.others and parts.agreement:
+        raise ValueError("C would compare rankings of completions that M_t did not sample")
+
+
+def _refuse_goals(parts: MethodParts) -> None:
+    """Goals make examples of pairs, and nothing else may."""
+    if parts.sampled_goal is not None and parts.goals is None:
+        raise ValueError("sampled_goal is told as `goals` say, and there are none")
+    if parts.goals is None:
+        return
+    if parts.transform is not None:
+        raise ValueError(f"transform {parts.transform!r} and goals both make the examples")
+    if parts.objective.additions:
+        raise ValueError(
+            f"goals make the examples, and {parts.objective.additions[0].key} adds to those of "
+            "pairs; take one of them"
+        )
+    if parts.pairing.unanimous == "nll":
+        raise ValueError("goals are told of pairs; leave pairing.unanimous at drop")
+    if isinstance(parts.objective, ChosenNll):
+        raise ValueError("goals reverse pairs, and the objective nll reads no pair")
+
+
+def _refuse_lost_answer(parts: MethodParts) -> None:
+    """Optimism reads an answer beside each pair."""
+    given, makes = parts.objective.optimism, parts.shape
+    if given and makes is not None:
+        raise ValueError(
+            f"objective.optimism reads an answer of M_t beside each pair, and examples that "
+            f"{makes} make have none; leave one of the two out"
+        )
+    if given and given.by_consistency and not (parts.agreement or parts.smoothing):
+        raise ValueError(
+            "objective.optimism.by_consistency weighs by 1 - C, and this method trusts every "
+            "pair fully; leave it out"
+        )
