@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from cream.recipe.base import Section
 from cream.recipe.goals import Goals, Score
 from cream.recipe.likelihood import ObjectiveSection
-from cream.recipe.objectives import ObjectiveConfig
+from cream.recipe.objectives import ChosenNll, ObjectiveConfig
 from cream.recipe.pairing import BestWorst as BestWorst
 from cream.recipe.pairing import PairingConfig
 

@@ -33,7 +33,7 @@ from cream.recipe.objectives import ObjectiveConfig
 from cream.records import Count, Rate, Record
 from cream.report.ranked import Asked, read_asked
 from cream.report.table import percent, share
-from cream.report.training_rows import goals_of, under_goals
+from cream.report.training_rows import goals_of, refuse_given_objective, under_goals
 from cream.runs.files import replacing_folder
 from cream.runs.manifest import describe_environment, without_local_paths
 from cream.runs.reader import PAIRS, FinishedStage, RunReader, rows_of
@@ -122,7 +122,7 @@ def export_pairs(root: Path, iteration: int | None) -> ExportedPairs:
     """
     run = RunReader(root)
     t = iteration or last_paired(run)
-    _refuse_given_objective(run, t)
+    refuse_given_objective(run, t)
     objective = run.plan.parts[t].objective
     if not objective.orders_pairs:
         raise RunError(
@@ -157,18 +157,6 @@ def export_pairs(root: Path, iteration: int | None) -> ExportedPairs:
         turned = [_turned(row) for row in rows]
         rows = under_goals(rows, turned, goals, goals_of(run.needed("transform", t)))
     return ExportedPairs(_table(rows), t, paired.summary(PairSummary), objective, None)
-
-
-def _refuse_given_objective(run: RunReader, t: int) -> None:
-    """What was trained on the pairs is known to its author only; no other trainer has it."""
-    trained = run.sole("train", t)
-    name = trained.given_objective if trained is not None else None
-    if name is not None:
-        raise RunError(
-            f"iteration {t} of {run.root} trained under the objective {name!r}, which "
-            "was given in Python: pairs exported for another trainer would stand for another "
-            "loss. Read them with cream.open_run instead"
-        )
 
 
 def _trained(objective: ObjectiveConfig, stored: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cream.algorithms.goals import with_goal
+from cream.errors import RunError
 from cream.recipe.goals import Goals
 from cream.report.ranked import ExplainedCompletion, ExplainedPair
 from cream.report.terminal import printable
@@ -15,6 +16,22 @@ from cream.stages.goals import HIGH, LOW
 from cream.types import Message, Origin
 
 SHOWN_CHARACTERS = 80
+
+
+def refuse_given_objective(run: RunReader, t: int) -> None:
+    """What was trained on the pairs is known to its author only; no other trainer has it.
+
+    Raises:
+        RunError: It was trained under an objective that was given in Python.
+    """
+    trained = run.sole("train", t)
+    name = trained.given_objective if trained is not None else None
+    if name is not None:
+        raise RunError(
+            f"iteration {t} of {run.root} trained under the objective {name!r}, which "
+            "was given in Python: pairs exported for another trainer would stand for another "
+            "loss. Read them with cream.open_run instead"
+        )
 
 
 def goals_of(transformed: FinishedStage) -> dict[str, tuple[int, int] | None]:
