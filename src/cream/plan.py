@@ -226,9 +226,9 @@ def added_tokens(parts: MethodParts) -> AddedTokens | None:
     """What training runs beside the tokens of a pair: what options add, an answer, its low row."""
     found = [section.added_tokens for section in parts.objective.additions]
     if parts.answer is not None:
-        found.append(AddedTokens(completions=1))
+        found.append(AddedTokens(completions=1.0))
     if parts.goals is not None and parts.goals.rows == "both":
-        found.append(AddedTokens(prompts=1, completions=2))
+        found.append(AddedTokens(prompts=1.0, completions=2.0))
     return sum(found[1:], found[0]) if found else None
 
 

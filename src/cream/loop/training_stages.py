@@ -162,8 +162,7 @@ def _objective_inputs(objective: Objective) -> dict[str, str]:
 
 def _training_pairs(
     context: Context, spec: StageSpec, paired: Stage, matrix: Stage, needs: Needs
-) -> tuple[list[Example], dict[str, str]]:
-    """Examples of the pairs and unanimous groups, and the prompt id of each by example id."""
+) -> list[Example]:
     reference = LOGP_PREFIX + str(spec.reference)
     further = [
         name
