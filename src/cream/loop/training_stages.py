@@ -213,10 +213,7 @@ def _prompts_of(paired: Stage) -> dict[str, str]:
 def _answers(
     context: Context, spec: StageSpec, matrix: Stage, greedy: Sequence[Stage]
 ) -> dict[str, TokenSequence | str]:
-    """By prompt id the answer that the optimism term reads, or why there is none.
-
-    The greedy one, or the first completion that M_t drew.
-    """
+    """By prompt id the answer, greedy or the first that M_t drew, or why there is none."""
     reference = LOGP_PREFIX + str(spec.reference)
     names = ["prompt_id", "completion_id", "token_ids", "finish_reason", "origin"]
     if greedy:
@@ -332,10 +329,7 @@ def _set_consistency(parts: MethodParts, paired: Stage) -> SetConsistency | None
 def _train(
     context: Context, stage: Stage, train: Train, explored: Sequence[Tally] = ()
 ) -> StageRecord:
-    """Load the model that a stage starts from, train it, save it as its result, and finish.
-
-    `explored` is filled by `train` where its examples have answers of the optimism term.
-    """
+    """Load the model, train it (which may fill `explored`), save it, and finish the stage."""
     log = JsonlTracker(stage.folder / "metrics.jsonl")
     name, start, result = stage.spec.name, str(stage.spec.model), str(stage.spec.result)
     done = stage.finished()

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from cream.algorithms.statistics import mean_at_k, pass_at_k
 from cream.records import Count, Rate, Record
-from cream.runs.reader import rows_of
+from cream.runs.reader import RunReader, rows_of
 
 
 class FoundBySamples(Record):
@@ -66,6 +66,14 @@ def exploration_of(evaluated: Mapping[str, pa.Table]) -> list[Exploration]:
         if k:
             found.append(Exploration(model=model, k=k, first_right=right[0], first_wrong=wrong[0]))
     return found
+
+
+def exploration_of_run(run: RunReader) -> list[Exploration]:
+    """Of the evaluated models of a run that trains with an optimism term; else none."""
+    if all(parts.answer is None for parts in run.plan.parts.values()):
+        return []
+    columns = ("prompt_id", "index", "text", "correct")
+    return exploration_of({name: stage.table(columns) for name, stage in run.evaluations.items()})
 
 
 def _found(table: pa.Table, prompts: set[str]) -> tuple[FoundBySamples, int]:

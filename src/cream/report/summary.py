@@ -34,7 +34,7 @@ from cream.records import (
     SampleSummary,
     StageKind,
 )
-from cream.report.exploration import Exploration, exploration_of
+from cream.report.exploration import Exploration, exploration_of_run
 from cream.runs.reader import PAIRS, FinishedStage, RunReader
 from cream.runs.verification import StageState, stage_state, verify_run
 from cream.types import Origin, Tally
@@ -214,8 +214,8 @@ def summary_of(run: RunReader) -> RunSummary:
         **_named(run),
         models=[_model(name, table, evaluated.get("M1")) for name, table in evaluated.items()],
         baseline={task: c for found in frozen for task, c in found.constant_baseline.items()},
-        goals=_under_goals(run, evaluated),
-        exploration=_exploration(run),
+        goals=[*_under_goals(run, evaluated)],
+        exploration=exploration_of_run(run),
         iterations=[
             IterationSummary(iteration=t, **dict(stage.summary(PairSummary)))
             for t, stage in run.pairings.items()
@@ -248,26 +248,11 @@ def _warnings(run: RunReader) -> Iterator[tuple[str, dict[str, str]]]:
             yield name, drift_warnings(first, now)
 
 
-def _under_goals(run: RunReader, evaluated: Mapping[str, pa.Table]) -> list[GoalResult]:
-    found = []
+def _under_goals(run: RunReader, evaluated: Mapping[str, pa.Table]) -> Iterator[GoalResult]:
     for stage in run.of("evaluate_goal"):
-        model, table = str(stage.spec.model), answers_of(stage)
-        found.append(
-            GoalResult(
-                model=model,
-                goal=int(str(stage.spec.column)),
-                overall=_accuracy(table),
-                difference=_gain(table, evaluated.get(model)),
-            )
-        )
-    return found
-
-
-def _exploration(run: RunReader) -> list[Exploration]:
-    if all(parts.answer is None for parts in run.plan.parts.values()):
-        return []
-    columns = ("prompt_id", "index", "text", "correct")
-    return exploration_of({name: stage.table(columns) for name, stage in run.evaluations.items()})
+        model, table, goal = str(stage.spec.model), answers_of(stage), int(str(stage.spec.column))
+        gain = _gain(table, evaluated.get(model))
+        yield GoalResult(model=model, goal=goal, overall=_accuracy(table), difference=gain)
 
 
 def _named(run: RunReader) -> dict[str, Any]:
