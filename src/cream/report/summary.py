@@ -133,7 +133,6 @@ class GoalResult(Record):
 
     model: str
     goal: int
-    """From 1 to 10."""
     overall: Accuracy
     difference: Difference | None
     """Paired difference to the same model without a goal."""
@@ -151,9 +150,7 @@ class RunSummary(Record):
     baseline: dict[str, ConstantAnswer]
     """Best constant answer per task of the test prompts."""
     goals: list[GoalResult] = Field(default=[], exclude_if=lambda value: not value)
-    """Models under goals; not written where none is told."""
     exploration: list[Exploration] = Field(default=[], exclude_if=lambda value: not value)
-    """What samples find, of runs that train with an optimism term; not written for others."""
     iterations: list[IterationSummary]
     """Those with pairs."""
     seconds: dict[str, Annotated[float, Field(ge=0)]]
