@@ -53,7 +53,7 @@ def a_pair(word: str, draw: random.Random) -> RankedPair:
     """Two answers of different length, the shorter one chosen."""
     short, long = sorted(draw.sample(LENGTHS, 2))
     asked = prompt(word)
-    sides = [
+    chosen_side, rejected_side = (
         Completion(
             word,
             f"{word}-{k}",
@@ -63,13 +63,15 @@ def a_pair(word: str, draw: random.Random) -> RankedPair:
             0,
         )
         for k, text in enumerate((some_letters(draw, short), some_letters(draw, long)))
-    ]
+    )
     return RankedPair(
         f"{word}-0>{word}-1",
         asked,
         encoder().encode_prompt(asked.messages),
-        *sides,
-        *(score(side.text) for side in sides),
+        chosen_side,
+        rejected_side,
+        score(chosen_side.text),
+        score(rejected_side.text),
         1.0,
         1.0,
         float("nan"),

@@ -18,7 +18,7 @@ from cream.algorithms.goals import (
     with_goal,
 )
 from cream.algorithms.objective import ObjectiveInputs, SequenceInputs
-from cream.recipe.objectives import ConservativeDpo, Cream, Dpo, SimPo
+from cream.recipe.objectives import ConservativeDpo, ConstantNll, Cream, Dpo, SimPo
 from cream.types import Goal, Message
 
 
@@ -80,15 +80,17 @@ def sequence(policy: float | None, reference: float) -> SequenceInputs:
     )
 
 
-def cells(high_w, high_l, low_w=None, low_l=None, *, c=1.0, good=0.0) -> ObjectiveInputs:
+NONE = None, 0.0
+
+
+def cells(high_w, high_l, low_w=NONE, low_l=NONE, *, c=1.0, good=0.0) -> ObjectiveInputs:
     """Policy and reference sums of both answers under both goals: ``(policy, reference)``."""
-    none = (None, 0.0)
     return ObjectiveInputs(
         {
             "chosen": sequence(*high_w),
             "rejected": sequence(*high_l),
-            "low_goal_chosen": sequence(*(low_l or none)),  # preferred under the low goal
-            "low_goal_rejected": sequence(*(low_w or none)),
+            "low_goal_chosen": sequence(*low_l),  # preferred under the low goal
+            "low_goal_rejected": sequence(*low_w),
         },
         {"consistency": torch.tensor([c]), GOOD_REJECTED: torch.tensor([good])},
     )
@@ -178,7 +180,7 @@ def test_an_example_that_is_told_no_goal_has_the_plain_loss_and_no_sensitivity()
 
 def test_any_loss_of_pairs_and_its_terms_stand_in_both_rows():
     """NLL of the preferred answer of each row: 20 nats of y_w, 26 of y_l, weight 1, mean."""
-    with_nll = Dpo(beta=0.1, nll={"kind": "constant", "weight": 1.0}).build()
+    with_nll = Dpo(beta=0.1, nll=ConstantNll(kind="constant", weight=1.0)).build()
     loss = goal_conditioned(with_nll, beta=0.1).loss(cells(*WORKED)).item()
     assert loss == pytest.approx(0.455782 + (20 + 26) / 2, abs=1e-5)
     simpo = SimPo(beta=2.0).build()

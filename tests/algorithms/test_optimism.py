@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cream.algorithms.objective import Objective, ObjectiveInputs, SequenceInputs
 from cream.algorithms.optimism import IS_CHOSEN, IS_REJECTED, large_share, optimism
-from cream.recipe.objectives import Cream, Dpo, ObjectiveConfig, SimPo
+from cream.recipe.objectives import ConstantNll, Cream, Dpo, ObjectiveConfig, SimPo
 from cream.recipe.optimism import Optimism
 from cream.recipe.parts import BestWorst, LogpQuantity, MethodParts
 
@@ -166,7 +166,9 @@ def test_cs_factor_acts_on_the_margin_and_leaves_the_term_alone_unless_asked():
 def test_it_stands_beside_any_preference_and_the_likelihood_of_the_chosen():
     """Chosen NLL per token: 2 nats; the sums of both terms."""
     inputs = example(apart=D_APART)
-    both = Dpo(beta=0.1, nll={"kind": "constant", "weight": 1.0}, optimism={"alpha": 0.05}).build()
+    both = Dpo(
+        beta=0.1, nll=ConstantNll(kind="constant", weight=1.0), optimism=Optimism(alpha=0.05)
+    ).build()
     assert both.loss(inputs).item() == pytest.approx(0.474077 + 2.0 + 0.0075, abs=1e-6)
     simpo = SimPo(optimism=Optimism(alpha=0.05)).build().loss(inputs) - SimPo().build().loss(inputs)
     assert simpo.item() == pytest.approx(0.05 * 2.0 * 1.5, abs=1e-6)

@@ -31,7 +31,7 @@ def encoder() -> ChatEncoder:
 
 def pair(encoder: ChatEncoder, key: str, chosen: float, rejected: float, **changes) -> RankedPair:
     prompt = Prompt(key, (Message("user", f"{key}?"),))
-    sides = [
+    chosen_side, rejected_side = (
         Completion(
             key,
             f"{key}-{k}",
@@ -41,12 +41,13 @@ def pair(encoder: ChatEncoder, key: str, chosen: float, rejected: float, **chang
             0,
         )
         for k, text in enumerate(("yes", "no no"))
-    ]
+    )
     made = RankedPair(
         f"{key}-0>{key}-1",
         prompt,
         encoder.encode_prompt(prompt.messages),
-        *sides,
+        chosen_side,
+        rejected_side,
         chosen,
         rejected,
         0.75,
