@@ -56,9 +56,8 @@ def goal_preference(
 def quantile_goals(scores: Float[np.ndarray, " score"]) -> Float[np.ndarray, " score"]:
     """Scores by their rank: ``1 + 9 (rank - 1/2) / n``, equal ones with their mean rank."""
     values = np.asarray(scores, dtype=np.float64)
-    below = (values[None, :] < values[:, None]).sum(1)
-    equal = (values[None, :] == values[:, None]).sum(1)
-    ranks = below + (equal + 1) / 2
+    _, places, equal = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(equal) - (equal - 1) / 2)[places]
     return LOWEST + (HIGHEST - LOWEST) * (ranks - 0.5) / len(values)
 
 
