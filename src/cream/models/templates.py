@@ -31,7 +31,7 @@ MAX_TEMPLATE_CHARACTERS = 1_000_000
 """The longest templates in use have some 20,000."""
 MAX_WRITTEN = 1_000_000
 """Characters that a template may write beside what was said (eight times: it may say it again)."""
-MAX_SECONDS = 10.0
+MAX_SECONDS = 2.0
 """Of processor time that a template may take for one conversation. Those in use take a millisecond;
 the clock is that of the whole process, so what else it does meanwhile must fit in too."""
 MAX_BYTES = 2 << 30
