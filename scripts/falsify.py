@@ -90,7 +90,7 @@ def main() -> int:
         **asdict(found),
         "seeds": given.seeds,
         "seconds": round(seconds, 1),
-        "command": f"make falsify METHOD={found.method}",
+        "command": f"python scripts/falsify.py {found.method} --seeds {given.seeds}",
     }
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / f"{found.method}.json"
