@@ -278,10 +278,15 @@ def _losses(root: Path) -> dict[str, list[float]]:
 
 
 def _explanations(root: Path) -> dict[str, Any]:
-    """What is said of the first prompt with a pair and of the first without."""
+    """What is said of the first prompt with a pair, or trained on, and of the first without."""
     folder = root / "iteration-1" / "pair"
-    prompts = pq.read_table(folder / "prompts.parquet")["prompt_id"].to_pylist()
-    paired = set(pq.read_table(folder / "pairs.parquet")["prompt_id"].to_pylist())
+    if folder.exists():
+        prompts = pq.read_table(folder / "prompts.parquet")["prompt_id"].to_pylist()
+        paired = set(pq.read_table(folder / "pairs.parquet")["prompt_id"].to_pylist())
+    else:
+        rows = pq.read_table(folder.with_name("advantage") / "prompts.parquet").to_pylist()
+        prompts = [row["prompt_id"] for row in rows]
+        paired = {row["prompt_id"] for row in rows if row["outcome"] == "trained"}
     first = {prompt in paired: prompt for prompt in reversed(prompts)}
     told = {}
     for has_pair, prompt in sorted(first.items(), reverse=True):

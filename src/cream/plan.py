@@ -26,6 +26,7 @@ from cream.recipe.pairing import (
     TopBottom,
 )
 from cream.recipe.parts import FROM_DATA, VERIFIER, Calibrated, MethodParts
+from cream.recipe.policy_gradient import PolicyGradient
 from cream.recipe.recipe import EvaluationConfig
 from cream.records import StageKind, StageSpec
 from cream.runs.plan import StoredPlan, TokenCounts
@@ -61,6 +62,40 @@ class SampleSet:
     """One answer per prompt, at temperature 0."""
     goal: Goal | None = None
     """What the model is told beside each prompt; it is scored under the same."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A stage that samples, with what the stages that read its completions are called after."""
+
+    spec: StageSpec
+    folder: str
+    label: str
+    completions: int
+    """Those of the data included."""
+
+    def reader(
+        self,
+        name: str,
+        kind: StageKind,
+        words: str,
+        *,
+        model: str | None = None,
+        column: str | None = None,
+    ) -> StageSpec:
+        """A stage that reads the completions."""
+        return StageSpec(
+            name=f"{self.folder}/{name}",
+            kind=kind,
+            label=f"{self.label}: {words}",
+            t=self.spec.t,
+            inputs=(self.spec.name,),
+            source=self.spec.source,
+            prompts=self.spec.prompts,
+            completions=self.completions,
+            model=model,
+            column=column,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,8 +145,17 @@ class RunPlan:
         return (parts.draft or parts) if spec.draft else parts
 
     def pairing(self, t: int) -> StageSpec:
-        """The stage that makes the pairs of iteration t, not those of its draft."""
-        return next(s for s in self.at(t) if s.kind == "pair" and not s.draft)
+        """The stage that makes the pairs of iteration t, not those of its draft.
+
+        Raises:
+            RecipeError: The method makes none.
+        """
+        for spec in self.at(t):
+            if spec.kind == "pair" and not spec.draft:
+                return spec
+        raise RecipeError(
+            "this method makes no pairs: it weighs every sample, which `cream train` does first"
+        )
 
     def measured(self) -> list[str]:
         """Models that are evaluated, in order: M0, M1, ..."""
@@ -220,6 +264,33 @@ def with_answers(examples: Sequence[SeedExample], seed_name: tuple[str | int, ..
     for example in examples:
         answers[example.prompt.prompt_id].append(example.completion)
     return SampleSet(tuple(prompts.values()), answers, seed_name)
+
+
+def weighing(
+    recipe: Recipe, samples: Sampled, matrix: StageSpec, parts: MethodParts, result: str
+) -> Iterator[StageSpec]:
+    """Weigh every sample by its reward against the others', and train M_t to `result`."""
+    own, reference = samples.spec, loss_reference(recipe, samples.spec.t)
+    first = ("iteration-1/advantage",) if own.t > 1 else ()
+    weighed = samples.reader("advantage", "advantage", "weigh the samples", model=own.model)
+    weighed = weighed.model_copy(update={"reference": reference, "inputs": (matrix.name, *first)})
+    yield weighed
+    tokens = []
+    objective = parts.objective
+    if isinstance(objective, PolicyGradient) and objective.kl and reference != own.model:
+        name, words = f"score-tokens/{reference}", f"score tokens under {reference}"
+        tokens.append(samples.reader(name, "score_tokens", words, model=reference))
+    yield from tokens
+    train = samples.reader("train", "train", f"train {own.model} -> {result}", model=own.model)
+    yield train.model_copy(
+        update={
+            "result": result,
+            "reference": reference,
+            "inputs": (weighed.name, matrix.name, *(spec.name for spec in tokens)),
+            "epochs": recipe.training.epochs,
+            "examples": own.prompts,
+        }
+    )
 
 
 def added_tokens(parts: MethodParts) -> AddedTokens | None:

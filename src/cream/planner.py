@@ -7,7 +7,7 @@ makes M1 and the witnesses, then each iteration samples, scores, pairs, trains a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cream.algorithms.goals import HIGHEST
 from cream.data.dataset import LoadedData
@@ -20,6 +20,7 @@ from cream.plan import (
     FROZEN_TEST,
     PartsAt,
     RunPlan,
+    Sampled,
     SampleSet,
     added_tokens,
     columns,
@@ -30,11 +31,13 @@ from cream.plan import (
     most_pairs,
     refuse_missing_models,
     score_columns,
+    weighing,
     with_answers,
 )
 from cream.recipe import Recipe
-from cream.recipe.parts import VERIFIER, MethodParts
-from cream.records import StageKind, StageSpec
+from cream.recipe.parts import SELF_CERTAINTY, VERIFIER, MethodParts
+from cream.recipe.policy_gradient import refuse_silent_divergence
+from cream.records import StageSpec
 from cream.types import Origin
 
 
@@ -64,19 +67,9 @@ def build_plan(recipe: Recipe, data: LoadedData, parts: PartsAt) -> RunPlan:
         planner.seed_parts,
         parts,
     )
+    refuse_silent_divergence(parts(1).advantage, recipe.training.loss_reference)
     refuse_missing_models(recipe, plan.stages)
     return plan
-
-
-@dataclass(frozen=True)
-class _Sampled:
-    """A stage that samples, with what the stages that read its completions are called after."""
-
-    spec: StageSpec
-    folder: str
-    label: str
-    completions: int
-    """Those of the data included."""
 
 
 class _Planner:
@@ -137,7 +130,7 @@ class _Planner:
         self,
         folder: str,
         label: str,
-        sets: Sequence[_Sampled],
+        sets: Sequence[Sampled],
         parts: MethodParts,
         result: str,
         greedy: Sequence[StageSpec],
@@ -156,6 +149,9 @@ class _Planner:
         yield from scores
         matrix = self._matrix(folder, sets, scores, draft=draft)
         yield matrix
+        if parts.advantage is not None:
+            yield from weighing(self.recipe, sets[0], matrix, parts, result)
+            return
         calibrated = (CALIBRATION_MATRIX,) if is_calibrated(self.parts(1)) else ()
         pairs = StageSpec(
             name=f"{folder}/pair",
@@ -172,7 +168,7 @@ class _Planner:
         transformed = [*self._transform(folder, label, parts, pairs, matrix)]
         yield from transformed
         group = self.recipe.sampling.num_completions * len(sets)
-        most = own.prompts * most_pairs(parts.pairing, group)
+        most = own.prompts * most_pairs(parts.paired_by, group)
         yield StageSpec(
             name=f"{folder}/train",
             kind="train",
@@ -301,7 +297,7 @@ class _Planner:
         t: int,
         origin: Origin = Origin.POLICY,
         source: str | None = None,
-    ) -> _Sampled:
+    ) -> Sampled:
         settings, count = self.recipe.sampling, len(samples.prompts)
         drawn = count * (1 if samples.greedy else settings.num_completions)
         spec = StageSpec(
@@ -319,9 +315,9 @@ class _Planner:
         )
         self.sets[spec.name] = samples
         brought = sum(map(len, samples.answers.values()))
-        return _Sampled(spec, folder, label, drawn + brought)
+        return Sampled(spec, folder, label, drawn + brought)
 
-    def _greedy(self, own: _Sampled) -> Iterator[StageSpec]:
+    def _greedy(self, own: Sampled) -> Iterator[StageSpec]:
         """What M_t answers greedily to the prompts of an iteration, scored and verified."""
         samples, spec = self.sets[own.spec.name], own.spec
         seed_name = (*samples.seed_name, Origin.GREEDY)
@@ -339,52 +335,32 @@ class _Planner:
         yield self._score(answers, loss_reference(self.recipe, spec.t))
         yield self._score_column(answers, VERIFIER, self.parts(spec.t))
 
-    def _other(self, own: _Sampled, model: str, origin: Origin) -> _Sampled:
+    def _other(self, own: Sampled, model: str, origin: Origin) -> Sampled:
         """Completions of another model for the prompts of an iteration, as many as of M_t."""
         samples, source = self.sets[own.spec.name], own.spec.source
         named = replace(samples, seed_name=(*samples.seed_name, origin))
         folder, label = f"{own.folder}/{origin}", f"{own.label}, {origin}"
         return self._sample(folder, label, model, named, own.spec.t, origin, source)
 
-    def _score(self, samples: _Sampled, model: str) -> StageSpec:
-        return self._read(samples, f"score/{model}", "score", f"score under {model}", model=model)
+    def _score(self, samples: Sampled, model: str) -> StageSpec:
+        return samples.reader(f"score/{model}", "score", f"score under {model}", model=model)
 
-    def _score_column(self, samples: _Sampled, name: str, parts: MethodParts) -> StageSpec:
+    def _score_column(self, samples: Sampled, name: str, parts: MethodParts) -> StageSpec:
         witness = parts.answered.columns.get(name) if parts.answered else None
         if witness is not None:
             words = f"answers of {witness}"
-            spec = self._read(samples, f"answer/{witness}", "answer", words, model=witness)
+            spec = samples.reader(f"answer/{witness}", "answer", words, model=witness)
             limit = self.recipe.sampling.max_completion_tokens
             return spec.model_copy(update={"column": name, "max_completion_tokens": limit})
+        if name == SELF_CERTAINTY:
+            model = str(samples.spec.model)
+            words = f"certainty of {model}"
+            return samples.reader(f"score/{name}", "certainty", words, model=model, column=name)
         kind, words = COLUMNS_WITHOUT_MODEL.get(name, ("text_score", f"score by {name}"))
-        return self._read(samples, f"score/{name}", kind, words, column=name)
-
-    def _read(
-        self,
-        samples: _Sampled,
-        name: str,
-        kind: StageKind,
-        words: str,
-        *,
-        model: str | None = None,
-        column: str | None = None,
-    ) -> StageSpec:
-        """A stage that reads the completions of a set."""
-        return StageSpec(
-            name=f"{samples.folder}/{name}",
-            kind=kind,
-            label=f"{samples.label}: {words}",
-            t=samples.spec.t,
-            inputs=(samples.spec.name,),
-            source=samples.spec.source,
-            prompts=samples.spec.prompts,
-            completions=samples.completions,
-            model=model,
-            column=column,
-        )
+        return samples.reader(f"score/{name}", kind, words, column=name)
 
     def _matrix(
-        self, folder: str, sets: Sequence[_Sampled], scores: Sequence[StageSpec], *, draft: bool
+        self, folder: str, sets: Sequence[Sampled], scores: Sequence[StageSpec], *, draft: bool
     ) -> StageSpec:
         read = (*(samples.spec for samples in sets), *scores)
         return StageSpec(

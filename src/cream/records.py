@@ -70,8 +70,11 @@ StageKind = Literal[
     "mark",
     "text_score",
     "answer",
+    "certainty",
     "matrix",
     "pair",
+    "advantage",
+    "score_tokens",
     "transform",
     "score_examples",
     "train",
@@ -79,7 +82,9 @@ StageKind = Literal[
 """What a stage does. ``evaluate_goal``: an evaluation of a model that is told a goal. ``score``:
 log-probabilities under a model of the run. ``mark``: which completions a data set brought.
 ``text_score``: a judge, a reward model or a scorer of the user's reads completions. ``answer``: a
-witness answers, and completions are compared with its answers. ``matrix``: columns joined.
+witness answers, and completions are compared with its answers. ``certainty``: how certain the
+policy is of its next tokens. ``matrix``: columns joined. ``advantage``: each sample's reward
+against the others'. ``score_tokens``: log-probabilities of every token under the loss reference.
 ``transform``: pairs to training examples of another shape, whose new sequences ``score_examples``
 scores under the loss reference. The three that freeze keep the data of the run."""
 
@@ -117,8 +122,9 @@ class StageSpec(Record):
     inputs: tuple[str, ...] = ()
     """Stages that are read, by name. Of samples and evaluations: the frozen data that the prompts
     are from. Of scores: the samples. Of a matrix: all samples, those of the
-    policy first, then their scores. Of a training: pairs and matrix, then
-    the transformed examples and their scores, if there are any."""
+    policy first, then their scores. Of advantages: the matrix, then those of the first iteration.
+    Of a training: pairs or advantages and the matrix, then the transformed examples and their
+    scores, or the reference's token log-probabilities, if there are any."""
     source: str | None = None
     """Which prompts it works on, a key of the run's token counts; None where no model runs."""
     prompts: int = 0
@@ -130,6 +136,8 @@ class StageSpec(Record):
     epochs: int = 1
     added: AddedTokens | None = Field(default=None, exclude_if=lambda value: value is None)
     """Of a training: what runs through the model beside every pair, at most; None: nothing."""
+    examples: int = Field(default=0, exclude_if=lambda value: value == 0)
+    """Of a training on examples that are no pairs: how many, prompts with all their samples."""
 
 
 class Share(Record):
@@ -140,6 +148,53 @@ class Share(Record):
     high: Rate | None
     n: Count
     """Items."""
+
+
+class AdvantageSummary(Record):
+    """What the samples of an iteration are worth; figures that read verdicts decide nothing."""
+
+    reward: str
+    """Quantity that is the reward."""
+    tally: Tally
+    """Prompts: trained on, or left out by reason."""
+    completion_tally: Tally
+    """Samples likewise."""
+    mean_reward: float | None
+    """Over all samples with a value, penalties included; null without any."""
+    mean_abs_advantage: float | None
+    """Over the samples that are trained on; null without any."""
+    right: Share
+    """Samples that are right, of those with a verdict."""
+    reward_order: Share
+    """Two samples of a prompt, one right and one wrong, whose rewards differ: how often the right
+    one's is higher. The interval takes such pairs as independent, which those of a prompt are
+    not."""
+    reward_ties: Count
+    """Further such pairs, of equal reward."""
+    trained_tokens: Count
+    """Tokens of the samples that are trained on."""
+    entropy: float
+    """Mean of -log p over M_t's sampled tokens, nats per token."""
+    vote_share: Rate | None
+    """Mean share of a prompt's samples with its most frequent answer; null where none is found."""
+    behaviour_gap: float | None
+    """Mean of log-probability when sampled less that under M_t, nats per token: 0 up to rounding if
+    samples are drawn from the policy that is trained (temperature 1, top-p 1)."""
+    kl_to_reference: float | None
+    """What the divergence in the reward is: mean over samples of its k1 estimate, nats per
+    completion; null without one."""
+    kl_to_seed_per_token: float | None
+    """Mean log-ratio of M_t against M0 on what M_t sampled, nats per token (estimator k1)."""
+    kl_to_previous_per_token: float | None
+    """The same against M_{t-1}."""
+    noise: dict[str, float]
+    """Noise floor of scoring per model, nats per square root of a token."""
+    completions: Count
+    distinct: Count
+    truncated: Count
+    mean_completion_tokens: float
+    warnings: dict[str, str]
+    """By name: a sentence each, see `cream.algorithms.advantages.collapse`."""
 
 
 class EngineUsed(Record):

@@ -225,7 +225,11 @@ def train(
         from cream.loop.iterations import run_stage
 
         _freeze(context)
-        record = run_stage(context, context.plan.maker(f"M{t + 1}"))
+        spec = context.plan.maker(f"M{t + 1}")
+        for name in spec.inputs:
+            if context.plan.named(name).kind in ("advantage", "score_tokens"):
+                run_stage(context, context.plan.named(name))
+        record = run_stage(context, spec)
         _tell(record.summary, as_json=as_json)
 
 

@@ -8,6 +8,7 @@ causal language model has, so nothing here depends on an architecture; nothing h
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -97,9 +98,12 @@ def _cache_agrees(model: Any, name: str) -> bool:
 
 
 def score_plainly(
-    model: Any, request: ScoringRequest, tile_rows: int
+    model: Any,
+    request: ScoringRequest,
+    tile_rows: int,
+    reading: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> list[Float32[Tensor, " token"]]:
-    """Token log-probabilities of each completion, one forward per completion."""
+    """What is read off the logits at each completion's tokens, one forward per completion."""
     device = next(chain(model.parameters(), model.buffers())).device
     first = len(request.prompt_token_ids) - 1
     scored = []
@@ -109,15 +113,19 @@ def score_plainly(
         )
         logits = model(input_ids=ids[None], use_cache=False).logits[0, first:-1]
         tiles = zip(logits.split(tile_rows), ids[first + 1 :].split(tile_rows), strict=True)
-        scored.append(torch.cat([target_logps(part, targets) for part, targets in tiles]))
+        every_row = torch.arange(tile_rows, device=device)
+        parts = [reading(part, every_row[: len(part)], targets) for part, targets in tiles]
+        scored.append(torch.cat(parts))
     return scored
 
 
 def target_logps(
-    logits: Float[Tensor, "row vocab"], targets: Int64[Tensor, " row"]
-) -> Float32[Tensor, " row"]:
-    """Log-probability of one target per row: float32 log-sum-exp whatever the logits' dtype."""
-    return logits.gather(1, targets[:, None])[:, 0].float() - log_normalisers(logits)
+    logits: Float[Tensor, "row vocab"],
+    rows: Int64[Tensor, " judged"],
+    targets: Int64[Tensor, " judged"],
+) -> Float32[Tensor, " judged"]:
+    """Log-probability of each target in its row: float32 log-sum-exp whatever the logits' dtype."""
+    return logits[rows, targets].float() - log_normalisers(logits)[rows]
 
 
 def _cut(

@@ -8,7 +8,7 @@ predict nothing); hidden states become logits a tile of rows at a time, so memor
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,8 +28,7 @@ from cream.engines.batching import (
     require_finite,
     windows,
 )
-from cream.engines.logsumexp import log_normalisers
-from cream.engines.plain import score_plainly
+from cream.engines.plain import score_plainly, target_logps
 from cream.engines.trial import fast_form
 from cream.kernels.library import fit
 from cream.models.devices import give_memory_back
@@ -38,6 +37,9 @@ from cream.models.hidden import Backbone, hooked, require_inference_model
 from cream.models.padded_attention import PADDING, PROMPT, PaddedAttention, RowMask
 from cream.models.positions import Reach, context_length
 from cream.types import ScoredGroup, ScoringRequest
+
+Reading = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A tile of logits, the row of each value, the token judged there: to a float32 value each."""
 
 SHORT_ROW = 128
 """Tokens of a prompt with its completions up to which plain products beat the fused call."""
@@ -68,6 +70,7 @@ class TorchScorer:
         window_rows: Completions that are sorted by length at a time.
         hook: What stands behind every decoder layer, or None.
         say: Told when memory does not hold the token budget, which is halved for good then.
+        reading: What is read off the logits at every token; without it, log-probabilities.
 
     Raises:
         ModelError: The model is in training mode.
@@ -82,6 +85,7 @@ class TorchScorer:
         window_rows: int = 8192,
         hook: LayerHook | None = None,
         say: Say | None = None,
+        reading: Reading | None = None,
     ) -> None:
         require_inference_model(model)
         self._model = model
@@ -90,6 +94,7 @@ class TorchScorer:
         self._tile_rows = tile_rows
         self._window_rows = window_rows
         self._say = say
+        self._reading = reading or target_logps
         self._context_length = context_length(model.config)
 
     @cached_property
@@ -136,7 +141,7 @@ class TorchScorer:
 
     def _score_plainly(self, request: ScoringRequest) -> ScoredGroup:
         with torch.inference_mode(), hooked(self._model, self._hook):
-            scored = score_plainly(self._model, request, self._tile_rows)
+            scored = score_plainly(self._model, request, self._tile_rows, self._reading)
         return ScoredGroup(request.prompt_id, tuple(logps.cpu().numpy() for logps in scored))
 
     def _score_packed(self, requests: list[ScoringRequest]) -> Iterator[ScoredGroup]:
@@ -175,7 +180,7 @@ class TorchScorer:
         assert backbone is not None  # else nothing fits
         try:
             with torch.inference_mode():
-                return _score_batch(backbone, batch, self._tile_rows)
+                return _score_batch(backbone, batch, self._tile_rows, self._reading)
         except (MemoryError, RuntimeError) as error:
             problem = out_of_memory(error)
             if len(batch) == 1:
@@ -225,7 +230,7 @@ def _batches(units: list[_Unit], token_budget: int) -> Iterator[list[_Unit]]:
 
 
 def _score_batch(
-    backbone: Backbone, batch: list[_Unit], tile_rows: int
+    backbone: Backbone, batch: list[_Unit], tile_rows: int, reading: Reading
 ) -> list[list[Float32[np.ndarray, " token"]]]:
     """Token log-probabilities per unit and completion."""
     prompts = [unit.request.prompt_token_ids for unit in batch]
@@ -236,7 +241,7 @@ def _score_batch(
     attention = _attention([len(p) for p in prompts], lengths, backbone)
     stream = torch.tensor([ids, positions], dtype=torch.int64, device=backbone.device)
     hidden = backbone.hidden(stream[0], stream[1], attention)
-    logps = _head_logps(backbone, hidden, batch, tile_rows).cpu().numpy()
+    logps = _head_values(backbone, hidden, batch, tile_rows, reading).cpu().numpy()
     return _split(logps, completions)
 
 
@@ -263,13 +268,14 @@ def _padded(rows: list[list[int]], filler: int, device: torch.device) -> Int64[T
     return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], device=device)
 
 
-def _head_logps(
+def _head_values(
     backbone: Backbone,
     hidden: Float[Tensor, "token hidden"],
     batch: list[_Unit],
     tile_rows: int,
+    reading: Reading,
 ) -> Float32[Tensor, " judged"]:
-    """Log-probabilities of all first tokens, then of all later tokens, in the order of the batch.
+    """What is read at all first tokens, then at all later tokens, in the order of the batch.
 
     The last prompt token predicts the first token of all its completions: one row of logits,
     several targets. Every later row has one.
@@ -289,23 +295,14 @@ def _head_logps(
         logits = backbone.logits(rows[start : start + tile_rows])
         edges = torch.tensor([start, start + len(logits)], device=device)
         low, high = torch.searchsorted(source, edges).tolist()
-        parts.append(_tile_logps(logits, source[low:high] - start, target[low:high]))
+        parts.append(reading(logits, source[low:high] - start, target[low:high]))
     return torch.cat(parts)
-
-
-def _tile_logps(
-    logits: Float[Tensor, "row vocab"],
-    source: Int64[Tensor, " judged"],
-    target: Int64[Tensor, " judged"],
-) -> Float32[Tensor, " judged"]:
-    """Float32 log-probabilities of the targets, each read in its source row."""
-    return logits[source, target].float() - log_normalisers(logits)[source]
 
 
 def _split(
     logps: Float32[np.ndarray, " judged"], completions: list[tuple[tuple[int, ...], ...]]
 ) -> list[list[Float32[np.ndarray, " token"]]]:
-    """Undo the order of `_head_logps`: one array per completion."""
+    """Undo the order of `_head_values`: one array per completion."""
     later = sum(map(len, completions))
     first = 0
     result = []

@@ -230,12 +230,15 @@ def _tokens(stage: StageSpec, counts: TokenCounts, length: float, question: int)
             return stage.completions * length
         case "answer":  # one for each prompt, whatever is compared with it
             return stage.prompts * length
-        case "score" | "score_examples":
+        case "score" | "score_examples" | "score_tokens" | "certainty":
             return stage.prompts * counts.prompt + stage.completions * length
         case "fine_tune":
             completion = length if counts.completion is None else counts.completion
             return stage.epochs * stage.completions * (counts.prompt + completion)
         case "train":
+            if stage.examples:
+                read = stage.examples * counts.prompt + stage.completions * length
+                return stage.epochs * read
             pairs, added = stage.completions / 2, stage.added or AddedTokens()
             prompt, completion = 1 + added.prompts, 2 + added.completions
             more = added.verdicts * question
@@ -257,14 +260,14 @@ def _seconds(
     match stage.kind:
         case "sample" | "evaluate" | "evaluate_goal" | "answer":
             return rates.start_seconds + tokens / rates.sampled_per_second, None
-        case "score" | "score_examples":
+        case "score" | "score_examples" | "score_tokens" | "certainty":
             return rates.load_seconds + tokens / rates.scored_per_second, None
         case "fine_tune":
             steps = stage.epochs * math.ceil(stage.completions / recipe.sft.optimiser.batch_size)
             return rates.load_seconds + _training(rates.fine_tuning, steps, tokens), None
         case "train":
-            pairs = stage.completions // 2
-            steps = stage.epochs * math.ceil(pairs / recipe.training.optimiser.batch_size)
+            examples = stage.examples or stage.completions // 2
+            steps = stage.epochs * math.ceil(examples / recipe.training.optimiser.batch_size)
             return rates.load_seconds + _training(rates.training, steps, tokens), None
         case _:
             raise ValueError(stage.kind)  # has no tokens, answered above

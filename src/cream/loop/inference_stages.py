@@ -6,7 +6,7 @@ computed is the stages' business (`cream.stages`), how it is kept the store's (`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple
 from functools import cache, partial
 from typing import Any
@@ -16,8 +16,10 @@ import pyarrow as pa
 
 from cream.algorithms.diagnostics import distinct_ngrams
 from cream.algorithms.statistics import Absent
+from cream.engines.certainty import SelfCertainty
 from cream.loop.context import Context, sampling_params
 from cream.loop.stage_runner import PartProgress, batched, run_shards
+from cream.recipe.parts import SELF_CERTAINTY
 from cream.records import (
     EngineUsed,
     EvaluateSummary,
@@ -40,9 +42,11 @@ from cream.runs.tables import (
 )
 from cream.stages.evaluate import evaluate
 from cream.stages.sample import greedily, sample, with_data_completions
-from cream.stages.score import measure_noise, score
+from cream.stages.score import measure_noise, score, scoring_requests
 from cream.types import Completion, FinishReason, Origin, Prompt
 
+OF_TOKENS = "token_logps"
+"""Column of lists: log-probabilities of a completion's tokens."""
 NOISE_GROUPS = 8
 """Prompts whose completions are scored twice to measure the noise floor of a scorer."""
 
@@ -172,6 +176,85 @@ def score_stage(context: Context, spec: StageSpec) -> StageRecord:
         summarise=summarise,
         sizes=[len(s) for s in batched(prompts, context.recipe.sampling.prompts_per_shard)],
         within=within,
+    )
+
+
+def score_tokens_stage(context: Context, spec: StageSpec) -> StageRecord:
+    """Log-probabilities of every token of a set's completions under the loss reference."""
+    model = str(spec.model)
+
+    def rows(groups: list[list[Completion]], prompts: Mapping[str, tuple[int, ...]]) -> pa.Table:
+        scored = context.engine.scorer(model).score(scoring_requests(groups, prompts))
+        found = {group.prompt_id: group.token_logps for group in scored}
+        logps = [row.tolist() for group in groups for row in found[group[0].prompt_id]]
+        return _by_completion(groups, OF_TOKENS, pa.array(logps, pa.list_(pa.float32())))
+
+    return _column_stage(context, spec, rows)
+
+
+def certainty_stage(context: Context, spec: StageSpec) -> StageRecord:
+    """Self-certainty of a set's completions under the model that sampled them."""
+    make = partial(
+        SelfCertainty,
+        token_budget=context.recipe.scoring.token_budget,
+        say=context.checkpoints.say,
+    )
+
+    def rows(groups: list[list[Completion]], prompts: Mapping[str, tuple[int, ...]]) -> pa.Table:
+        scorer = context.checkpoints.made_of(str(spec.model), "certainty", make)
+        found = dict(scorer.score(scoring_requests(groups, prompts)))
+        values = [value for group in groups for value in found[group[0].prompt_id]]
+        return _by_completion(groups, SELF_CERTAINTY, pa.array(values, pa.float64()))
+
+    return _column_stage(context, spec, rows)
+
+
+def _by_completion(groups: list[list[Completion]], name: str, values: pa.Array) -> pa.Table:
+    """A column in the order of the groups, beside the ids that it is joined by, and lengths."""
+    completions = [c for group in groups for c in group]
+    return pa.table(
+        {
+            "prompt_id": [c.prompt_id for c in completions],
+            "completion_id": [c.completion_id for c in completions],
+            NUM_TOKENS: pa.array([len(c.token_ids) for c in completions], pa.int32()),
+            name: values,
+        }
+    )
+
+
+def _column_stage(
+    context: Context,
+    spec: StageSpec,
+    rows: Callable[[list[list[Completion]], Mapping[str, tuple[int, ...]]], pa.Table],
+) -> StageRecord:
+    """A column that a model of the run fills in one pass, part by part."""
+    (source,) = spec.inputs
+    sampled = context.run.finished(source)
+    stage = context.stage(
+        spec,
+        {
+            "completions": sampled.fingerprint,
+            "model": context.model_fingerprint(str(spec.model)),
+            "compute_dtype": str(context.checkpoints.compute_dtype),
+            "settings": {"token_budget": context.recipe.scoring.token_budget},
+        },
+    )
+    prompt_token_ids = cache(partial(context.encode_set, source))
+
+    def summarise(stage: Stage) -> tuple[dict[str, Any], str]:
+        scored = sum(table.num_rows for table in stage.tables(["completion_id"]))
+        return {"scored": scored}, f"{scored} completions"
+
+    return run_shards(
+        stage,
+        context.progress,
+        label=spec.label,
+        unit="shards",
+        shards=[[path] for path in sampled.parts()],
+        work=lambda shard: rows(
+            _groups(completions_from_table(read_table(shard[0]))), prompt_token_ids()
+        ),
+        summarise=summarise,
     )
 
 

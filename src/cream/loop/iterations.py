@@ -10,15 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cream.loop.advantage_stages import advantage_stage
 from cream.loop.context import Context
 from cream.loop.data_stages import freeze_prompts, freeze_seed, freeze_seed_parts
-from cream.loop.inference_stages import evaluate_stage, sample_stage, score_stage
+from cream.loop.inference_stages import (
+    evaluate_stage,
+    sample_stage,
+    score_stage,
+    score_tokens_stage,
+)
 from cream.loop.matrix_stages import matrix_stage, pair_stage
 from cream.loop.score_columns import score_column_stage
 from cream.loop.training_stages import fine_tune_stage, remove_unneeded, train_stage
 from cream.loop.transform_stages import score_examples_stage, transform_stage
 from cream.pair_records import PairSummary
-from cream.records import EvaluateSummary, StageKind, StageSpec
+from cream.records import AdvantageSummary, EvaluateSummary, StageKind, StageSpec
 from cream.runs.store import StageRecord
 
 ITERATIONS = "iterations"
@@ -39,6 +45,20 @@ OF_PAIRS = (
     "mean_completion_tokens",
 )
 """Figures of an iteration worth a curve; those that it does not have are left out."""
+OF_SAMPLES = (
+    "mean_reward",
+    "right/share",
+    "reward_order/share",
+    "tally/parts/trained",
+    "tally/parts/no_variance",
+    "entropy",
+    "vote_share",
+    "mean_completion_tokens",
+    "behaviour_gap",
+    "kl_to_seed_per_token",
+    "kl_to_previous_per_token",
+)
+"""The same of an iteration without pairs."""
 
 
 def track(context: Context, spec: StageSpec, record: StageRecord) -> None:
@@ -49,6 +69,11 @@ def track(context: Context, spec: StageSpec, record: StageRecord) -> None:
     if spec.kind == "pair" and not spec.draft:
         summary = PairSummary.read(record.summary, spec.name).as_json()
         found = {key: _leaf(summary, key) for key in OF_PAIRS}
+        told = {key: value for key, value in found.items() if value is not None}
+        context.trackers.point(ITERATIONS, spec.t, told)
+    if spec.kind == "advantage":
+        weighed = AdvantageSummary.read(record.summary, spec.name).as_json()
+        found = {key: _leaf(weighed, key) for key in OF_SAMPLES}
         told = {key: value for key, value in found.items() if value is not None}
         context.trackers.point(ITERATIONS, spec.t, told)
     if spec.kind == "evaluate":
@@ -78,8 +103,11 @@ STAGES: Mapping[StageKind, Callable[[Context, StageSpec], StageRecord]] = {
     "mark": score_column_stage,
     "text_score": score_column_stage,
     "answer": score_column_stage,
+    "certainty": score_column_stage,
     "matrix": matrix_stage,
     "pair": pair_stage,
+    "advantage": advantage_stage,
+    "score_tokens": score_tokens_stage,
     "transform": transform_stage,
     "score_examples": score_examples_stage,
     "train": train_stage,
@@ -123,7 +151,7 @@ def sample_iteration(context: Context, t: int) -> StageRecord:
 
 def score_iteration(context: Context, t: int) -> StageRecord:
     """Fill the score matrix of iteration t: every model's column, other scores, then the join."""
-    scores = ("score", "verify", "mark", "text_score", "answer", "matrix")
+    scores = ("score", "verify", "mark", "text_score", "answer", "certainty", "matrix")
     *_, matrix = [
         run_stage(context, spec)
         for spec in context.plan.at(t)

@@ -25,7 +25,7 @@ from cream.runs.tables import (
     with_metadata,
 )
 
-NO_PAIRS = {"objective", "prompts", "transform", "goals", "sampled_goal"}
+NO_PAIRS = {"objective", "prompts", "transform", "goals", "sampled_goal", "advantage"}
 """Parts that decide no pair."""
 
 
@@ -114,7 +114,7 @@ def pair_stage(context: Context, spec: StageSpec) -> StageRecord:
     optional = {"others": parts.others, "answered": parts.answered}
     names = NO_PAIRS | {name for name, part in optional.items() if part is None}
     without: dict[str, Any] = dict.fromkeys(names, True)
-    if parts.pairing.unanimous == "drop":
+    if parts.paired_by.unanimous == "drop":
         without["pairing"] = {"unanimous"}
     calibration = None
     if calibrations:

@@ -119,7 +119,7 @@ def summarise_pairs(
         chosen_tokens=_mean_tokens(result.layout, members.prompt, members.chosen),
         rejected_tokens=_mean_tokens(result.layout, members.prompt, members.rejected),
         calibration=None if calibration is None else CalibrationCounts(**asdict(calibration)),
-        unanimous=_chosen_right(agreed) if parts.pairing.unanimous == "nll" else None,
+        unanimous=_chosen_right(agreed) if parts.paired_by.unanimous == "nll" else None,
     )
 
 

@@ -113,7 +113,7 @@ def make_pairs(
         )
     write_table(folder / "pairs.parquet", pairs_to_table(result.pairs))
     write_table(folder / "prompts.parquet", _prompt_columns(result.prompts))
-    if parts.pairing.unanimous == "nll":
+    if parts.paired_by.unanimous == "nll":
         agreed = result.agreed
         columns = {"prompt_id": agreed.prompt_ids, "completion_id": agreed.completion_ids}
         named = {name: pa.array(values, pa.string()) for name, values in columns.items()}
@@ -195,7 +195,7 @@ def calibration_of(stage: Stage, parts: MethodParts) -> Calibration | None:
         np.array([key not in known for key in keys]),
         spec.first,
         spec.second,
-        parts.pairing,
+        parts.paired_by,
         source=f"{len(set(prompts))} held-out seed prompts answered by M1",
     )
     if found.agree_total + found.disagree_total == 0:

@@ -24,14 +24,22 @@ from cream.engines.judge import AskedModel, PairwiseJudge, RubricJudge
 from cream.engines.reward_model import RewardModel
 from cream.engines.texts import TextScorer
 from cream.engines.verdict import DETAILS, VerdictJudge
-from cream.errors import RecipeError
 from cream.loop.answers import answer_stage
 from cream.loop.context import Context, empty_question
 from cream.loop.extensions import OwnScorer
+from cream.loop.inference_stages import certainty_stage
 from cream.loop.stage_runner import run_shards
 from cream.models.chat import ChatEncoder
 from cream.protocols import Engine, SamplingParams
-from cream.recipe.parts import EXTRACTED, FROM_DATA, JUDGE, REWARD_MODEL, VERDICT, VERIFIER
+from cream.recipe.parts import (
+    EXTRACTED,
+    FROM_DATA,
+    JUDGE,
+    REWARD_MODEL,
+    SELF_CERTAINTY,
+    VERDICT,
+    VERIFIER,
+)
 from cream.recipe.scorers import JudgeConfig, JudgeModel, PairwiseJudgeConfig, RewardModelConfig
 from cream.records import StageSpec, TextScoreSummary
 from cream.runs.files import read_table
@@ -298,32 +306,6 @@ def score_column(context: Context, name: str) -> ScoreColumn:
     return SCORE_COLUMNS.get(name, answers)
 
 
-def check_score_columns(context: Context) -> None:
-    """A column that the run cannot fill is refused now, not after sampling.
-
-    Raises:
-        RecipeError: The method reads a score column that does not exist, or that needs a section
-            which this method does not have.
-    """
-    method = context.recipe.method
-    fillable = {VERIFIER}
-    fillable |= {method.scorer.column} if method.scorer else set()
-    fillable |= {VERDICT} if context.recipe.scoring.verdicts else set()
-    fillable |= context.extensions.scorers.keys()
-    fillable |= {FROM_DATA} if context.plan.parts(1).prompts == "seed" else set()
-    for t in range(1, context.recipe.iterations + 1):
-        parts = context.plan.parts(t)
-        known = fillable | (parts.answered.columns.keys() if parts.answered else set())
-        wrong = [name for name in parts.score_columns if name not in known]
-        if wrong:
-            raise RecipeError(
-                f"method {method.name} reads the score column {', '.join(wrong)} at iteration {t}, "
-                f"which this run cannot fill; it has {', '.join(sorted(fillable))}. `judge` comes "
-                "with methods srlm_judge and temporal, `reward_model` with reward_model and "
-                "temporal, any other with cream.run(..., scorers=...)"
-            )
-
-
 def verify_stage(context: Context, spec: StageSpec) -> StageRecord:
     """Verdicts on a set's completions, where prompts have answers; the same in every iteration.
 
@@ -397,4 +379,5 @@ SCORE_COLUMNS: Mapping[str, ScoreColumn] = {
     JUDGE: ScoreColumn(judge_stage, (JUDGE, f"{JUDGE}_reason", f"{JUDGE}_count")),
     VERDICT: ScoreColumn(verdict_stage, (VERDICT, f"{VERDICT}_reason", *VERDICT_DETAILS)),
     REWARD_MODEL: ScoreColumn(reward_model_stage, (REWARD_MODEL, f"{REWARD_MODEL}_reason")),
+    SELF_CERTAINTY: ScoreColumn(certainty_stage, (SELF_CERTAINTY,)),
 }

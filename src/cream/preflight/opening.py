@@ -17,8 +17,7 @@ from cream.errors import DataError, RecipeError, RunError
 from cream.kernels.library import fit
 from cream.loop.context import Context
 from cream.loop.extensions import Extensions
-from cream.loop.score_columns import check_score_columns
-from cream.loop.training_stages import check_objective
+from cream.loop.refusals import check_objective, check_score_columns
 from cream.models.devices import pick_compute_dtype
 from cream.models.fingerprints import model_fingerprint, stored_parameters
 from cream.plan import is_calibrated

@@ -66,13 +66,18 @@ def recompute_pairs(
     if recipe.method != stored_recipe.method:  # else it may be one composed in Python
         parts, first = recipe.parts(t), recipe.parts(1)
     _refuse_other_groups(parts, plan.parts[t], recipe.method.name)
+    if parts.pairing is None:
+        raise RunError(
+            f"method {recipe.method.name} weighs every sample and makes no pairs; name one that "
+            "does, as in --set method=srlm"
+        )
     report = recipe.scoring.report_consistency
-    (pairing,) = run.planned("pair", t)
+    (pairing,) = run.planned("pair", t) or run.planned("advantage", t)
     matrix = read_matrix(
         Run(source).finished(pairing.inputs[0]), parts, t, report_consistency=report
     )
     key = fingerprint([parts.model_dump(mode="json"), report])[:8]
-    folder = out or source / f"{pairing.name}-{key}"
+    folder = out or source / f"iteration-{t}" / f"pair-{key}"
     summary = make_pairs(
         folder,
         matrix,

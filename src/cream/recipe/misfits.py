@@ -6,9 +6,23 @@ from typing import TYPE_CHECKING
 
 from cream.recipe.objectives import ChosenNll
 from cream.recipe.pairing import BestWorst, MajorityVote, RandomPair
+from cream.recipe.policy_gradient import PolicyGradient
 
 if TYPE_CHECKING:
     from cream.recipe.parts import MethodParts
+
+OF_PAIRS = (
+    "tie_break",
+    "agreement",
+    "reported",
+    "smoothing",
+    "answered",
+    "others",
+    "transform",
+    "goals",
+    "sampled_goal",
+)
+"""Parts that only methods with pairs have."""
 
 
 def refuse_misfits(parts: MethodParts) -> None:
@@ -17,6 +31,9 @@ def refuse_misfits(parts: MethodParts) -> None:
     Raises:
         ValueError: Two do; which.
     """
+    _refuse_pairs_beside_advantages(parts)
+    if parts.pairing is None:
+        return
     if parts.agreement and parts.smoothing:
         raise ValueError("C comes from agreement or from smoothing, not from both")
     if isinstance(parts.pairing, MajorityVote) and not parts.reward.kind == "votes":
@@ -52,6 +69,27 @@ def refuse_misfits(parts: MethodParts) -> None:
         raise ValueError("C would compare rankings of completions that M_t did not sample")
 
 
+def _refuse_pairs_beside_advantages(parts: MethodParts) -> None:
+    """A method makes pairs, or weighs every sample."""
+    if (parts.pairing is None) == (parts.advantage is None):
+        raise ValueError(
+            "a method either makes pairs (pairing) or weighs every sample (advantage); it has "
+            + ("neither" if parts.pairing is None else "both")
+        )
+    if isinstance(parts.objective, PolicyGradient) != (parts.advantage is not None):
+        raise ValueError(
+            f"objective {parts.objective.name} does not train on "
+            + ("pairs" if parts.advantage is None else "advantages; take policy_gradient")
+        )
+    given = [name for name in OF_PAIRS if getattr(parts, name) is not None]
+    given += ["prompts: seed"] if parts.prompts == "seed" else []
+    if parts.advantage is not None and given:
+        raise ValueError(
+            f"{', '.join(given)} would be ignored: an advantage is of M_t's own samples, all "
+            "of them, and no pair is made"
+        )
+
+
 def _refuse_goals(parts: MethodParts) -> None:
     """Goals make examples of pairs, and nothing else may."""
     if parts.sampled_goal is not None and parts.goals is None:
@@ -65,7 +103,7 @@ def _refuse_goals(parts: MethodParts) -> None:
             f"goals make the examples, and {parts.objective.additions[0].key} adds to those of "
             "pairs; take one of them"
         )
-    if parts.pairing.unanimous == "nll":
+    if parts.paired_by.unanimous == "nll":
         raise ValueError("goals are told of pairs; leave pairing.unanimous at drop")
     if isinstance(parts.objective, ChosenNll):
         raise ValueError("goals reverse pairs, and the objective nll reads no pair")

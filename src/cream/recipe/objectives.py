@@ -20,6 +20,7 @@ from cream.recipe.likelihood import ChosenNll as ChosenNll
 from cream.recipe.likelihood import ConsistencyNll as ConsistencyNll
 from cream.recipe.likelihood import ConstantNll as ConstantNll
 from cream.recipe.optimism import Optimism as Optimism
+from cream.recipe.policy_gradient import PolicyGradient as PolicyGradient
 from cream.recipe.scir import Scir as Scir
 
 if TYPE_CHECKING:
@@ -360,7 +361,8 @@ ObjectiveConfig = Annotated[
     | LengthNormalisedDpo
     | Scir
     | SimPo
-    | SrlmKl,
+    | SrlmKl
+    | PolicyGradient,
     Field(discriminator="name"),
 ]
 """Every objective a recipe can name; ``name`` decides which fields may follow."""

@@ -11,11 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cream.recipe.base import Section
+from cream.recipe.columns import BUILT_IN_COLUMNS as BUILT_IN_COLUMNS
+from cream.recipe.columns import EXTRACTED as EXTRACTED
+from cream.recipe.columns import FROM_DATA as FROM_DATA
+from cream.recipe.columns import JUDGE as JUDGE
+from cream.recipe.columns import REWARD_MODEL as REWARD_MODEL
+from cream.recipe.columns import SELF_CERTAINTY as SELF_CERTAINTY
+from cream.recipe.columns import VERDICT as VERDICT
+from cream.recipe.columns import VERIFIER as VERIFIER
+from cream.recipe.columns import answer_column as answer_column
 from cream.recipe.goals import Goals, Score
 from cream.recipe.likelihood import ObjectiveSection
 from cream.recipe.objectives import ChosenNll, ObjectiveConfig
 from cream.recipe.pairing import BestWorst as BestWorst
 from cream.recipe.pairing import PairingConfig
+from cream.recipe.policy_gradient import Advantage as Advantage
+from cream.recipe.policy_gradient import PolicyGradient
 
 if TYPE_CHECKING:
     from cream.algorithms.objective import Objective
@@ -55,28 +66,6 @@ case and spacing; ``extracted``: the same answer by the prompt's verifier."""
 BelowHalf = Literal["floor", "allow", "drop"]
 """What happens to a C below 1/2, which is outside the theory (it would train on reversed pairs):
 raise it to 1/2, use it as it is, or drop the pairs it would apply to."""
-
-
-VERIFIER = "verifier"
-"""Score column: 1 right, 0 wrong. Every run has it, since reports say how many pairs are right."""
-JUDGE = "judge"
-"""Score column: what the method's judge gives a completion."""
-REWARD_MODEL = "reward_model"
-"""Score column: what the method's reward model gives a completion."""
-VERDICT = "verdict"
-"""Score column: how probable M_t, or M0, holds it that a completion is better than another of its
-group, asked for one letter; see ``scoring.verdicts``."""
-FROM_DATA = "from_data"
-"""Score column of groups that hold completions of a data set: 1 for them, 0 for the policy's."""
-BUILT_IN_COLUMNS = (VERIFIER, JUDGE, REWARD_MODEL, VERDICT, FROM_DATA)
-"""Score columns whose names nothing else can take."""
-EXTRACTED = "extracted"
-"""Label column: the answer found in a completion."""
-
-
-def answer_column(witness: str) -> str:
-    """Score column: 1 for completions that are a witness' own greedy answer, 0 for others."""
-    return f"answer_{witness}"
 
 
 class LogpQuantity(Section):
@@ -151,7 +140,22 @@ class Votes(Section):
         return f"votes({self.column})"
 
 
-AnyQuantity = LogpQuantity | ScoreQuantity | LengthRegularised | Ensemble | Votes
+class Majority(Section):
+    """1 for a completion that gives the most frequent extracted answer of its group, else 0.
+
+    A completion without an answer gets 0. A group whose most frequent answer is not one, or that
+    gives none, has no label, and so no values (TTRL, arXiv 2504.16084).
+    """
+
+    kind: Literal["majority"] = "majority"
+    column: str = EXTRACTED
+    """Label column of the matrix."""
+
+    def __str__(self) -> str:
+        return f"majority({self.column})"
+
+
+AnyQuantity = LogpQuantity | ScoreQuantity | LengthRegularised | Ensemble | Votes | Majority
 Quantity = Annotated[AnyQuantity, Field(discriminator="kind")]
 
 
@@ -164,7 +168,7 @@ def models_of(quantity: AnyQuantity) -> tuple[str, ...]:
             return quantity.base.columns
         case Ensemble():
             return tuple(dict.fromkeys(c for m in quantity.members for c in m.columns))
-        case ScoreQuantity() | Votes():
+        case ScoreQuantity() | Votes() | Majority():
             return ()
 
 
@@ -265,6 +269,10 @@ class PastAndFuture(Section):
     draft. None in the draft itself."""
 
 
+GroupRule = PairingConfig | Advantage
+"""What is said of a group of completions: how pairs are made of them, or how they are weighed."""
+
+
 class MethodParts(Section):
     """Everything iteration t of a method reads and does, with columns named."""
 
@@ -287,7 +295,10 @@ class MethodParts(Section):
     ``data``, column ``from_data``). Decides the matrix, not what is made of it."""
     others: PastAndFuture | None = None
     """Other models whose completions join those of M_t; None: its own only."""
-    pairing: PairingConfig
+    pairing: PairingConfig | None = None
+    """How pairs are made; None: none are, and every sample is weighed by its `advantage`."""
+    advantage: Advantage | None = None
+    """How every sample is weighed by its reward against the others'; None: pairs are made."""
     transform: str | None = None
     """What stands between pairs and training, by the name it has in ``cream.run(...,
     transforms=...)``: pairs in, training examples out. None: the pairs are the examples."""
@@ -328,11 +339,24 @@ class MethodParts(Section):
     def build_objective(self) -> Objective:
         """The objective that training takes."""
         built = self.objective.build()
-        if self.goals is None or isinstance(self.objective, ChosenNll):
+        if self.goals is None or isinstance(self.objective, ChosenNll | PolicyGradient):
             return built
         from cream.algorithms.goals import goal_conditioned
 
         return goal_conditioned(built, beta=self.objective.beta)
+
+    @property
+    def rule(self) -> GroupRule:
+        """What is said of groups, whether pairs are made of them or advantages."""
+        rule = self.pairing or self.advantage
+        assert rule is not None, "validated"
+        return rule
+
+    @property
+    def paired_by(self) -> PairingConfig:
+        """The pairing of a method that makes pairs."""
+        assert self.pairing is not None, "stages of pairs are planned for methods with a pairing"
+        return self.pairing
 
     @property
     def draft(self) -> MethodParts | None:
@@ -372,5 +396,5 @@ class MethodParts(Section):
     @property
     def label_columns(self) -> tuple[str, ...]:
         """Label columns (extracted answers) that are needed, each once."""
-        votes = [q for q in self.quantities if isinstance(q, Votes)]
+        votes = [q for q in self.quantities if isinstance(q, Votes | Majority)]
         return tuple(dict.fromkeys(q.column for q in votes))

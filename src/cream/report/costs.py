@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cream.pair_records import PairSummary
-from cream.records import AnswerSummary, Record, SampleSummary, TrainSummary
+from cream.records import (
+    AdvantageSummary,
+    AnswerSummary,
+    Record,
+    SampleSummary,
+    TrainSummary,
+)
 from cream.runs.reader import FinishedStage, RunReader
 from cream.runs.tables import NUM_TOKENS
 
@@ -121,7 +127,7 @@ def stage_tokens(run: RunReader, stage: FinishedStage) -> Mapping[Kind, float] |
             return {"sampled": float(stage.summary(AnswerSummary).tokens)}
         case "evaluate" | "evaluate_goal":
             return {"evaluated": _column_sum(stage)}
-        case "score":
+        case "score" | "score_tokens" | "certainty":
             return {"scored": _column_sum(stage)}
         case "train":
             trained = _trained_tokens(run, stage)
@@ -136,9 +142,10 @@ def _column_sum(stage: FinishedStage) -> float:
 
 
 def _trained_tokens(run: RunReader, stage: FinishedStage) -> float | None:
-    """Of chosen and rejected, as often as they are seen; 0 where the training was skipped.
+    """As often as they are seen; 0 where the training was skipped.
 
-    None if other examples were made of them, or came beside them.
+    None where it is not recorded: examples that a transform made or that came beside, prompts of
+    which some were too long.
     """
     summary = stage.summary(TrainSummary)
     if summary.skipped is not None:
@@ -146,6 +153,11 @@ def _trained_tokens(run: RunReader, stage: FinishedStage) -> float | None:
     read = [spec for spec in run.plan.stages if spec.name in stage.spec.inputs]
     if summary.replayed or any(spec.kind == "transform" for spec in read):
         return None
+    weighed = [run.finished[spec.name] for spec in read if spec.kind == "advantage"]
+    if weighed:
+        tokens = weighed[0].summary(AdvantageSummary).trained_tokens
+        whole = summary.tally.parts["trained"] == summary.tally.total
+        return float(tokens * stage.spec.epochs) if whole else None
     (paired,) = (spec.name for spec in read if spec.kind == "pair")
     pairs = run.finished[paired].summary(PairSummary)
     lengths = (pairs.chosen_tokens or 0.0) + (pairs.rejected_tokens or 0.0)

@@ -19,7 +19,7 @@ from rich.text import Text
 from cream.errors import RunError
 from cream.recipe import Recipe
 from cream.recipe.pairing import Penalise, RandomPair
-from cream.recipe.parts import MethodParts
+from cream.recipe.parts import Advantage, MethodParts
 from cream.records import Record
 from cream.report.ranked import (
     Asked,
@@ -54,6 +54,8 @@ OUTCOMES: Mapping[str, str] = {
     "witness_disagrees": "the witness orders the pair the other way, or answers something else",
     "witness_silent": "the witness has no order for the pair, or no answer",
     "unanimous": "all completions say the same, which is trained on by likelihood alone",
+    "trained": "its samples are trained on",
+    "no_variance": "all its samples have the same reward, so none is better than another",
 }
 """What an outcome says about a prompt."""
 UNDEFINED: Mapping[str, str] = {
@@ -152,7 +154,7 @@ def find_prompt(run: RunReader, prompt: str, t: int | None) -> tuple[int, str]:
     Raises:
         RunError: None, or several. The ids that are meant or close are named.
     """
-    paired = {i: stage for i, stage in run.pairings.items() if t in (None, i)}
+    paired = {i: stage for i, stage in run.decisions.items() if t in (None, i)}
     if not paired:
         which = "no iteration" if t is None else f"iteration {t}"
         said = f"{run.root}: {which} has pairs yet; `cream status {run.root}` shows what is done"
@@ -191,6 +193,8 @@ def _words(
             return _reward_words(ranked, prompt_id)
         case "consistency":
             return _consistency_words(run.recipe, ranked, decided, pairs)
+        case "pair" if ranked.parts.advantage is not None:
+            return _advantage_words(ranked.parts.advantage, ranked.parts, decided)
         case "pair":
             answers = ranked.witness_answers(prompt_id)
             words = _pair_words(ranked.parts, decided, completions, pairs, answers)
@@ -205,8 +209,8 @@ def _reward_words(ranked: RankedSet, prompt_id: str) -> list[str]:
     lines = [f"ranked by {parts.reward}: higher is better, rank 1 is best"]
     if noise:
         lines.append(f"values that differ by no more than {noise:.2g} (noise of scoring) are tied")
-    if isinstance(parts.pairing.truncated, Penalise):
-        lines.append(f"a truncated completion has paid {parts.pairing.truncated.penalty:g} of it")
+    if isinstance(parts.rule.truncated, Penalise):
+        lines.append(f"a truncated completion has paid {parts.rule.truncated.penalty:g} of it")
     return [*lines, "no rank: a duplicate, truncated where these are dropped, or without a value"]
 
 
@@ -243,7 +247,7 @@ def _pair_words(
     pairs: Sequence[ExplainedPair],
     answers: Sequence[WitnessAnswer],
 ) -> list[str]:
-    lines = [f"pairing: {parts.pairing.rule} by {parts.reward}"]
+    lines = [f"pairing: {parts.paired_by.rule} by {parts.reward}"]
     number = {one.completion_id: i for i, one in enumerate(completions, start=1)}
     lines += [_answered(answer, number) for answer in answers]
     for pair in pairs:
@@ -288,6 +292,21 @@ def _further_words(run: RunReader, t: int, pairs: Sequence[ExplainedPair]) -> li
         )
         for key, sequences in found.items()
     ]
+
+
+def _advantage_words(rule: Advantage, parts: MethodParts, decided: Decided) -> list[str]:
+    """How the advantage of each sample comes about."""
+    baselines = {
+        "leave_one_out": "the mean of the other samples",
+        "group_mean": "the mean of all samples",
+        "none": "nothing",
+    }
+    lines = [f"advantage: {parts.reward} less {baselines[rule.baseline]}"]
+    if rule.scale == "group_std":
+        lines.append("divided by the standard deviation of the group's rewards")
+    if rule.kl is not None:
+        lines.append(f"{rule.kl.beta:g} times the divergence is taken off the {rule.kl.place}")
+    return [*lines, f"this prompt: {_why(decided)}", "no advantage: the sample is not trained on"]
 
 
 def _why(decided: Decided) -> str:

@@ -33,7 +33,7 @@ from cream.recipe.objectives import ObjectiveConfig
 from cream.records import Count, Rate, Record
 from cream.report.ranked import Asked, read_asked
 from cream.report.table import percent, share
-from cream.report.training_rows import goals_of, refuse_given_objective, under_goals
+from cream.report.training_rows import goals_of, refuse_given_objective, require_pairs, under_goals
 from cream.runs.files import replacing_folder
 from cream.runs.manifest import describe_environment, without_local_paths
 from cream.runs.reader import PAIRS, FinishedStage, RunReader, rows_of
@@ -121,6 +121,7 @@ def export_pairs(root: Path, iteration: int | None) -> ExportedPairs:
             an objective that was given in Python.
     """
     run = RunReader(root)
+    require_pairs(run)
     t = iteration or last_paired(run)
     refuse_given_objective(run, t)
     objective = run.plan.parts[t].objective

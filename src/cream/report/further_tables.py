@@ -1,4 +1,4 @@
-"""Tables that some methods alone have: models under goals, and what samples find."""
+"""Tables that some methods alone have: models under goals, what samples find or are worth."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from collections.abc import Sequence
 
 from cream.report.exploration import Exploration, FoundBySamples
 from cream.report.summary import Accuracy, Difference, GoalResult, ModelResult, RunSummary
-from cream.report.table import Table, figure, percent, points, within
+from cream.report.table import Table, counts, figure, percent, points, share, within
+from cream.report.weighed import WeighedIteration
 
 
 def further_tables(summary: RunSummary) -> list[Table]:
-    """What some methods alone have: models under goals, and what samples find."""
+    """What some methods alone have: models under goals, what samples find or are worth."""
     found = []
     if summary.goals:
         found.append(goal_table(summary.goals, summary.models))
     if summary.exploration:
         found.append(exploration_table(summary.exploration))
+    if summary.weighed:
+        found.append(weighed_table(summary.weighed))
     return found
 
 
@@ -74,3 +77,43 @@ def _found_cells(found: FoundBySamples) -> tuple[str, ...]:
         percent(found.pass_at_k),
         figure(found.different, ".2f"),
     )
+
+
+def weighed_table(rows: Sequence[WeighedIteration]) -> Table:
+    """Reward, whether it is right, and how varied the samples are, per iteration."""
+    left_out = ", ".join(filter(None, map(_left_out, rows)))
+    head = ("iteration", "reward", "mean", "prompts", "samples right")
+    return Table(
+        "iterations",
+        (*head, "right before wrong", "entropy", "vote share", "KL to M0", "tokens"),
+        tuple(_weighed_cells(row) for row in rows),
+        "mean: of the reward over samples; prompts: those trained on; right before wrong: of two "
+        "samples of a prompt, one right, with different rewards, the right one's is higher; 95 % "
+        "Wilson intervals; entropy and KL in nats per token; vote share: of a prompt's samples "
+        "with its most frequent answer" + (f"; left out: {left_out}" if left_out else ""),
+        words=2,
+    )
+
+
+def _weighed_cells(row: WeighedIteration) -> tuple[str, ...]:
+    t = row.iteration
+    return (
+        f"{t} (M{t} -> M{t + 1})",
+        row.reward,
+        figure(row.mean_reward, ".3f"),
+        f"{row.tally.parts['trained']} of {row.tally.total}",
+        share(row.right) if row.right.n else "none verified",
+        share(row.reward_order) if row.reward_order.n else "none decidable",
+        figure(row.entropy, ".3f"),
+        percent(row.vote_share),
+        figure(row.kl_to_seed_per_token, ".3f"),
+        f"{row.mean_completion_tokens:.1f}",
+    )
+
+
+def _left_out(row: WeighedIteration) -> str:
+    """Prompts and samples that are not trained on, by reason; empty if all are."""
+    of_prompts = counts(row.tally.parts, without=["trained"])
+    of_samples = counts(row.completion_tally.parts, without=["trained"])
+    prompts = f"prompts {of_prompts}; " if of_prompts else ""
+    return f"iteration {row.iteration}: {prompts}samples {of_samples}" if of_samples else ""

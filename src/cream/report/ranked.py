@@ -16,15 +16,16 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64
 
-from cream.algorithms.groups import chunks
+from cream.algorithms.groups import chunks, pad
 from cream.recipe.parts import EXTRACTED, VERIFIER, Agreement, MethodParts
 from cream.records import Count, MatrixSummary, Record
 from cream.runs.files import read_table
-from cream.runs.reader import PAIRS, PROMPTS, FinishedStage, RunReader, rows_of
+from cream.runs.reader import ADVANTAGES, PAIRS, PROMPTS, FinishedStage, RunReader, rows_of
 from cream.runs.tables import BASE_COLUMNS, LOGP_PREFIX, matrix_from_tables
 from cream.stages.layout import Layout
 from cream.types import Origin
 
+ADVANTAGE = "advantage"
 VERDICTS = {True: "right", False: "wrong"}
 
 
@@ -109,7 +110,8 @@ class RankedSet:
     matrix: FinishedStage
     layout: Layout
     values: Mapping[str, Float64[np.ndarray, "prompt member"]]
-    """Of the reward, then of what was compared, by name."""
+    """Of the reward, then of what was compared, by name; the advantages of a method without pairs,
+    NaN where a sample is not trained on."""
     ranks: Mapping[str, Float64[np.ndarray, "prompt member"]]
     """1 is best; NaN where a completion may not be paired or has no value."""
     decided: Mapping[str, Decided]
@@ -203,18 +205,20 @@ class RankedSet:
 
 
 def read_ranked_set(run: RunReader, t: int) -> RankedSet:
-    """Read iteration t of a run, whose pairs are finished.
+    """Read iteration t of a run, whose pairs or weights are finished.
 
     Raises:
         RunError: A stage of it is not finished, or a file is damaged.
     """
-    paired, matrix, parts = run.pairings[t], run.needed("matrix", t), run.plan.parts[t]
+    decisive, matrix, parts = run.decisions[t], run.needed("matrix", t), run.plan.parts[t]
     compared = run.compared(t)
     layout = _layout(matrix, parts)
     asked = [parts.reward, *((compared.first, compared.second) if compared else ())]
     values = {str(q): layout.quantity(q).values for q in dict.fromkeys(asked)}
     counted = layout.usable & layout.groups.distinct
-    names = ("prompt_id", "outcome", "correlation", "definedness")
+    placed = {name: ranks(one, counted) for name, one in values.items()}
+    if parts.advantage is not None:
+        values[ADVANTAGE] = _advantages(decisive, layout)
     return RankedSet(
         t=t,
         parts=parts,
@@ -222,12 +226,26 @@ def read_ranked_set(run: RunReader, t: int) -> RankedSet:
         matrix=matrix,
         layout=layout,
         values=values,
-        ranks={name: ranks(one, counted) for name, one in values.items()},
-        decided={
-            key: Decided(*told) for key, *told in rows_of(paired.file(PROMPTS, names), *names)
-        },
-        pairs=_pairs(paired),
+        ranks=placed,
+        decided=_decided(decisive, paired=parts.advantage is None),
+        pairs={} if parts.advantage is not None else _pairs(decisive),
     )
+
+
+def _decided(stage: FinishedStage, *, paired: bool) -> dict[str, Decided]:
+    compared = ("correlation", "definedness") if paired else ()
+    names = ("prompt_id", "outcome", *compared)
+    nothing = () if paired else (None, "")
+    rows = rows_of(stage.file(PROMPTS, names), *names)
+    return {key: Decided(*told, *nothing) for key, *told in rows}
+
+
+def _advantages(stage: FinishedStage, layout: Layout) -> Float64[np.ndarray, "prompt member"]:
+    """Of every sample, joined by id."""
+    names = ("completion_id", ADVANTAGE)
+    known = dict(rows_of(stage.file(ADVANTAGES, names), *names))
+    flat = [known[key] for key in layout.matrix.completion_ids.tolist()]
+    return pad(np.array(flat, dtype=np.float64), layout.groups)
 
 
 def ranks(
@@ -267,7 +285,7 @@ def _layout(stage: FinishedStage, parts: MethodParts) -> Layout:
     ]
     tables = list(stage.tables(list(dict.fromkeys(columns))))
     matrix = matrix_from_tables(tables, logps, scores, parts.label_columns)
-    return Layout(matrix, parts.pairing, parts.reward)
+    return Layout(matrix, parts.rule, parts.reward)
 
 
 def _pairs(paired: FinishedStage) -> dict[str, list[ExplainedPair]]:

@@ -151,7 +151,7 @@ def prompt_signals(reader: RunReader, t: int) -> PromptSignals:
     labels = [EXTRACTED] if EXTRACTED in there else []
     wanted = [*BASE_COLUMNS, *(LOGP_PREFIX + model for model in models), *scores, *labels]
     matrix = matrix_from_tables(list(stage.tables(wanted)), models, scores, labels)
-    return signals_of(Layout(matrix, parts.pairing, parts.reward), f"M{t}", answers)
+    return signals_of(Layout(matrix, parts.rule, parts.reward), f"M{t}", answers)
 
 
 def signals_of(layout: Layout, policy: str, answers: Mapping[str, str]) -> PromptSignals:

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from cream.algorithms.diagnostics import Sampled, course_warnings, drift_warnings
 from cream.algorithms.statistics import (
     Interval,
     mean_at_k,
@@ -31,13 +30,14 @@ from cream.records import (
     FrozenPrompts,
     Rate,
     Record,
-    SampleSummary,
     StageKind,
 )
 from cream.report.exploration import Exploration, exploration_of_run
+from cream.report.run_warnings import RunWarning, warnings_of
+from cream.report.weighed import WeighedIteration, weighed_iterations
 from cream.runs.reader import PAIRS, FinishedStage, RunReader
 from cream.runs.verification import StageState, stage_state, verify_run
-from cream.types import Origin, Tally
+from cream.types import Tally
 
 COLUMNS = ("prompt_id", "task", "index", "correct", "partial_credit", "num_tokens")
 """What a summary reads of an evaluation; the texts stay on disk."""
@@ -119,15 +119,6 @@ class IterationSummary(PairSummary):
     iteration: Annotated[int, Field(ge=1)]
 
 
-class RunWarning(Record):
-    """Something about a stage that a user should know, by a name that does not change."""
-
-    name: Literal["loss_spike", "margin_explosion", "collapse_of_diversity", "runaway_length"]
-    stage: str
-    text: str
-    """A sentence."""
-
-
 class GoalResult(Record):
     """Accuracy of a model that is told a goal."""
 
@@ -153,6 +144,8 @@ class RunSummary(Record):
     exploration: list[Exploration] = Field(default=[], exclude_if=lambda value: not value)
     iterations: list[IterationSummary]
     """Those with pairs."""
+    weighed: list[WeighedIteration] = Field(default=[], exclude_if=lambda value: not value)
+    """Those of a method that weighs every sample."""
     seconds: dict[str, Annotated[float, Field(ge=0)]]
     """Per finished stage, over all attempts, in running order."""
     seconds_by_kind: dict[StageKind, Annotated[float, Field(ge=0)]]
@@ -217,32 +210,11 @@ def summary_of(run: RunReader) -> RunSummary:
             IterationSummary(iteration=t, **dict(stage.summary(PairSummary)))
             for t, stage in run.pairings.items()
         ],
+        weighed=weighed_iterations(run),
         seconds={name: stage.seconds for name, stage in run.finished.items()},
         seconds_by_kind=by_kind,
-        warnings=[
-            RunWarning.model_validate({"name": name, "stage": stage, "text": text})
-            for stage, found in _warnings(run)
-            for name, text in found.items()
-        ],
+        warnings=warnings_of(run),
     )
-
-
-def _warnings(run: RunReader) -> Iterator[tuple[str, dict[str, str]]]:
-    first = None
-    for name, stage in run.finished.items():
-        if stage.spec.kind in ("fine_tune", "train"):
-            yield name, course_warnings(stage.curve)
-        if stage.spec.kind == "sample" and stage.spec.origin == Origin.POLICY and stage.figures:
-            found = stage.summary(SampleSummary)
-            if not found.completions:
-                continue
-            now = Sampled(
-                found.distinct / found.completions,
-                found.tokens / found.completions,
-                found.truncated / found.completions,
-            )
-            first = first or now
-            yield name, drift_warnings(first, now)
 
 
 def _under_goals(run: RunReader, evaluated: Mapping[str, pa.Table]) -> Iterator[GoalResult]:

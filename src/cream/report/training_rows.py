@@ -18,6 +18,20 @@ from cream.types import Message, Origin
 SHOWN_CHARACTERS = 80
 
 
+def require_pairs(run: RunReader) -> None:
+    """Advantages mean nothing to another trainer.
+
+    Raises:
+        RunError: The method of the run weighs samples in place of making pairs.
+    """
+    if run.plan.parts[1].advantage is not None:
+        raise RunError(
+            f"{run.root} has no pairs to export: method {run.values['method']['name']} weighs "
+            "every sample by its advantage, which means nothing under another policy. Models are "
+            "folders in models/; `cream pair --from` makes pairs of its samples"
+        )
+
+
 def refuse_given_objective(run: RunReader, t: int) -> None:
     """What was trained on the pairs is known to its author only; no other trainer has it.
 

@@ -33,6 +33,9 @@ from cream.types import Origin
 METRICS = "metrics.jsonl"
 PAIRS, PROMPTS = "pairs.parquet", "prompts.parquet"
 """Tables of a pair stage: a row per pair, and a row per prompt with what became of it."""
+ADVANTAGES = "advantages.parquet"
+"""Table of an advantage stage, which has that of prompts too: a row per sample, with its reward,
+its advantage where it is trained on, and what became of it."""
 State = Literal["finished", "begun", "missing"]
 Curve = Sequence[Mapping[str, Any]]
 """Steps of a training in order: ``step``, and metrics by their names; null where not finite."""
@@ -238,6 +241,16 @@ class RunReader:
     def pairings(self) -> dict[int, FinishedStage]:
         """What made the pairs, by iteration; drafts are none."""
         return {s.spec.t: s for s in self.of("pair") if not s.spec.draft}
+
+    @property
+    def weighings(self) -> dict[int, FinishedStage]:
+        """What weighed the samples of methods without pairs, by iteration."""
+        return {s.spec.t: s for s in self.of("advantage")}
+
+    @property
+    def decisions(self) -> dict[int, FinishedStage]:
+        """What decided about every prompt, pairs or weights, by iteration."""
+        return {**self.pairings, **self.weighings}
 
     def asked(self, t: int) -> list[FinishedStage]:
         """The frozen data that the prompts of iteration t are from."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 
+from cream.algorithms.advantages import majority
 from cream.algorithms.groups import among_copies, group_rows, pad, pad_counts, pad_flags
 from cream.algorithms.null_consistency import Rating, partial_kendall, residual_kendall
 from cream.algorithms.pairing import (
@@ -41,13 +42,15 @@ from cream.algorithms.rewards import (
     subtract_length,
     vote_share,
 )
-from cream.recipe.pairing import PairingConfig, Penalise
+from cream.recipe.pairing import Penalise
 from cream.recipe.parts import (
     Agreement,
     AnyQuantity,
     Ensemble,
+    GroupRule,
     LengthRegularised,
     LogpQuantity,
+    Majority,
     ScoreQuantity,
     Statistic,
     Votes,
@@ -59,7 +62,7 @@ from cream.types import ScoreMatrix
 class Layout:
     """A score matrix, its groups, and which completions count."""
 
-    def __init__(self, matrix: ScoreMatrix, rule: PairingConfig, reward: AnyQuantity) -> None:
+    def __init__(self, matrix: ScoreMatrix, rule: GroupRule, reward: AnyQuantity) -> None:
         """Lay a matrix out.
 
         Args:
@@ -133,9 +136,15 @@ class Layout:
                     return ensemble_min(rewards)
                 return ensemble_lower_bound(rewards, num_stds=combine.num_stds)
             case Votes(column=column):
-                answers = np.full(self.groups.rows.shape, -1, dtype=np.int64)
-                answers[self.groups.present] = self.matrix.labels[column]
-                return vote_share(answers, self.groups)
+                return vote_share(self.answers(column), self.groups)
+            case Majority(column=column):
+                return exact(majority(self.answers(column), self.groups.present))
+
+    def answers(self, column: str) -> Int64[np.ndarray, "prompt member"]:
+        """Codes of the texts of a label column, copies included; -1 where there is none."""
+        answers = np.full(self.groups.rows.shape, -1, dtype=np.int64)
+        answers[self.groups.present] = self.matrix.labels[column]
+        return answers
 
     def length_alpha(self, spec: LengthRegularised) -> float:
         """The fitted price of a token, nats."""
@@ -230,5 +239,5 @@ def _is_per_token(spec: AnyQuantity) -> bool | None:
         case Ensemble(members=members):
             kinds = {_is_per_token(member) for member in members}
             return kinds.pop() if len(kinds) == 1 else None
-        case ScoreQuantity() | Votes():
+        case ScoreQuantity() | Votes() | Majority():
             return None

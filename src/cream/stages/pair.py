@@ -162,15 +162,15 @@ def pair(
         ValueError: `parts` asks for a calibration and there is none.
         DataError: C enters the loss but is defined for no prompt.
     """
-    layout = Layout(matrix, parts.pairing, parts.reward)
+    layout = Layout(matrix, parts.paired_by, parts.reward)
     candidates = layout.candidates()
     tie_break = layout.quantity(parts.tie_break) if parts.tie_break else None
     if parts.others:
-        pairs = _past_against_future(layout, candidates, tie_break, parts.pairing.min_gap)
+        pairs = _past_against_future(layout, candidates, tie_break, parts.paired_by.min_gap)
         ends = _past_against_future(layout, candidates, tie_break, 0.0)
     else:
-        pairs = _propose(parts.pairing, candidates, tie_break, generator)
-        same = isinstance(parts.pairing, BestWorst) and parts.pairing.min_gap == 0
+        pairs = _propose(parts.paired_by, candidates, tie_break, generator)
+        same = isinstance(parts.paired_by, BestWorst) and parts.paired_by.min_gap == 0
         ends = pairs if same else best_worst(candidates, tie_break=tie_break)
     compared = parts.agreement or (parts.reported if report_consistency else None)
     correlation = layout.correlation(compared) if compared else None
@@ -184,7 +184,7 @@ def pair(
     outcome[agreed.prompt] = UNANIMOUS
     for prompt, why in unshared.items():
         outcome[prompt] = why
-    alone = [UNANIMOUS] if parts.pairing.unanimous == "nll" else []
+    alone = [UNANIMOUS] if parts.paired_by.unanimous == "nll" else []
     reward = parts.reward
     return PairingResult(
         pairs=_pair_table(layout, candidates.reward, pairs, parts, consistency, kept),
@@ -210,7 +210,7 @@ def _agreed(
     """
     prompt, chosen = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     unshared: dict[int, str] = {}
-    if parts.pairing.unanimous == "nll":
+    if parts.paired_by.unanimous == "nll":
         prompt, chosen = unanimous(
             candidates, by_vote=isinstance(parts.reward, Votes), tie_break=tie_break
         )

@@ -134,7 +134,7 @@ def _at_rounding(done: Optimised) -> tuple[str, ...]:
         return ()
     return (
         f"{skipped} of {total} steps were not taken: their gradient was no more than the rounding "
-        "of log-probabilities, as where C = 1/2 and the margin is 0",
+        "of log-probabilities, as where C = 1/2 and the margin is 0, or every ratio is clipped",
     )
 
 

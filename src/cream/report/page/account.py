@@ -23,8 +23,8 @@ from cream.runs.manifest import without_local_paths
 
 
 def tallies(records: RunRecords) -> PageSection | None:
-    """What became of the prompts of each iteration; None before any pairs."""
-    rows = records.iterations
+    """What became of the prompts of each iteration; None before any pairs or weights."""
+    rows = [*records.iterations, *records.summary.weighed]
     if not rows:
         return None
     parts = [(f"iteration {row.iteration}", dict(row.tally.parts)) for row in rows]

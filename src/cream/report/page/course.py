@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cream.records import StageSpec, TrainSummary
+from cream.report.further_tables import weighed_table
 from cream.report.markup import Html, PageSection, join, paragraph, tag
 from cream.report.page.axes import Axis, Frame, axis_over, axis_within, category_axis
 from cream.report.page.figures import Point, Reference, Series, Words, line_figure, point_figure
@@ -105,6 +106,71 @@ def profile(records: RunRecords) -> PageSection | None:
         html(_profile_table(rows, [None if f is None else f.distinct_2 for f in sampled])),
     ]
     return PageSection("profile", "Divergence, length and diversity", join(body))
+
+
+OF_SAMPLES = (
+    "Right of those verified; of two samples of a prompt, one right, whose rewards differ, how "
+    "often the right one's is higher; share of a prompt's samples with its most frequent answer."
+)
+
+
+def samples(records: RunRecords) -> PageSection | None:
+    """What the samples of a method without pairs were worth, and how varied; None without any."""
+    rows = records.summary.weighed
+    if not rows:
+        return None
+    names = [f"M{row.iteration}" for row in rows]
+    shares = {
+        "samples right": [row.right.share for row in rows],
+        "right before wrong": [row.reward_order.share for row in rows],
+        "vote share": [row.vote_share for row in rows],
+    }
+    divergence = {
+        "against M0": [row.kl_to_seed_per_token for row in rows],
+        "against the model before": [row.kl_to_previous_per_token for row in rows],
+    }
+    figures = [
+        _over_models(title, note, unit, names, found)
+        for title, note, unit, found in (
+            (
+                "Reward",
+                f"Mean of {rows[0].reward} over all samples.",
+                "reward",
+                {"mean": [row.mean_reward for row in rows]},
+            ),
+            ("Samples", OF_SAMPLES, "share", shares),
+            (
+                "Entropy",
+                "Mean of -log p over sampled tokens.",
+                "nats per token",
+                {"entropy": [row.entropy for row in rows]},
+            ),
+            (
+                "Divergence",
+                "k1 estimate per sampled token, nats.",
+                "nats per token",
+                divergence,
+            ),
+            (
+                "Completion length",
+                "Mean tokens of all samples.",
+                "tokens",
+                {"all": [row.mean_completion_tokens for row in rows]},
+            ),
+        )
+        if any(value is not None for values in found.values() for value in values)
+    ]
+    warnings = [
+        paragraph(f"{said.stage}: {said.text} ({said.name})", "warning")
+        for said in records.summary.warnings
+        if records.run.finished[said.stage].spec.kind in ("sample", "advantage")
+    ]
+    body = [
+        *warnings,
+        tag("div", *figures, attributes={"class": "figures"}),
+        html(weighed_table(rows)),
+    ]
+    return PageSection("samples", "Reward, and how varied the samples are", join(body))
 
 
 def _profile_table(rows: Sequence[IterationSummary], distinct_2: Sequence[float | None]) -> Table:

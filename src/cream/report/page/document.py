@@ -122,6 +122,7 @@ def run_sections(records: RunRecords) -> list[PageSection]:
         probes.goals(records),
         probes.exploration(records),
         course.profile(records),
+        course.samples(records),
         course.losses(records),
         account.tallies(records),
         account.costs(records),
@@ -217,7 +218,8 @@ def _subtitle(runs: Mapping[str, RunRecords]) -> str:
     if len(runs) > 1:
         return f"{len(runs)} runs side by side"
     summary = next(iter(runs.values())).summary
-    done, planned = len(summary.iterations), summary.iterations_planned
+    done = len(summary.iterations) + len(summary.weighed)
+    planned = summary.iterations_planned
     went = f"{planned} iterations" if done == planned else f"{done} of {planned} iterations so far"
     return f"Method {summary.method}, seed {summary.seed}, {went}"
 

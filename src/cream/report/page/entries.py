@@ -7,7 +7,7 @@ are carried as they were sampled; making them safe is the business of whoever sh
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ def set_facts(records: RunRecords) -> dict[str, dict[str, Any]]:
     """Per set of a run, in the page's order, what holds for all its prompts."""
     facts: dict[str, dict[str, Any]] = {
         _set_key(t): {"name": f"iteration {t}", "model": stage.spec.model}
-        for t in records.run.pairings
+        for t in records.run.decisions
         if (stage := records.run.sole("sample", t)) is not None
     }
     if records.run.evaluations:
@@ -63,13 +63,13 @@ def set_facts(records: RunRecords) -> dict[str, dict[str, Any]]:
 
 
 def entries(records: RunRecords) -> Iterator[Entry]:
-    """Every prompt of a run that has completions: iterations with pairs first, then the test set.
+    """Every prompt of a run that has completions: iterations first, then the test set.
 
     Raises:
         RunError: A file is damaged, or was made by a version that knows other quantities.
     """
     run = records.run
-    for t in run.pairings:
+    for t in run.decisions:
         ranked, prompts = read_ranked_set(run, t), read_asked(run.asked(t))
         for key, completions in ranked.groups():
             told = explained("consistency", run, ranked, key, prompts[key], completions)
@@ -112,14 +112,14 @@ def _iteration_entry(set_key: str, prompt: Asked, told: Explanation, ranked: Ran
             **_asked(prompt),
             "id": told.prompt_id,
             "quantities": list(ranked.values),
-            **_cards(told),
+            **_cards(told, list(ranked.values)),
             "outcome": OUTCOMES[told.outcome],
             "words": told.words,
         },
     )
 
 
-def _cards(told: Explanation) -> dict[str, Any]:
+def _cards(told: Explanation, quantities: Sequence[str]) -> dict[str, Any]:
     """The distinct completions, and the pairs by place in their list."""
     shown = [one for one in told.completions if one.copy_of is None]
     place = {one.completion_id: i for i, one in enumerate(shown)}
@@ -135,8 +135,8 @@ def _cards(told: Explanation) -> dict[str, Any]:
                 "copies": copies[i],
                 "correct": one.right,
                 "extracted": one.extracted,
-                "values": [_rounded(one.figures[name]) for name in one.ranks],
-                "ranks": list(one.ranks.values()),
+                "values": [_rounded(one.figures[name]) for name in quantities],
+                "ranks": [one.ranks.get(name) for name in quantities],
             }
             for i, one in enumerate(shown)
         ],

@@ -1,0 +1,213 @@
+"""The score matrix to advantages: what each sample is worth against the others of its prompt.
+
+Pure functions of stored numbers, like `cream.stages.pair`. Every sample counts, copies included;
+what is not trained on is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from cream.algorithms.advantages import (
+    group_deviation,
+    group_mean,
+    largest_vote,
+    leave_one_out,
+    varies,
+)
+from cream.algorithms.groups import Groups, pad
+from cream.algorithms.policy_gradient import ADVANTAGE, REFERENCE, REWARD, VOTE_SHARE, sample_roles
+from cream.recipe.parts import EXTRACTED, MethodParts
+from cream.recipe.policy_gradient import Advantage
+from cream.stages.layout import Layout
+from cream.types import Example, ScoreMatrix, Tally, TokenSequence
+
+TRAINED = "trained"
+TRUNCATED = "truncated"
+"""Cut off at the token limit and left out for it; of a prompt: fewer than two samples are left."""
+UNSCORED = "unscored"
+"""No reward; of a prompt: fewer than two samples have one."""
+NO_VARIANCE = "no_variance"
+"""All rewards of the prompt are alike, so that no sample is better than another."""
+ALONE = "alone"
+"""The only sample of its prompt that could be trained on."""
+OUTCOMES = (TRAINED, NO_VARIANCE, UNSCORED, TRUNCATED)
+SAMPLE_OUTCOMES = (*OUTCOMES, ALONE)
+
+Padded = Float64[np.ndarray, "prompt member"]
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """What became of the samples of an iteration."""
+
+    layout: Layout
+    reward: Padded
+    """NaN where a sample has none."""
+    kl: Padded | None
+    """Log-ratio of M_t against the loss reference, nats per completion; None if none is paid."""
+    advantage: Padded
+    """NaN where a sample is not trained on."""
+    outcome: np.ndarray
+    """Per prompt, one of `OUTCOMES`."""
+    sample_outcome: np.ndarray
+    """``(prompt, member)``, one of `SAMPLE_OUTCOMES`; empty in padding."""
+    vote_share: Float64[np.ndarray, " prompt"]
+    """See `cream.algorithms.advantages.largest_vote`; NaN where no answer is found."""
+
+    @property
+    def tally(self) -> Tally:
+        """Prompts by outcome."""
+        found = {name: int((self.outcome == name).sum()) for name in OUTCOMES}
+        return Tally(len(self.outcome), found)
+
+    @property
+    def sample_tally(self) -> Tally:
+        """Samples by outcome."""
+        found = {name: int((self.sample_outcome == name).sum()) for name in SAMPLE_OUTCOMES}
+        return Tally(int(self.layout.groups.present.sum()), found)
+
+
+def weigh(matrix: ScoreMatrix, parts: MethodParts, *, policy: str, reference: str) -> Advantages:
+    """Advantages of one iteration.
+
+    Args:
+        matrix: Scores of M_t's samples.
+        parts: What the reward is, and how it becomes an advantage.
+        policy: Name of M_t.
+        reference: Name of the loss reference, for a divergence off the reward.
+
+    Raises:
+        KeyError: The matrix lacks a column that is read.
+    """
+    rule = parts.advantage
+    assert rule is not None, "stages of advantages are planned for methods that have them"
+    layout = Layout(matrix, rule, parts.reward)
+    groups, quantity = layout.groups, layout.quantity(parts.reward)
+    reward = _of_copies(quantity.values, groups)
+    noise = np.nan_to_num(_of_copies(quantity.noise, groups))
+    counted = layout.usable & ~np.isnan(reward)
+    enough = counted & (counted.sum(1, keepdims=True) > 1)
+    differs = varies(reward, noise, enough)
+    trained = enough if rule.without_variance == "keep" else enough & differs[:, None]
+    kl = None
+    if rule.kl is not None:
+        kl = pad(matrix.logps[policy] - matrix.logps[reference], groups)
+    advantage = _advantage(rule, reward, kl, enough)
+    sample_outcome = np.full(reward.shape, "", dtype=object)
+    sample_outcome[groups.present] = UNSCORED
+    sample_outcome[groups.present & ~layout.usable] = TRUNCATED
+    sample_outcome[counted] = ALONE
+    sample_outcome[enough] = NO_VARIANCE
+    sample_outcome[trained] = TRAINED
+    return Advantages(
+        layout,
+        reward,
+        kl,
+        np.where(trained, advantage, np.nan),
+        _outcomes(layout, enough.any(1), trained.any(1)),
+        sample_outcome,
+        _vote_share(layout),
+    )
+
+
+def _advantage(rule: Advantage, reward: Padded, kl: Padded | None, counted: np.ndarray) -> Padded:
+    """``(R - b) / s``, the divergence taken off R or off the whole."""
+    beta = 0.0 if rule.kl is None else rule.kl.beta
+    paid = 0.0 if kl is None else beta * kl
+    inside = rule.kl is not None and rule.kl.place == "reward"
+    value = reward - paid if inside else reward
+    baselines = {
+        "leave_one_out": leave_one_out,
+        "group_mean": group_mean,
+        "none": lambda rewards, _: np.zeros_like(rewards),
+    }
+    found = value - baselines[rule.baseline](value, counted)
+    if rule.scale == "group_std":
+        with np.errstate(divide="ignore", invalid="ignore"):  # groups that are left out
+            found = found / group_deviation(value, counted)
+    return found if inside else found - paid
+
+
+def _of_copies(values: Padded, groups: Groups) -> Padded:
+    """Values of first copies for the later ones too, which votes leave without any."""
+    found = values.copy()
+    for g, member in np.argwhere(groups.present & ~groups.distinct & np.isnan(values)).tolist():
+        same = groups.distinct[g] & (groups.ids_hash[g] == groups.ids_hash[g, member])
+        found[g, member] = values[g, np.flatnonzero(same)[0]]
+    return found
+
+
+def _outcomes(layout: Layout, enough: np.ndarray, trained: np.ndarray) -> np.ndarray:
+    found = np.full(len(enough), UNSCORED, dtype=object)
+    found[layout.usable.sum(1) < 2] = TRUNCATED
+    found[enough] = NO_VARIANCE
+    found[trained] = TRAINED
+    return found
+
+
+def _vote_share(layout: Layout) -> Float64[np.ndarray, " prompt"]:
+    if EXTRACTED not in layout.matrix.labels:
+        return np.full(len(layout.matrix.prompt_ids), np.nan)
+    return largest_vote(layout.answers(EXTRACTED), layout.groups.present)
+
+
+@dataclass(frozen=True, slots=True)
+class WeighedSample:
+    """A sample that is trained on."""
+
+    prompt_id: str
+    completion_id: str
+    reward: float
+    advantage: float
+
+
+def sample_examples(
+    samples: Iterable[WeighedSample],
+    token_ids: Mapping[str, tuple[int, ...]],
+    prompt_token_ids: Mapping[str, tuple[int, ...]],
+    vote_share: Mapping[str, float],
+    reference: Mapping[str, tuple[float, ...]] | None = None,
+) -> list[Example]:
+    """One example per prompt, its samples as sequences, each with its advantage at every token.
+
+    Args:
+        samples: Of all prompts.
+        token_ids: By completion id.
+        prompt_token_ids: By prompt id.
+        vote_share: By prompt id; NaN where there is none.
+        reference: Token log-probabilities under the loss reference by completion id, or None.
+
+    Raises:
+        KeyError: A completion or prompt is not there (a damaged run).
+    """
+    groups: dict[str, list[WeighedSample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.prompt_id, []).append(sample)
+    return [
+        Example(
+            prompt,
+            prompt_token_ids[prompt],
+            {
+                role: _sequence(sample, token_ids[sample.completion_id], reference)
+                for role, sample in zip(sample_roles(len(group)), group, strict=True)
+            },
+            {REWARD: sum(s.reward for s in group) / len(group), VOTE_SHARE: vote_share[prompt]},
+        )
+        for prompt, group in groups.items()
+    ]
+
+
+def _sequence(
+    sample: WeighedSample,
+    ids: tuple[int, ...],
+    reference: Mapping[str, tuple[float, ...]] | None,
+) -> TokenSequence:
+    columns = {ADVANTAGE: (sample.advantage,) * len(ids)}
+    if reference is not None:
+        columns[REFERENCE] = reference[sample.completion_id]
+    return TokenSequence(ids, token_columns=columns)
