@@ -108,6 +108,7 @@ ACTS_IN_THE_RECIPE = {
     RECIPE / "degree.py",
     RECIPE / "scir.py",
     RECIPE / "optimism.py",
+    RECIPE / "policy_gradient.py",
 }
 """Sections that turn their options into parts or losses themselves."""
 
