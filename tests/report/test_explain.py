@@ -16,6 +16,7 @@ from cream.algorithms.ranking import Definedness
 from cream.errors import RunError
 from cream.report.explain import OUTCOMES, UNDEFINED, explain, find_prompt
 from cream.runs.reader import RunReader
+from cream.stages.advantage import OUTCOMES as OF_SAMPLES
 from cream.stages.pair import DROPPED
 from tiny_run import restamped
 
@@ -76,7 +77,8 @@ def test_a_prompt_without_a_pair_says_why(finished_run: Path, tmp_path: Path):
 
 def test_every_outcome_and_reason_has_words():
     known = {kind.name.lower() for kind in Outcome} | set(DROPPED)
-    assert set(OUTCOMES) == {*known, "unanimous"}  # trained on without a pair
+    without_pair = {"unanimous", *OF_SAMPLES}
+    assert set(OUTCOMES) == known | without_pair
     reasons = {kind.name.lower() for kind in Definedness if kind is not Definedness.DEFINED}
     assert set(UNDEFINED) == reasons | {""}
 

@@ -46,7 +46,7 @@ OUTCOMES: Mapping[str, str] = {
     "all_duplicates": "all completions have the same tokens",
     "unscored": "fewer than two distinct completions have a reward",
     "truncated": "fewer than two distinct completions are left once truncated ones are dropped "
-    "(raise sampling.max_completion_tokens, or see method.pairing.truncated)",
+    "(raise sampling.max_completion_tokens, or see `truncated` of pairing and of advantage)",
     "tied": "no two rewards differ by more than the noise of scoring",
     "below_min_gap": "no gap of rewards reaches method.pairing.min_gap",
     "no_majority": "the most voted answer has too small a share (method.pairing.min_share)",
