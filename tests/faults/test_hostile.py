@@ -14,18 +14,19 @@ import pytest
 
 from cream.cli.console import ConsoleProgress, SafeConsole
 from cream.errors import ModelError, RecipeError, RunError
+from cream.loop.card import licence_of
 from cream.models.fingerprints import model_fingerprint
 from cream.models.folders import check_model_folder
 from cream.models.publishing import prepare_upload
 from cream.models.templates import MAX_SECONDS, Template
 from cream.recipe import Recipe
-from cream.recipe.load import parse_recipe, parse_yaml
+from cream.recipe.load import apply_overrides, parse_recipe, parse_yaml
 from cream.report.markup import text as html_text
 from cream.report.terminal import readable
 from cream.runs.files import locked, remove_folder
 from cream.runs.manifest import without_local_paths
 from cream.runs.store import Run
-from cream.testing import tiny_tokenizer
+from cream.testing import tiny_model_folder, tiny_tokenizer
 from cream.types import Message
 
 MakeRecipe = Callable[..., Recipe]
@@ -355,3 +356,31 @@ def test_a_library_in_somebody_elses_folder_is_not_loaded(tmp_path: Path):
     os.chown(tmp_path / "cache", 12345, 12345)
     with pytest.raises(BuildError, match="not this user's own"):
         build(tmp_path / "cache", ["true"])
+
+
+# --- found by a million random inputs ---
+
+
+def test_a_shard_with_a_name_longer_than_any_files_is_missing(tmp_path: Path):
+    folder = tiny_model_folder(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "m" * 5000 + ".safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    with pytest.raises(ModelError, match=r"lacks m{80}\. The copy is incomplete"):
+        check_model_folder(folder)
+
+
+@pytest.mark.parametrize("header", ["license: !!int x\n", "license: " + "{" * 5000, "a: [*b]\n"])
+def test_a_card_that_is_no_yaml_states_no_licence(header: str, tmp_path: Path):
+    (tmp_path / "README.md").write_text(f"---\n{header}\n---\n# A model\n")
+
+    assert licence_of(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("place", ["1" * 5001, "7", "-1", "²"])
+def test_a_place_that_is_not_in_a_list_is_named(place: str):
+    values = {"data": {"seed": {"sources": [{"source": "file"}]}}}
+
+    with pytest.raises(RecipeError, match="is not a position in a list of 1"):
+        apply_overrides(values, [f"data.seed.sources.{place}.path=a.jsonl"])

@@ -12,8 +12,10 @@ from typing import Any
 import yaml
 
 from cream.cache import expanded
+from cream.errors import RecipeError
 from cream.recipe import Recipe
 from cream.recipe.data import FileSource, HubSource, ReasoningGymSource, Source, StringTaskSource
+from cream.recipe.load import parse_yaml
 from cream.recipe.model import EMBEDDED_NAME
 from cream.records import StageSpec
 from cream.report.summary import RunSummary
@@ -165,7 +167,7 @@ def _card_header(text: str) -> dict[str, object]:
     if not text.startswith("---\n"):
         return {}
     try:
-        values = yaml.safe_load(text[4:].partition("\n---")[0])
-    except yaml.YAMLError:
+        values = parse_yaml(text[4:].partition("\n---")[0])
+    except RecipeError:
         return {}
     return values if isinstance(values, dict) else {}

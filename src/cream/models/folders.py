@@ -8,6 +8,7 @@ read, so they are refused, not converted. Nothing here loads a weight.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 """Suffixes of weight files that are pickles, or may be."""
 
+SHOWN = 80
+"""Characters of a file's name in a message; a stranger's index may hold any."""
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 HUB_CODE = ("*.py",)
 HUB_UNWANTED = ("*/*", "consolidated*")
@@ -105,7 +108,8 @@ def check_model_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ModelError(f"model folder {folder} does not exist. Check model.name in the recipe.")
     read_json(folder / (ADAPTER_CONFIG if is_adapter(folder) else CONFIG))
-    missing = [file.name for file in weight_files(folder) if not file.is_file()]
+    # A stranger's name may be longer than any file's: `Path.is_file` would raise.
+    missing = [file.name[:SHOWN] for file in weight_files(folder) if not os.path.isfile(file)]
     if not missing:
         return
     pickled = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLED)

@@ -34,7 +34,7 @@ MAX_WRITTEN = 1_000_000
 MAX_SECONDS = 2.0
 """Of processor time that a template may take for one conversation. Those in use take a millisecond;
 the clock is that of the whole process, so what else it does meanwhile must fit in too."""
-MAX_BYTES = 2 << 30
+MAX_BYTES = 1 << 29
 """Of memory that the process may take beside what it has while a template writes."""
 STATM = "/proc/self/statm"
 """Sizes of this process in pages, the address space first (Linux)."""

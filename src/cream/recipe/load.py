@@ -178,9 +178,10 @@ def _position(node: Any, key: str, override: str) -> str | int:
     """The key itself in a mapping, the number it stands for in a list."""
     if not isinstance(node, list):
         return key
-    if not (key.isascii() and key.isdigit()) or int(key) >= len(node):
+    places = {str(place): place for place in range(len(node))}
+    if key not in places:
         raise RecipeError(f"--set {override!r}: {key!r} is not a position in a list of {len(node)}")
-    return int(key)
+    return places[key]
 
 
 def _unshared(value: Any, around: tuple[int, ...], left: list[int]) -> Any:
