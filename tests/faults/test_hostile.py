@@ -254,6 +254,8 @@ LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% end
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{% include '/etc/passwd' %}", ""),
         ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", ""),
+        ("{{ " + "- " * 300 + "1 }}", "nested more than 50 deep"),
+        ("{% if " + "not " * 300 + "a %}{% endif %}", "nested more than 50 deep"),
         ("{{ a.b.c.d }}", "undefined"),
         ("{{ raise_exception('no') }}", "no"),
     ],
@@ -265,6 +267,16 @@ def test_a_template_ends_soon_and_in_one_sentence(template: str, why: str):
     with pytest.raises(ModelError, match=f"chat template refuses.*{why}"):
         made.render([Message("user", "hello")], generation_prompt=True)
     assert time.process_time() - begun < 4
+
+
+def test_rules_of_dashes_are_no_nested_expression():
+    line = "-" * 300
+    text = f"{line}{{{{ '{line}' + messages[0]['content'] }}}}{line}"
+
+    written = Template(tiny_tokenizer(), text).render(
+        [Message("user", "hello")], generation_prompt=True
+    )
+    assert written == f"{line}{line}hello{line}"
 
 
 def test_the_limits_of_a_template_are_taken_back():

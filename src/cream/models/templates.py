@@ -39,6 +39,11 @@ MAX_BYTES = 1 << 29
 STATM = "/proc/self/statm"
 """Sizes of this process in pages, the address space first (Linux)."""
 _HAS_STATM = os.path.isfile(STATM)  # asked once: every conversation comes past here
+MAX_NESTED = 50
+"""Signs and brackets in a row in one expression: Python's parser takes seconds over 200."""
+_TAG = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
+_LITERAL = re.compile(r"'[^']*'|\"[^\"]*\"")
+_NESTED = re.compile(rf"(?:[-+~(\[{{]\s*|not\s+){{{MAX_NESTED + 1}}}")
 _OPEN, _CLOSE, _FIRST = "\uf8f0", "\uf8f1", 0xE000
 """A special token that was said is kept as these private characters while a template is applied."""
 _PLACEHOLDER = re.compile(f"{_OPEN}(.){_CLOSE}")
@@ -111,6 +116,8 @@ class Template:
                 f"the chat template has {len(text)} characters; give another {setting}"
             )
         self.tokenizer, self.text, self.setting = tokenizer, text, setting
+        tags = (_LITERAL.sub("", tag) for tag in _TAG.findall(text))
+        self._too_deep = any(_NESTED.search(tag) for tag in tags)
         self._keeps: set[tuple[str, ...]] = set()  # orders of roles found whole
         added = tokenizer.added_tokens_decoder
         self._special_ids = {number for number, token in added.items() if token.special}
@@ -206,6 +213,8 @@ class Template:
     def _apply(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
+            if self._too_deep:
+                raise ValueError(f"an expression is nested more than {MAX_NESTED} deep")
             with limited(MAX_SECONDS, MAX_BYTES):
                 text = str(
                     self.tokenizer.apply_chat_template(
