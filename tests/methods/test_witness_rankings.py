@@ -125,7 +125,7 @@ def test_the_reference_rules_are_fixed():
     assert parts.agreement.second == logp("mean_likelihood", "M0")
     assert parts.agreement.statistic == "kendall_by_position"
     assert parts.agreement.below_half == "allow"
-    assert parts.pairing.truncated == "keep"
+    assert parts.paired_by.truncated == "keep"
 
 
 def test_fixed_smoothing_is_conservative_dpo():

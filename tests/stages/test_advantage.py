@@ -75,6 +75,7 @@ def test_divergence_beside_and_inside_the_reward_by_hand(place, expected):
     """beta .05. Beside: (4/3, -4/3, -4/3, 4/3) - .05 (2, 1, .5, 4). Inside: of R - .05 KL."""
     found = weighed(matrix(WORKED), kl=RewardKl(place=place, beta=0.05))
     np.testing.assert_allclose(found.advantage[0], expected, atol=1e-4)
+    assert found.kl is not None
     np.testing.assert_allclose(found.kl[0], [2, 1, 0.5, 4])
     assert weighed(matrix(WORKED)).kl is None
 
@@ -165,9 +166,9 @@ def test_parts_make_pairs_or_advantages_and_never_ignore_anything():
         ({"kl": {"place": "reward", "beta": 1, "estimator": "k3"}}, "k1 is the unbiased one"),
     ):
         with pytest.raises(ValidationError, match=said):
-            Advantage(**wrong)
+            Advantage.model_validate(wrong)
     with pytest.raises(ValidationError, match="k1 has, on average, no gradient"):
-        PolicyGradient(kl={"beta": 0.1, "estimator": "k1"})
+        PolicyGradient.model_validate({"kl": {"beta": 0.1, "estimator": "k1"}})
 
 
 def test_samples_of_a_prompt_are_one_example_with_the_advantage_at_every_token():
