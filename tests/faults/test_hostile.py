@@ -256,6 +256,7 @@ LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% end
         ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", ""),
         ("{{ " + "- " * 300 + "1 }}", "nested more than 50 deep"),
         ("{% if " + "not " * 300 + "a %}{% endif %}", "nested more than 50 deep"),
+        ("{" * 100_000, ""),
         ("{{ a.b.c.d }}", "undefined"),
         ("{{ raise_exception('no') }}", "no"),
     ],

@@ -41,7 +41,7 @@ STATM = "/proc/self/statm"
 _HAS_STATM = os.path.isfile(STATM)  # asked once: every conversation comes past here
 MAX_NESTED = 50
 """Signs and brackets in a row in one expression: Python's parser takes seconds over 200."""
-_TAG = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
+_BEGIN, _END = re.compile(r"\{[{%]"), re.compile(r"[%}]\}")
 _LITERAL = re.compile(r"'[^']*'|\"[^\"]*\"")
 _NESTED = re.compile(rf"(?:[-+~(\[{{]\s*|not\s+){{{MAX_NESTED + 1}}}")
 _OPEN, _CLOSE, _FIRST = "\uf8f0", "\uf8f1", 0xE000
@@ -116,8 +116,7 @@ class Template:
                 f"the chat template has {len(text)} characters; give another {setting}"
             )
         self.tokenizer, self.text, self.setting = tokenizer, text, setting
-        tags = (_LITERAL.sub("", tag) for tag in _TAG.findall(text))
-        self._too_deep = any(_NESTED.search(tag) for tag in tags)
+        self._too_deep = any(_NESTED.search(_LITERAL.sub("", tag)) for tag in _tags(text))
         self._keeps: set[tuple[str, ...]] = set()  # orders of roles found whole
         added = tokenizer.added_tokens_decoder
         self._special_ids = {number for number, token in added.items() if token.special}
@@ -244,6 +243,14 @@ class Template:
                     f"not be given what was said. Give a template that writes it as {self.setting}"
                     f"{_SYSTEM_REMEDY if message.role == 'system' else ''}."
                 )
+
+
+def _tags(text: str) -> Iterator[str]:
+    """What stands between the marks of statements and expressions."""
+    place = 0
+    while (begin := _BEGIN.search(text, place)) and (end := _END.search(text, begin.end())):
+        yield text[begin.end() : end.start()]
+        place = end.end()
 
 
 _SYSTEM_REMEDY = ", or take the system prompt out of the data"
