@@ -16,6 +16,7 @@ from typing import assert_never
 from cream.data.splits import POLICY
 from cream.errors import RecipeError
 from cream.recipe import Recipe
+from cream.recipe.columns import FROM_DATA, VERIFIER
 from cream.recipe.pairing import (
     AllPairs,
     BestRandom,
@@ -25,7 +26,7 @@ from cream.recipe.pairing import (
     RandomPair,
     TopBottom,
 )
-from cream.recipe.parts import FROM_DATA, VERIFIER, Calibrated, MethodParts
+from cream.recipe.parts import Calibrated, MethodParts
 from cream.recipe.policy_gradient import PolicyGradient
 from cream.recipe.recipe import EvaluationConfig
 from cream.records import StageKind, StageSpec

@@ -35,7 +35,8 @@ from cream.plan import (
     with_answers,
 )
 from cream.recipe import Recipe
-from cream.recipe.parts import SELF_CERTAINTY, VERIFIER, MethodParts
+from cream.recipe.columns import SELF_CERTAINTY, VERIFIER
+from cream.recipe.parts import MethodParts
 from cream.recipe.policy_gradient import refuse_silent_divergence
 from cream.records import StageSpec
 from cream.types import Origin

@@ -8,9 +8,10 @@ import pytest
 
 from cream.errors import RecipeError
 from cream.loop.pair_summary import summarise_pairs
+from cream.recipe.columns import VERIFIER
 from cream.recipe.methods.cream import CreamMethod, CreamPairMethod, CreamReferenceMethod
 from cream.recipe.methods.length import DiceMethod
-from cream.recipe.parts import VERIFIER, Agreement, Ensemble, LengthRegularised, LogpQuantity, Votes
+from cream.recipe.parts import Agreement, Ensemble, LengthRegularised, LogpQuantity, Votes
 from cream.recipe.witness import EarlierModels, shared_terms
 from cream.stages.null import CONSTANT, NOTHING_SHARED, TIED
 from cream.stages.pair import pair

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,8 @@ from cream.errors import RunError
 from cream.loop.context import Context
 from cream.loop.inference_stages import OF_TOKENS
 from cream.loop.pairing import read_matrix
-from cream.loop.stage_runner import stopwatch
-from cream.recipe.parts import VERIFIER
+from cream.loop.stage_runner import run_step
+from cream.recipe.columns import VERIFIER
 from cream.recipe.recipe import SamplingConfig
 from cream.records import AdvantageSummary, Share, StageSpec
 from cream.runs.files import read_table, write_table
@@ -42,12 +43,8 @@ def advantage_stage(context: Context, spec: StageSpec) -> StageRecord:
             "reference": spec.reference if rule.kl else None,
         },
     )
-    done = stage.finished()
-    if done is not None:
-        return done
-    stage.begin()
-    context.progress.start(spec.label, 1, "step")
-    with stopwatch() as seconds:
+
+    def work() -> tuple[dict[str, Any], str, None]:
         matrix = read_matrix(matrix_stage, parts, spec.t, report_consistency=False)
         found = weigh(matrix, parts, policy=policy, reference=str(spec.reference))
         if not (found.outcome == TRAINED).any():
@@ -56,12 +53,11 @@ def advantage_stage(context: Context, spec: StageSpec) -> StageRecord:
         write_table(stage.folder / PROMPTS, _prompt_table(found))
         gap = _behaviour_gap(matrix_stage, policy)
         summary = _summary(found, spec.t, gap, context.recipe.sampling, first)
-    record = stage.finish(summary.as_json(), seconds())
-    context.progress.advance(1)
-    context.progress.finish(outcome_in_words(summary))
-    for name, said in summary.warnings.items():
-        context.progress.note(f"{name}: {said}")
-    return record
+        for name, said in summary.warnings.items():
+            context.progress.note(f"{name}: {said}")
+        return summary.as_json(), outcome_in_words(summary), None
+
+    return run_step(stage, context.progress, work)
 
 
 def outcome_in_words(summary: AdvantageSummary) -> str:

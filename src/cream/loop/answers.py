@@ -9,14 +9,16 @@ compared (no value, with the reason).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from cream.algorithms.answers import normalised
 from cream.loop.context import Context, sampling_params
-from cream.loop.stage_runner import PartProgress, run_shards
-from cream.recipe.parts import SameAnswer, answer_column
+from cream.loop.stage_runner import PartProgress, run_parts
+from cream.recipe.columns import answer_column
+from cream.recipe.parts import SameAnswer
 from cream.records import AnswerSummary, EngineUsed, StageSpec
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
@@ -52,8 +54,7 @@ def answer_stage(context: Context, spec: StageSpec) -> StageRecord:
     spelled = spelling(context, compared.same)
     within = PartProgress(context.progress)
 
-    def work(shard: Sequence[Any]) -> pa.Table:
-        (path,) = shard
+    def work(path: Path) -> pa.Table:
         completions = completions_from_table(read_table(path))
         prompts = [asked[key] for key in dict.fromkeys(c.prompt_id for c in completions)]
         answers = greedy(
@@ -75,16 +76,7 @@ def answer_stage(context: Context, spec: StageSpec) -> StageRecord:
     def summarise(stage: Stage) -> tuple[dict[str, Any], str]:
         return _summarise(stage, answer_column(witness), context.engine_choice.record)
 
-    return run_shards(
-        stage,
-        context.progress,
-        label=spec.label,
-        unit="shards",
-        shards=[[path] for path in sampled.parts()],
-        work=work,
-        summarise=summarise,
-        within=within,
-    )
+    return run_parts(stage, context.progress, sampled, work, summarise, within)
 
 
 def spelling(context: Context, same: SameAnswer) -> Spelled:

@@ -18,8 +18,9 @@ from cream.engines.texts import TextScorer
 from cream.errors import RecipeError
 from cream.protocols import OwnSampler, Transform, Verifier
 from cream.recipe import Recipe
+from cream.recipe.columns import BUILT_IN_COLUMNS
 from cream.recipe.methods.custom import CustomMethod
-from cream.recipe.parts import BUILT_IN_COLUMNS, MethodParts
+from cream.recipe.parts import MethodParts
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from cream.algorithms.diagnostics import distinct_ngrams
 from cream.algorithms.statistics import Absent
 from cream.engines.certainty import SelfCertainty
 from cream.loop.context import Context, sampling_params
-from cream.loop.stage_runner import PartProgress, batched, run_shards
-from cream.recipe.parts import SELF_CERTAINTY
+from cream.loop.stage_runner import PartProgress, batched, run_parts, run_shards
+from cream.recipe.columns import SELF_CERTAINTY
 from cream.records import (
     EngineUsed,
     EvaluateSummary,
@@ -245,17 +246,10 @@ def _column_stage(
         scored = sum(table.num_rows for table in stage.tables(["completion_id"]))
         return {"scored": scored}, f"{scored} completions"
 
-    return run_shards(
-        stage,
-        context.progress,
-        label=spec.label,
-        unit="shards",
-        shards=[[path] for path in sampled.parts()],
-        work=lambda shard: rows(
-            _groups(completions_from_table(read_table(shard[0]))), prompt_token_ids()
-        ),
-        summarise=summarise,
-    )
+    def work(path: Path) -> pa.Table:
+        return rows(_groups(completions_from_table(read_table(path))), prompt_token_ids())
+
+    return run_parts(stage, context.progress, sampled, work, summarise)
 
 
 def evaluate_stage(context: Context, spec: StageSpec) -> StageRecord:

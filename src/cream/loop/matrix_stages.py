@@ -11,7 +11,7 @@ import pyarrow as pa
 from cream.loop.context import Context
 from cream.loop.pairing import calibration_of, make_pairs, outcome_in_words, read_matrix
 from cream.loop.score_columns import score_column
-from cream.loop.stage_runner import run_shards, stopwatch
+from cream.loop.stage_runner import run_shards, run_step
 from cream.pair_records import PairSummary
 from cream.records import MatrixSummary, StageSpec
 from cream.runs.files import read_table
@@ -130,12 +130,8 @@ def pair_stage(context: Context, spec: StageSpec) -> StageRecord:
             **counts,
         },
     )
-    done = stage.finished()
-    if done is not None:
-        return done
-    stage.begin()
-    context.progress.start(spec.label, 1, "step")
-    with stopwatch() as seconds:
+
+    def work() -> tuple[dict[str, Any], str, dict[str, float]]:
         matrix = read_matrix(matrix_stage, parts, t, report_consistency=report)
         summary = make_pairs(
             stage.folder,
@@ -146,7 +142,6 @@ def pair_stage(context: Context, spec: StageSpec) -> StageRecord:
             report_consistency=report,
             calibration=calibration,
         )
-    record = stage.finish(summary.as_json(), seconds())
-    context.progress.advance(1, _live(summary))
-    context.progress.finish(outcome_in_words(summary))
-    return record
+        return summary.as_json(), outcome_in_words(summary), _live(summary)
+
+    return run_step(stage, context.progress, work)

@@ -31,7 +31,8 @@ from cream.pair_records import (
     ReliabilityBin,
     WitnessAccuracy,
 )
-from cream.recipe.parts import FROM_DATA, VERIFIER, Agreement, MethodParts
+from cream.recipe.columns import FROM_DATA, VERIFIER
+from cream.recipe.parts import Agreement, MethodParts
 from cream.records import Share
 from cream.stages.layout import Layout
 from cream.stages.null import null_of, residual_of

@@ -17,7 +17,8 @@ from cream.algorithms.pair_consistency import Calibration
 from cream.errors import RunError
 from cream.loop.pair_summary import summarise_pairs
 from cream.pair_records import PairSummary
-from cream.recipe.parts import EXTRACTED, VERIFIER, Calibrated, MethodParts
+from cream.recipe.columns import EXTRACTED, VERIFIER
+from cream.recipe.parts import Calibrated, MethodParts
 from cream.runs.files import write_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage

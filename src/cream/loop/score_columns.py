@@ -28,10 +28,10 @@ from cream.loop.answers import answer_stage
 from cream.loop.context import Context, empty_question
 from cream.loop.extensions import OwnScorer
 from cream.loop.inference_stages import certainty_stage
-from cream.loop.stage_runner import run_shards
+from cream.loop.stage_runner import run_parts
 from cream.models.chat import ChatEncoder
 from cream.protocols import Engine, SamplingParams
-from cream.recipe.parts import (
+from cream.recipe.columns import (
     EXTRACTED,
     FROM_DATA,
     JUDGE,
@@ -231,25 +231,12 @@ def _score_texts_stage(
         completions = completions_from_table(read_table(path))
         return _text_table(score_texts(completions, prompts, made[0]), column, schema)
 
-    return _part_by_part(context, spec, stage, work, lambda stage: _summarise(stage, column))
-
-
-def _part_by_part(
-    context: Context,
-    spec: StageSpec,
-    stage: Stage,
-    work: Callable[[Path], pa.Table],
-    summarise: Callable[[Stage], tuple[dict[str, Any], str]],
-) -> StageRecord:
-    """Make a part from every part of the completions."""
-    return run_shards(
+    return run_parts(
         stage,
         context.progress,
-        label=spec.label,
-        unit="shards",
-        shards=[[path] for path in context.run.finished(spec.inputs[0]).parts()],
-        work=lambda shard: work(shard[0]),
-        summarise=summarise,
+        context.run.finished(spec.inputs[0]),
+        work,
+        lambda stage: _summarise(stage, column),
     )
 
 
@@ -340,7 +327,9 @@ def verify_stage(context: Context, spec: StageSpec) -> StageRecord:
             schema=VERDICT_SCHEMA,
         )
 
-    return _part_by_part(context, spec, stage, work, _summarise_verdicts)
+    return run_parts(
+        stage, context.progress, context.run.finished(spec.inputs[0]), work, _summarise_verdicts
+    )
 
 
 def from_data_stage(context: Context, spec: StageSpec) -> StageRecord:
@@ -357,7 +346,7 @@ def from_data_stage(context: Context, spec: StageSpec) -> StageRecord:
         found = sum(sum(table[FROM_DATA].to_pylist()) for table in stage.tables([FROM_DATA]))
         return {"data_completions": int(found)}, f"{int(found)} completions of the data"
 
-    return _part_by_part(context, spec, stage, work, summarise)
+    return run_parts(stage, context.progress, sampled, work, summarise)
 
 
 def _summarise_verdicts(stage: Stage) -> tuple[dict[str, Any], str]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar, final
 
 import pyarrow as pa
@@ -127,6 +128,52 @@ def run_shards(
         progress.advance(sizes[index], figures.values())
     summary, outcome = summarise(stage)
     record = stage.finish(summary, stage.part_seconds())
+    progress.finish(outcome)
+    return record
+
+
+def run_parts(
+    stage: Stage,
+    progress: Progress,
+    source: Stage,
+    work: Callable[[Path], pa.Table],
+    summarise: Callable[[Stage], tuple[Mapping[str, Any], str]],
+    within: PartProgress | None = None,
+) -> StageRecord:
+    """Make a part from every part of another stage; see `run_shards`."""
+    return run_shards(
+        stage,
+        progress,
+        label=stage.spec.label,
+        unit="shards",
+        shards=[[path] for path in source.parts()],
+        work=lambda shard: work(shard[0]),
+        summarise=summarise,
+        within=within,
+    )
+
+
+def run_step(
+    stage: Stage,
+    progress: Progress,
+    work: Callable[[], tuple[Mapping[str, Any], str, Mapping[str, float] | None]],
+) -> StageRecord:
+    """Make a stage in one step, and finish it.
+
+    Args:
+        stage: What is made, if it is not finished.
+        progress: Told when it is.
+        work: Writes its files; gives its summary, its outcome in words, and figures worth showing.
+    """
+    done = stage.finished()
+    if done is not None:
+        return done
+    stage.begin()
+    progress.start(stage.spec.label, 1, "step")
+    with stopwatch() as seconds:
+        summary, outcome, live = work()
+    record = stage.finish(summary, seconds())
+    progress.advance(1, live)
     progress.finish(outcome)
     return record
 

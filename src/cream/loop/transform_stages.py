@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from cream.engines.texts import special_texts
 from cream.errors import RunError
 from cream.loop.context import Context
 from cream.loop.extensions import OwnTransform
-from cream.loop.stage_runner import batched, run_shards, stopwatch
+from cream.loop.stage_runner import batched, run_parts, run_step
 from cream.protocols import Addition
 from cream.records import StageSpec
 from cream.report.summary import OptionSummary, TransformSummary
@@ -59,12 +60,8 @@ def transform_stage(context: Context, spec: StageSpec) -> StageRecord:
             "template": context.template_fingerprint,
         },
     )
-    done = stage.finished()
-    if done is not None:
-        return done
-    stage.begin()
-    context.progress.start(spec.label, 1, "step")
-    with stopwatch() as seconds:
+
+    def work() -> tuple[dict[str, Any], str, None]:
         pairs = _pairs(context, spec, paired, matrix)
         if own:
             examples, tally = transform_pairs(pairs, own, context.encoder)
@@ -84,17 +81,16 @@ def transform_stage(context: Context, spec: StageSpec) -> StageRecord:
         parts = batched(examples, context.recipe.sampling.prompts_per_shard)
         for index, part in enumerate(parts):
             stage.write_part(index, examples_to_table(part), 0.0)
-    summary = TransformSummary(
-        examples=len(examples),
-        sequences=sum(len(example.sequences) for example in examples),
-        unscored=len(unscored(examples)),
-        tally=tally,
-        options=options,
-    )
-    record = stage.finish(summary.as_json(), seconds())
-    context.progress.advance(1)
-    context.progress.finish(f"{len(examples)} examples of {tally.total} pairs")
-    return record
+        summary = TransformSummary(
+            examples=len(examples),
+            sequences=sum(len(example.sequences) for example in examples),
+            unscored=len(unscored(examples)),
+            tally=tally,
+            options=options,
+        )
+        return summary.as_json(), f"{len(examples)} examples of {tally.total} pairs", None
+
+    return run_step(stage, context.progress, work)
 
 
 def _transform(context: Context, spec: StageSpec) -> OwnTransform | None:
@@ -159,8 +155,7 @@ def score_examples_stage(context: Context, spec: StageSpec) -> StageRecord:
         },
     )
 
-    def work(shard: Sequence[Any]) -> pa.Table:
-        (path,) = shard
+    def work(path: Path) -> pa.Table:
         examples = examples_from_table(read_table(path))
         rows: list[ReferenceRow] = []
         if unscored(examples):
@@ -171,15 +166,7 @@ def score_examples_stage(context: Context, spec: StageSpec) -> StageRecord:
         scored = sum(table.num_rows for table in stage.tables(["role"]))
         return {"scored": scored}, f"{scored} sequences"
 
-    return run_shards(
-        stage,
-        context.progress,
-        label=spec.label,
-        unit="shards",
-        shards=[[path] for path in transformed.parts()],
-        work=work,
-        summarise=summarise,
-    )
+    return run_parts(stage, context.progress, transformed, work, summarise)
 
 
 def transformed_examples(transformed: Stage, *scored: Stage) -> list[Example]:

@@ -83,6 +83,7 @@ class ChatEncoder:
         self.encode_completion([Message("user", PROBE)], PROBE)
         self._unknown_id = self._find_unknown()
         self._encoded.clear()
+        self._room = REMEMBERED_IDS
 
     def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Encode a conversation up to where the assistant begins to speak (generation prompt).

@@ -26,8 +26,8 @@ from cream.preflight.encoding import check_lengths, check_seed_examples
 from cream.preflight.models import check_trainings, open_models, open_scorers
 from cream.protocols import Progress
 from cream.recipe import Recipe
+from cream.recipe.columns import VERIFIER
 from cream.recipe.engine import VllmEngine
-from cream.recipe.parts import VERIFIER
 from cream.recipe.scir import Scir
 from cream.runs.files import free_bytes, read_sealed, write_sealed
 from cream.runs.manifest import (

@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cream.recipe.base import Section
-from cream.recipe.columns import BUILT_IN_COLUMNS as BUILT_IN_COLUMNS
-from cream.recipe.columns import EXTRACTED as EXTRACTED
-from cream.recipe.columns import FROM_DATA as FROM_DATA
-from cream.recipe.columns import JUDGE as JUDGE
-from cream.recipe.columns import REWARD_MODEL as REWARD_MODEL
-from cream.recipe.columns import SELF_CERTAINTY as SELF_CERTAINTY
-from cream.recipe.columns import VERDICT as VERDICT
-from cream.recipe.columns import VERIFIER as VERIFIER
-from cream.recipe.columns import answer_column as answer_column
+from cream.recipe.columns import EXTRACTED, VERDICT, answer_column
 from cream.recipe.goals import Goals, Score
 from cream.recipe.likelihood import ObjectiveSection
 from cream.recipe.objectives import ChosenNll, ObjectiveConfig

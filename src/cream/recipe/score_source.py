@@ -7,7 +7,8 @@ from typing import Annotated, Literal, assert_never
 from pydantic import Field
 
 from cream.recipe.base import Section, usual
-from cream.recipe.parts import VERIFIER, LogpQuantity, ScoreQuantity, Unit
+from cream.recipe.columns import VERIFIER
+from cream.recipe.parts import LogpQuantity, ScoreQuantity, Unit
 from cream.recipe.scorers import AnyJudge, JudgeConfig, RewardModelConfig, TextScorerConfig
 
 
@@ -76,6 +77,12 @@ def scorer_of(score: ScoreSource) -> TextScorerConfig | None:
             return None
         case _:
             assert_never(score)
+
+
+def scorer_section(score: ScoreSource) -> str:
+    """The recipe's section of a source's judge or reward model, or else of the source."""
+    scorer = scorer_of(score)
+    return f"method.score.{scorer.column}" if scorer else "method.score"
 
 
 def ranking(score: ScoreSource, t: int) -> tuple[LogpQuantity | ScoreQuantity, LogpQuantity | None]:

@@ -11,8 +11,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from cream.recipe.base import Section, usual
+from cream.recipe.columns import JUDGE, REWARD_MODEL, VERDICT
 from cream.recipe.model import EMBEDDED_NAME, NonBlank
-from cream.recipe.parts import JUDGE, REWARD_MODEL, VERDICT
 
 OWN_MODELS = ("policy", "seed")
 """Judges that are models of the run itself."""

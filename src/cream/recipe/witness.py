@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from cream.errors import RecipeError
 from cream.recipe.base import Section
+from cream.recipe.columns import BUILT_IN_COLUMNS
 from cream.recipe.parts import (
-    BUILT_IN_COLUMNS,
     Agreement,
     AnyQuantity,
     Compare,

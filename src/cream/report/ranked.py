@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64
 
 from cream.algorithms.groups import chunks, pad
-from cream.recipe.parts import EXTRACTED, VERIFIER, Agreement, MethodParts
+from cream.recipe.columns import EXTRACTED, VERIFIER
+from cream.recipe.parts import Agreement, MethodParts
 from cream.records import Count, MatrixSummary, Record
 from cream.runs.files import read_table
 from cream.runs.reader import ADVANTAGES, PAIRS, PROMPTS, FinishedStage, RunReader, rows_of

@@ -20,7 +20,7 @@ from rich.text import Text
 from cream.algorithms.ranking import kendall_tau
 from cream.algorithms.rewards import Reward
 from cream.algorithms.statistics import Absent, bootstrap_auroc, wilson_interval
-from cream.recipe.parts import EXTRACTED, VERIFIER
+from cream.recipe.columns import EXTRACTED, VERIFIER
 from cream.records import Count, MatrixSummary, Rate, Record, Share
 from cream.report.table import Table, terminal
 from cream.runs.reader import RunReader

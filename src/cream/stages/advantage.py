@@ -21,7 +21,8 @@ from cream.algorithms.advantages import (
 )
 from cream.algorithms.groups import Groups, pad
 from cream.algorithms.policy_gradient import ADVANTAGE, REFERENCE, REWARD, VOTE_SHARE, sample_roles
-from cream.recipe.parts import EXTRACTED, MethodParts
+from cream.recipe.columns import EXTRACTED
+from cream.recipe.parts import MethodParts
 from cream.recipe.policy_gradient import Advantage
 from cream.stages.layout import Layout
 from cream.types import Example, ScoreMatrix, Tally, TokenSequence

@@ -15,7 +15,7 @@ from cream.algorithms.scir import LABELS, ORDERS, RIGHT, SEED_LOGPS
 from cream.engines.texts import Text, Unscorable, spells_any
 from cream.errors import RunError
 from cream.protocols import TextEncoder
-from cream.recipe.parts import VERIFIER
+from cream.recipe.columns import VERIFIER
 from cream.recipe.scir import Scir
 from cream.runs.tables import LOGP_PREFIX
 from cream.types import Added, Example, RankedPair, TokenSequence

@@ -32,19 +32,9 @@ from cream.algorithms.ranking import RankAgreement
 from cream.algorithms.statistics import Absent, bootstrap_auroc
 from cream.errors import DataError
 from cream.pair_records import Estimate
+from cream.recipe.columns import EXTRACTED, JUDGE, REWARD_MODEL, VERDICT
 from cream.recipe.pairing import PairingConfig
-from cream.recipe.parts import (
-    EXTRACTED,
-    JUDGE,
-    REWARD_MODEL,
-    VERDICT,
-    Agreement,
-    AnyQuantity,
-    LogpQuantity,
-    ScoreQuantity,
-    Votes,
-    models_of,
-)
+from cream.recipe.parts import Agreement, AnyQuantity, LogpQuantity, ScoreQuantity, Votes, models_of
 from cream.stages.layout import Layout
 from cream.stages.null import residual_rates
 from cream.stages.pair import Members

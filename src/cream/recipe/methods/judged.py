@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from cream.recipe.columns import VERIFIER
 from cream.recipe.methods import MethodSection
 from cream.recipe.objectives import Dpo, PlainObjective
 from cream.recipe.pairing import BestWorst, RewardPairing
-from cream.recipe.parts import VERIFIER, LogpQuantity, MethodParts, ScoreQuantity, Unit
+from cream.recipe.parts import LogpQuantity, MethodParts, ScoreQuantity, Unit
 from cream.recipe.scorers import AnyJudge, JudgeConfig, RewardModelConfig
 from cream.recipe.witness import reported_agreement
 

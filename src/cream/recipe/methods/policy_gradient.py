@@ -11,18 +11,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from cream.recipe.columns import JUDGE, REWARD_MODEL, SELF_CERTAINTY
 from cream.recipe.methods import MethodSection
-from cream.recipe.parts import (
-    JUDGE,
-    REWARD_MODEL,
-    SELF_CERTAINTY,
-    Advantage,
-    AnyQuantity,
-    Majority,
-    MethodParts,
-    ScoreQuantity,
-    Votes,
-)
+from cream.recipe.parts import Advantage, AnyQuantity, Majority, MethodParts, ScoreQuantity, Votes
 from cream.recipe.policy_gradient import LossKl, PolicyGradient
 from cream.recipe.scorers import AnyJudge, RewardModelConfig
 

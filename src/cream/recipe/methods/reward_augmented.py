@@ -15,7 +15,13 @@ from cream.recipe.methods import MethodSection
 from cream.recipe.objectives import AnyObjective, Cream, Dpo, WeightedDpo
 from cream.recipe.pairing import BestWorst, RewardPairing
 from cream.recipe.parts import Agreement, LogpQuantity, MethodParts
-from cream.recipe.score_source import AnyScoreOrVerdict, ScoredByPolicy, ranking, scorer_of
+from cream.recipe.score_source import (
+    AnyScoreOrVerdict,
+    ScoredByPolicy,
+    ranking,
+    scorer_of,
+    scorer_section,
+)
 from cream.recipe.scorers import TextScorerConfig
 from cream.recipe.witness import compared_rankings, reported_agreement
 
@@ -58,7 +64,7 @@ class RewardAugmentedMethod(MethodSection):
     @property
     def scorer_section(self) -> str:
         """Inside the score."""
-        return f"method.score.{self.scorer.column}" if self.scorer else "method.score"
+        return scorer_section(self.score)
 
     def parts(self, t: int) -> MethodParts:
         """Parts of iteration t; only from t = 2 on does M_t know goals."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from cream.recipe.columns import FROM_DATA
 from cream.recipe.methods import MethodSection
 from cream.recipe.objectives import Dpo
 from cream.recipe.pairing import AllPairs, BestWorst
-from cream.recipe.parts import FROM_DATA, MethodParts, ScoreQuantity
+from cream.recipe.parts import MethodParts, ScoreQuantity
 
 
 class SpinMethod(MethodSection):

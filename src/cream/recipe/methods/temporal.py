@@ -11,7 +11,7 @@ from cream.recipe.methods import MethodSection
 from cream.recipe.objectives import Dpo, PlainObjective
 from cream.recipe.pairing import BestWorst
 from cream.recipe.parts import MethodParts, PastAndFuture
-from cream.recipe.score_source import AnyScore, ScoredByJudge, ranking, scorer_of
+from cream.recipe.score_source import AnyScore, ScoredByJudge, ranking, scorer_of, scorer_section
 from cream.recipe.scorers import TextScorerConfig
 
 
@@ -41,7 +41,7 @@ class TemporalMethod(MethodSection):
     @property
     def scorer_section(self) -> str:
         """Inside the score."""
-        return f"method.score.{self.scorer.column}" if self.scorer else "method.score"
+        return scorer_section(self.score)
 
     def parts(self, t: int) -> MethodParts:
         """Parts of iteration t; those of its draft, which trains the future model, follow.
