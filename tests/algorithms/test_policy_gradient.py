@@ -243,3 +243,69 @@ def test_a_fall_of_entropy_within_a_stage_is_named():
     (sentence,) = warned([{"entropy": e} for e in (2.0, 2.0, 1.5, 0.9, 0.8, 0.9)])
     assert sentence.startswith("entropy_collapse: entropy fell from 2.000 to 0.850")
     assert warned([{"entropy": 2.0}]) == ()
+
+
+def actions_of(policy, start, advantages, actions):
+    """One sample whose tokens belong to actions."""
+    mask = torch.ones(1, len(actions), dtype=torch.bool)
+    columns = {"advantage": torch.tensor([advantages]), "action": torch.tensor([actions])}
+    return SequenceInputs(mask, policy, torch.tensor([True]), None, start, columns)
+
+
+@pytest.mark.parametrize("ratio", [product_ratio, geometric_ratio, token_ratio])
+def test_one_action_is_the_whole_completion(ratio):
+    policy, _ = table(GAPS)
+    policy = policy.float()
+    given = actions_of(policy, torch.zeros_like(policy), [-1.0] * 4, [0.0] * 4)
+    whole, parts = (
+        policy_gradient("x", 1, ratio=ratio, clip=0.2, per_action=per_action)
+        for per_action in (False, True)
+    )
+    torch.testing.assert_close(whole.loss(inputs_of(given)), parts.loss(inputs_of(given)))
+
+
+def test_each_action_has_a_ratio_of_its_own():
+    """Actions of log-ratios (.3, .1) and (-.1, .5), A = 1 and -1: products e^.4 = 1.49 clipped to
+    1.2 and e^.4 with A = -1; the mean of -1.2 and 1.4918 is .1459. Geometric: e^.2 clipped, e^.2:
+    (-1.2 + 1.2214) / 2 = .0107."""
+    policy, _ = table(GAPS)
+    policy = policy.float()
+    given = actions_of(policy, torch.zeros_like(policy), [1.0, 1.0, -1.0, -1.0], [0.0, 0, 1, 1])
+    for ratio, expected in ((product_ratio, 0.1459), (geometric_ratio, 0.0107)):
+        objective = policy_gradient("x", 1, ratio=ratio, clip=0.2, per_action=True)
+        assert objective.loss(inputs_of(given)).item() == pytest.approx(expected, abs=1e-4)
+        assert objective.metrics(inputs_of(given))["clipped"].item() == 0.5
+
+
+def test_a_wrong_verdict_alone_lowers_exactly_its_span():
+    """Actions of 2, 1 and 2 tokens, advantages 0, -1, 0; a token of no action is left alone, and
+    the sign of the advantage turns the gradient."""
+    start = -torch.ones(1, 6)
+    actions = [0.0, 0, 1, 2, 2, -1]
+    found = []
+    for sign in (-1.0, 1.0):
+        leaf = start.clone().requires_grad_()
+        given = actions_of(leaf, start, [0.0, 0, sign, 0, 0, 9], actions)
+        objective = policy_gradient("x", 1, ratio=product_ratio, clip=0.2, per_action=True)
+        (gradient,) = torch.autograd.grad(objective.loss(inputs_of(given)).sum(), leaf)
+        found.append(gradient[0])
+    torch.testing.assert_close(found[0], torch.tensor([0, 0, 1 / 3, 0, 0, 0]))
+    torch.testing.assert_close(found[1], -found[0])
+
+
+def test_examples_with_fewer_actions_are_divided_by_their_own():
+    """Advantages (2, -1) and (3): -(2 - 1) / 2 and -3, beside one another as each alone."""
+    start = -torch.ones(2, 2)
+    mask = torch.tensor([[True, True], [True, False]])
+    columns = {
+        "advantage": torch.tensor([[2.0, -1.0], [3.0, 0.0]]),
+        "action": torch.tensor([[0.0, 1.0], [0.0, 0.0]]),
+    }
+    leaf = start.clone().requires_grad_()
+    both = SequenceInputs(mask, leaf, torch.tensor([True, True]), None, start, columns)
+    for ratio in (product_ratio, geometric_ratio, token_ratio):
+        objective = policy_gradient("x", 1, ratio=ratio, clip=0.2, per_action=True)
+        loss = objective.loss(inputs_of(both))
+        torch.testing.assert_close(loss, torch.tensor([-0.5, -3.0]))
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        torch.testing.assert_close(gradient, torch.tensor([[-1.0, 0.5], [-3.0, 0.0]]))

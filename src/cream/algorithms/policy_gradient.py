@@ -30,6 +30,9 @@ from cream.algorithms.objective import (
 ADVANTAGE, REFERENCE = "advantage", "reference"
 """Token columns: the advantage, the same at every token of a completion; log-probabilities under
 the loss reference."""
+ACTION = "action"
+"""Token column: number of the action of a completion that a token is part of, from 0; -1: of none,
+and not trained on. Each action has a ratio of its own, and its advantage at every token."""
 REWARD, VOTE_SHARE = "reward", "vote_share"
 """Columns of an example: mean reward of the prompt's samples, share of their most given answer."""
 
@@ -122,8 +125,11 @@ def policy_gradient(
     clip: float | None,
     kl: tuple[Estimator, float] | None = None,
     reads_reference: bool = False,
+    per_action: bool = False,
 ) -> Objective:
     """The objective: mean over a prompt's samples of the surrogate, and of beta times the KL.
+
+    The surrogate of a sample is the mean of those of its actions, or that of the whole completion.
 
     An example is a prompt with all its samples, so they share its row, and each prompt weighs the
     same however many of its samples count.
@@ -136,20 +142,24 @@ def policy_gradient(
         kl: Estimator and factor, > 0, per nat and token, of a divergence in the loss.
         reads_reference: Whether that is from the token column ``reference``; else from the policy
             at the start.
+        per_action: Whether the column ``action`` says which tokens have a ratio of their own.
     """
     roles = sample_roles(num_completions)
-    columns = (ADVANTAGE, REFERENCE) if reads_reference else (ADVANTAGE,)
+    columns = (ADVANTAGE, *([REFERENCE] if reads_reference else []))
+    columns = (*columns, *([ACTION] if per_action else []))
 
     def reference(sample: SequenceInputs) -> Tokens:
         return sample.token_columns[REFERENCE] if reads_reference else start_of(sample)
 
-    def of_sample(sample: SequenceInputs) -> PerExample:
-        rho, advantage = ratio_and_advantage(sample, ratio)
+    def of_action(sample: SequenceInputs, mask: Mask) -> PerExample:
+        rho, advantage = ratio_and_advantage(sample, ratio, mask)
         found = surrogate(rho, advantage)
         if clip is not None:
             found = clipped_surrogate(rho, advantage, clip=clip)
-        if found.ndim > 1:
-            found = _masked_mean(found, sample.mask)
+        return _masked_mean(found, mask) if found.ndim > 1 else found
+
+    def of_sample(sample: SequenceInputs) -> PerExample:
+        found = over_actions(sample, of_action)
         if kl is None:
             return found
         estimator, beta = kl
@@ -186,23 +196,46 @@ def policy_gradient(
     )
 
 
-def ratio_and_advantage(sample: SequenceInputs, ratio: RatioForm) -> tuple[Tensor, Tensor]:
-    """What the surrogate takes: both per token or, of a ratio of completions, per example."""
-    rho = ratio(sample.token_logps, start_of(sample), sample.mask)
+def ratio_and_advantage(
+    sample: SequenceInputs, ratio: RatioForm, mask: Mask
+) -> tuple[Tensor, Tensor]:
+    """What the surrogate takes of the tokens of an action: both per token, or per example."""
+    rho = ratio(sample.token_logps, start_of(sample), mask)
     column = sample.token_columns[ADVANTAGE]
     if rho.ndim > 1:
         return rho, column
-    first = sample.mask.to(torch.int64).argmax(-1, keepdim=True)
+    first = mask.to(torch.int64).argmax(-1, keepdim=True)
     return rho, column.gather(-1, first)[:, 0]
 
 
 def clipped_share(sample: SequenceInputs, ratio: RatioForm, clip: float | None) -> PerExample:
     """Share of the ratios where clipping stops the gradient; 0 without clipping."""
-    rho, advantage = ratio_and_advantage(sample, ratio)
     bound = math.inf if clip is None else clip
-    stopped = torch.where(advantage > 0, rho > 1 + bound, rho < 1 - bound) & (advantage != 0)
-    share = stopped.to(sample.token_logps.dtype)
-    return _masked_mean(share, sample.mask) if share.ndim > 1 else share
+
+    def of_action(sample: SequenceInputs, mask: Mask) -> PerExample:
+        rho, advantage = ratio_and_advantage(sample, ratio, mask)
+        stopped = torch.where(advantage > 0, rho > 1 + bound, rho < 1 - bound) & (advantage != 0)
+        share = stopped.to(sample.token_logps.dtype)
+        return _masked_mean(share, mask) if share.ndim > 1 else share
+
+    return over_actions(sample, of_action)
+
+
+def over_actions(
+    sample: SequenceInputs, value: Callable[[SequenceInputs, Mask], PerExample]
+) -> PerExample:
+    """Mean of a value over the actions of each example; without the column, of its one action."""
+    action = sample.token_columns.get(ACTION)
+    if action is None:
+        return value(sample, sample.mask)
+    total = torch.zeros(len(action), device=action.device)
+    size = torch.zeros_like(total)
+    for number in range(int(action.max()) + 1):
+        mask = sample.mask & (action == number)
+        there = mask.any(-1)
+        total = total + torch.where(there, value(sample, mask), 0)
+        size = size + there
+    return total / size
 
 
 def over_samples(
@@ -236,4 +269,5 @@ def entropy_fall(metrics: Sequence[Mapping[str, float]]) -> tuple[str, ...]:
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, values, 0).sum(-1) / mask.sum(-1)
+    # Examples may lack an action that others of the batch have: its mean is 0, and is not counted.
+    return torch.where(mask, values, 0).sum(-1) / mask.sum(-1).clamp_min(1)
