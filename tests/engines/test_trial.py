@@ -10,8 +10,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from cream.engines.plain import PlainSampler
 from cream.engines.sampler import TorchSampler
 from cream.engines.scorer import TorchScorer
-from cream.engines.trial import fast_form, require_causal
+from cream.engines.trial import (
+    _packed_agrees,
+    fast_form,
+    own_logits,
+    require_causal,
+    trial_ids,
+)
 from cream.errors import ModelError
+from cream.models.hidden import Backbone
+from cream.models.precision import in_float32
 from cream.protocols import SamplingParams
 from cream.testing import tiny_model
 from cream.types import SamplingRequest, ScoringRequest
@@ -145,6 +153,83 @@ def test_a_factor_hidden_in_the_attention_is_found_by_the_trial():
     backbone, reach = fast_form(model)
     assert backbone is None
     assert "trial" in reach.reason
+
+
+def sharp():
+    """A model in bfloat16 whose attention decides by little: rounding moves its logits by 0.2."""
+    model = tiny_model()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "q_proj" in name or "k_proj" in name:
+                weight *= 16
+    return model.to(torch.bfloat16)
+
+
+def test_rounding_alone_sends_no_model_to_the_slow_path():
+    """SmolLM2 after fine-tuning was scored 47 times slower for 0.2 of rounding, without a word."""
+    model = sharp()
+    with torch.inference_mode():
+        assert not _packed_agrees(Backbone(model)), "rounding as large as this is what is tried"
+
+    backbone, reach = fast_form(model)
+
+    assert backbone is not None
+    assert (backbone.fused, reach.reason) == (True, "")
+
+
+def test_a_factor_that_float32_would_show_is_found(monkeypatch):
+    monkeypatch.setattr("cream.models.hidden.fused_decoder", lambda model: None)
+    model = sharp()
+    backbone = Backbone(model)
+    with torch.inference_mode(), backbone.in_float32():
+        assert _packed_agrees(backbone)
+    attention = model.base_model.layers[1].self_attn
+    plain = attention.forward
+
+    def more_when_alone(*args, **kwargs):
+        out, weights = plain(*args, **kwargs)
+        return (out if kwargs.get("cream_attention") else 1.5 * out), weights
+
+    attention.forward = more_when_alone
+
+    with torch.inference_mode(), backbone.in_float32():
+        assert not _packed_agrees(backbone)
+    assert fast_form(model)[0] is None
+
+
+def test_a_model_run_in_float32_gives_what_its_float32_copy_gives_and_keeps_its_weights():
+    model = tiny_model(architecture="gemma").to(torch.bfloat16)
+    copied = copy.deepcopy(model).float()
+    before = {name: p for name, p in model.named_parameters(remove_duplicate=False)}
+    ids = trial_ids(model, 12)
+    with torch.inference_mode():
+        rounded = own_logits(model, ids)
+        with in_float32(model):
+            wide = own_logits(model, ids)
+        torch.testing.assert_close(wide, own_logits(copied, ids), rtol=0, atol=1e-5)
+        assert torch.equal(own_logits(model, ids), rounded)
+        part = model.base_model.layers[1].mlp.down_proj
+        part.forward = lambda x: x @ x
+        with pytest.raises(RuntimeError), in_float32(model):
+            own_logits(model, ids)
+        del part.forward
+        assert torch.equal(own_logits(model, ids), rounded)
+    after = dict(model.named_parameters(remove_duplicate=False))
+    assert all(after[name] is p for name, p in before.items())
+
+
+def test_the_slow_path_says_so_once_and_why():
+    said = []
+    model = build(*POSITION_DEPENDENT["scaled queries"])
+    scorer = TorchScorer(model, say=said.append)
+    longest = fast_form(model)[1].tokens
+    prompt = tuple(range(3, 3 + (longest or 0)))
+    list(scorer.score([ScoringRequest(n, prompt, ((5, 6), (7,))) for n in "ab"]))
+    sampler = TorchSampler(model, say=said.append)
+    params = SamplingParams(0.0, 1.0, 2, (2,))
+    list(sampler.sample([SamplingRequest(n, prompt, (1, 2)) for n in "ab"], params))
+    assert [text.split()[0] for text in said] == ["scored", "sampled"]
+    assert all("queries are scaled" in text and "slower" in text for text in said)
 
 
 def test_a_cache_that_forgets_is_not_used():

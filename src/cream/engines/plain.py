@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from cream.engines.batching import Say
 from cream.engines.logsumexp import log_normalisers
 from cream.engines.token_sampling import draw, seed_tensor, uniforms
-from cream.engines.trial import agree, attempt, own_logits, trial_ids
+from cream.engines.trial import agree, own_logits, shown, trial_ids
 from cream.models.positions import company_reach
 from cream.protocols import SamplingParams
 from cream.types import FinishReason, SampledGroup, SampledTokens, SamplingRequest, ScoringRequest
@@ -37,7 +38,11 @@ class PlainSampler:
         self._device: torch.device = next(chain(model.parameters(), model.buffers())).device
         self._cacheable = company_reach(model.config)
         self._cache_name = next(
-            (name for name in _caches(model) if attempt(lambda n=name: _cache_agrees(model, n))),
+            (
+                name
+                for name in _caches(model)
+                if shown(model, lambda n=name: _cache_agrees(model, n))
+            ),
             None,
         )
 
@@ -95,6 +100,20 @@ def _cache_agrees(model: Any, name: str) -> bool:
             output = _forward(model, rows[:, :end], name, output)
             lines.append(output.logits[1, -1])
     return agree(truth[5:], torch.stack(lines), truth.dtype)
+
+
+def told_once(say: Say | None, done: str, reason: str) -> Callable[[], None]:
+    """What tells the user at its first call that sequences take the slow path, and why."""
+    left = [] if say is None else [say]
+
+    def tell() -> None:
+        if left:
+            left.pop()(
+                f"{done} by the model's own forward, one prompt at a time, which is many times "
+                f"slower: {reason}"
+            )
+
+    return tell
 
 
 def score_plainly(

@@ -9,7 +9,7 @@ floating-point order.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,7 +29,7 @@ from cream.engines.batching import (
     windows,
 )
 from cream.engines.decoding import DecodeAttention, GroupCache
-from cream.engines.plain import PlainSampler
+from cream.engines.plain import PlainSampler, told_once
 from cream.engines.token_sampling import draw, seed_tensor, uniforms
 from cream.engines.trial import fast_form
 from cream.models.devices import give_memory_back
@@ -62,7 +62,8 @@ class TorchSampler:
         window_rows: Completions that are sorted by prompt length at a time.
         hook: What stands behind every decoder layer, or None. It sees a prompt once and each token
             of a completion by itself, so it must treat every token alone.
-        say: Told when memory does not hold so many rows, which are halved for good then.
+        say: Told when memory does not hold so many rows, which are halved for good then, and once
+            when sequences take the slow path.
 
     Raises:
         ModelError: The model is in training mode.
@@ -96,6 +97,10 @@ class TorchSampler:
     @cached_property
     def _plain(self) -> PlainSampler:
         return PlainSampler(self._model)
+
+    @cached_property
+    def _tell_plain(self) -> Callable[[], None]:
+        return told_once(self._say, "sampled", self.plain_reason)
 
     @property
     def plain_reason(self) -> str:
@@ -134,6 +139,7 @@ class TorchSampler:
         yield from self._sample_packed([r for r in window if self._fits(r, params)], params)
         for request in window:
             if not self._fits(request, params):
+                self._tell_plain()
                 with torch.inference_mode(), hooked(self._model, self._hook):
                     group = self._plain.sample(request, params)
                 yield group

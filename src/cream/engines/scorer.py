@@ -28,7 +28,7 @@ from cream.engines.batching import (
     require_finite,
     windows,
 )
-from cream.engines.plain import score_plainly, target_logps
+from cream.engines.plain import score_plainly, target_logps, told_once
 from cream.engines.trial import fast_form
 from cream.kernels.library import fit
 from cream.models.devices import give_memory_back
@@ -69,7 +69,8 @@ class TorchScorer:
         tile_rows: Rows of logits that exist at a time.
         window_rows: Completions that are sorted by length at a time.
         hook: What stands behind every decoder layer, or None.
-        say: Told when memory does not hold the token budget, which is halved for good then.
+        say: Told when memory does not hold the token budget, which is halved for good then, and
+            once when sequences take the slow path.
         reading: What is read off the logits at every token; without it, log-probabilities.
 
     Raises:
@@ -128,7 +129,12 @@ class TorchScorer:
         yield from self._score_packed([r for r in window if self._fits(r)])
         for request in window:
             if not self._fits(request):
+                self._tell_plain()
                 yield self._score_plainly(request)
+
+    @cached_property
+    def _tell_plain(self) -> Callable[[], None]:
+        return told_once(self._say, "scored", self.plain_reason)
 
     def _check(self, request: ScoringRequest) -> None:
         if any(not completion for completion in request.completions):

@@ -21,11 +21,13 @@ from cream.engines.decoding import DecodeAttention, GroupCache
 from cream.errors import ModelError
 from cream.models.hidden import Backbone
 from cream.models.positions import Reach, context_length, fast_reach, text_config
+from cream.models.precision import in_float32
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest difference of the logits, each position's around their mean and relative to their size.
 
-A position counts by itself in float32; where the dtype rounds, all count together.
+A position counts by itself in float32; where the dtype rounds, all count together, and float32
+decides where more is found.
 """
 REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
 """How foreign model code says that it takes other arguments, or lacks a part."""
@@ -55,7 +57,7 @@ def fast_form(model: Any, hook: LayerHook | None = None) -> tuple[Backbone | Non
         return None, reach
     backbone = attempt(lambda: Backbone(model))
     with torch.inference_mode():
-        if backbone is None or not attempt(lambda: _packed_agrees(backbone)):
+        if backbone is None or not shown(backbone, lambda: _packed_agrees(backbone)):
             return None, Reach(0, "in a trial its packed form gave other logits than itself")
     backbone.hook = hook
     return backbone, reach
@@ -92,6 +94,23 @@ def attempt(work: Callable[[], Any]) -> Any:
         return work()
     except (*REFUSALS, ModelError):
         return None
+
+
+def shown(model: Any, claim: Callable[[], bool]) -> bool:
+    """Whether a claim about a model holds; one that cannot be run does not.
+
+    Where the dtype of a `Backbone` or model rounds, a difference may be rounding alone: float32
+    decides then (`cream.models.precision`).
+    """
+    if attempt(claim):
+        return True
+    exact = model.in_float32 if isinstance(model, Backbone) else lambda: in_float32(model)
+
+    def claim_in_float32() -> bool:
+        with exact():
+            return claim()
+
+    return bool(attempt(claim_in_float32))
 
 
 def trial_ids(model: Any, count: int) -> list[int]:

@@ -28,6 +28,7 @@ from cream.errors import ModelError
 from cream.models.fused_decoder import Attention, FusedDecoder, fused_decoder
 from cream.models.padded_attention import PADDING, RowMask
 from cream.models.positions import company_reach, text_config
+from cream.models.precision import in_float32
 
 _ATTENTION_NAME = "cream_packed"
 _FORMULA_ARGUMENTS = ("softcap", "s_aux", "position_bias", "head_mask")
@@ -189,12 +190,25 @@ class Backbone:
         One buffer serves all calls: a fresh one of this size comes from the system page by page,
         which on a CPU costs more than the product itself.
         """
-        if type(self.head) is not nn.Linear or self.head.bias is not None:
+        plain = type(self.head) is nn.Linear and self.head.bias is None
+        if not plain or self.head.weight.dtype != states.dtype:
             return self.head(states)
         rows, weight = len(states), self.head.weight
         if self._logits is None or len(self._logits) < rows:
             self._logits = states.new_empty(rows, len(weight))
         return torch.mm(states, weight.T, out=self._logits[:rows])
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Run in float32 inside, by the same form (`cream.models.precision`)."""
+        layers = self._layers
+        if isinstance(layers, FusedDecoder):
+            self._layers = layers.in_float32()
+        try:
+            with in_float32(self.model):
+                yield
+        finally:
+            self._layers = layers
 
 
 def require_inference_model(model: Any) -> None:
