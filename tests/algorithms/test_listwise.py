@@ -34,6 +34,12 @@ B_POINT = torch.tensor([2.4, 0.6, 0.2, -2.0], dtype=torch.float64)
 B_WINDOWS = torch.tensor([0, 0, 1, 1])
 
 
+def value(loss, scores, grades):
+    found = loss(scores, grades)
+    assert found is not None
+    return found.item()
+
+
 def kl(list_scores, point_scores, temperature=1.0):
     return float(pooled_kl(list_scores, point_scores, temperature))
 
@@ -44,27 +50,29 @@ def test_ranknet_of_three_candidates_by_hand():
 
     losses = pair_losses(A_SCORES, better, worse)
     assert float(losses.sum()) == pytest.approx(1.488752, abs=1e-6)
-    assert float(ranknet(A_SCORES, A_GRADES)) == pytest.approx(0.496251, abs=1e-6)
-    two = ranknet(A_SCORES[:2], A_GRADES[:2])
-    assert float(two) == pytest.approx(0.201413, abs=1e-6)
+    assert value(ranknet, A_SCORES, A_GRADES) == pytest.approx(0.496251, abs=1e-6)
+    two = value(ranknet, A_SCORES[:2], A_GRADES[:2])
+    assert two == pytest.approx(0.201413, abs=1e-6)
 
 
 def test_weights_by_rank_are_normalised():
     """1/3, 1/4 and 1/5 give .340269; their sum is 47/60, so scale does not hang on the window."""
-    found = float(weighted_ranknet(A_SCORES, A_GRADES))
+    found = value(weighted_ranknet, A_SCORES, A_GRADES)
 
     assert found * 47 / 60 == pytest.approx(0.340269, abs=1e-6)
 
 
 def test_list_mle_and_list_net_by_hand():
     """Each item against those below it: two items have some, so the sum 1.438446 is halved."""
-    assert 2 * float(list_mle(A_SCORES, A_GRADES)) == pytest.approx(1.438446, abs=1e-6)
-    assert float(list_net(A_SCORES, A_GRADES)) == pytest.approx(0.921492, abs=1e-6)
+    assert 2 * value(list_mle, A_SCORES, A_GRADES) == pytest.approx(1.438446, abs=1e-6)
+    assert value(list_net, A_SCORES, A_GRADES) == pytest.approx(0.921492, abs=1e-6)
 
 
 def test_gradient_of_ranknet_sums_to_zero():
     scores = A_SCORES.clone().requires_grad_()
-    ranknet(scores, A_GRADES).backward()
+    loss = ranknet(scores, A_GRADES)
+    assert loss is not None
+    loss.backward()
 
     assert scores.grad is not None
     assert scores.grad.tolist() == pytest.approx([-0.150456, -0.146678, 0.297134], abs=1e-6)
@@ -73,9 +81,9 @@ def test_gradient_of_ranknet_sums_to_zero():
 
 @pytest.mark.parametrize("kind", [ranknet, weighted_ranknet, list_mle, list_net])
 def test_a_loss_within_a_window_does_not_see_what_is_added_to_all_of_it(kind):
-    moved = float(kind(A_SCORES + 3.7, A_GRADES))
+    moved = value(kind, A_SCORES + 3.7, A_GRADES)
 
-    assert moved == pytest.approx(float(kind(A_SCORES, A_GRADES)), abs=1e-12)
+    assert moved == pytest.approx(value(kind, A_SCORES, A_GRADES), abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", [ranknet, weighted_ranknet, list_mle, list_net])
@@ -95,17 +103,17 @@ def test_raising_a_label_raises_its_score(kind):
 
 @pytest.mark.parametrize("kind", [ranknet, weighted_ranknet, list_mle])
 def test_losses_of_order_look_at_the_order_of_grades_only(kind):
-    scaled = kind(A_SCORES, 10 * A_GRADES - 3)
+    scaled = value(kind, A_SCORES, 10 * A_GRADES - 3)
 
-    assert float(scaled) == pytest.approx(float(kind(A_SCORES, A_GRADES)), abs=1e-12)
+    assert scaled == pytest.approx(value(kind, A_SCORES, A_GRADES), abs=1e-12)
 
 
 def test_list_mle_with_ties_does_not_hang_on_the_order_of_the_list():
     grades = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
     swapped = torch.tensor([1, 0, 2])
 
-    expected = float(list_mle(A_SCORES, grades))
-    assert float(list_mle(A_SCORES[swapped], grades[swapped])) == pytest.approx(expected, abs=1e-12)
+    expected = value(list_mle, A_SCORES, grades)
+    assert value(list_mle, A_SCORES[swapped], grades[swapped]) == pytest.approx(expected, abs=1e-12)
     by_hand = (math.log1p(math.exp(1.0 - 2.0)) + math.log1p(math.exp(1.0 - 0.5))) / 2
     assert expected == pytest.approx(by_hand, abs=1e-12)
 
@@ -298,8 +306,8 @@ def test_one_window_is_listwise_ranknet_and_scores_of_two_are_bradley_terry():
     whole = views_loss(A_SCORES, A_SCORES, A_GRADES, query, query, options)
 
     assert float(whole.loss) == pytest.approx(0.496251, abs=1e-6)
-    two = ranknet(A_SCORES[:2], A_GRADES[:2])
-    assert float(two) == pytest.approx(-math.log(1 / (1 + math.exp(-1.5))), abs=1e-12)
+    two = value(ranknet, A_SCORES[:2], A_GRADES[:2])
+    assert two == pytest.approx(-math.log(1 / (1 + math.exp(-1.5))), abs=1e-12)
 
 
 @given(

@@ -223,8 +223,15 @@ def views_loss(
         each = [options.calibration(list_scores[p], point_scores[p]) for p in pools]
         calibration = torch.stack(each).mean()
     loss = list_view + options.point_weight * point_view + weight * calibration
-    parts = (part.detach() for part in (list_view, point_view, calibration))
-    return ViewsLoss(loss, *parts, weight, len(ranked), len(better))
+    return ViewsLoss(
+        loss,
+        list_view.detach(),
+        point_view.detach(),
+        calibration.detach(),
+        weight,
+        len(ranked),
+        len(better),
+    )
 
 
 def moved_to_point_scale(

@@ -11,13 +11,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from cream.errors import RecipeError
+from cream.recipe.base import Section
 from cream.recipe.recipe import Recipe
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -127,10 +130,21 @@ def validate_recipe(values: Mapping[str, Any], *, source: str) -> Recipe:
     Raises:
         RecipeError: Says everything that is wrong with them, one line per problem.
     """
+    return validate_section(values, Recipe, source=source)
+
+
+def validate_section(
+    values: Mapping[str, Any], kind: type[AnySection], *, source: str
+) -> AnySection:
+    """Turn plain values into a section.
+
+    Raises:
+        RecipeError: Says everything that is wrong with them, one line per problem.
+    """
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(f"{source}:\n  " + "\n  ".join(explain(error, Recipe))) from None
+        raise RecipeError(f"{source}:\n  " + "\n  ".join(explain(error, kind))) from None
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -271,7 +271,10 @@ class _Room:
         self._weights.clear_gradients()
         for own in self._work.auxiliary.values():
             own.module.zero_grad()
-        give_memory_back(next(iter(self._weights.masters.values())).device)
+        own = [
+            p for auxiliary in self._work.auxiliary.values() for p in auxiliary.module.parameters()
+        ]
+        give_memory_back([*self._weights.masters.values(), *own][0].device)
         if self._work.recut is None or all(len(part) == 1 for part in parts):
             raise TrainingError(f"training step {step + 1}: {NO_ROOM} ({problem})")
         while self._parts(step) == parts:

@@ -111,12 +111,13 @@ def adamw(
                 "peak": own.learning_rate,
             }
         )
+    trained = [group for group in groups if group["params"]]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        trained,
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
-        fused=next(iter(masters.values())).device.type in ("cpu", "cuda"),
+        fused=trained[0]["params"][0].device.type in ("cpu", "cuda"),
     )
 
 
