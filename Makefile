@@ -7,11 +7,12 @@ VLLM   ?= .venv-vllm
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup setup-vllm test-vllm interop demo bench study study-full falsify test test-all test-faults check docs format clean
+.PHONY: help setup setup-vllm test-vllm interop demo bench study study-full falsify test test-all test-cluster test-faults check docs format clean
 help:
 	@sed -n '1,3s/^# *//p' Makefile
 	@echo "  make test-all   the slow tests too"
 	@echo "  make test-vllm  those of the vLLM engine, on a CPU, in an environment of its own"
+	@echo "  make test-cluster  workers of Ray and ranks of a training, on a CPU"
 	@echo "  make test-faults  kills, flipped bits, full disks, hostile inputs; long: FAULTS=long"
 	@echo "  make bench      Cream against what one would otherwise run; BENCH='sampling --quick'"
 	@echo "  make study      which labels of its own a model may trust; study-full: all of it, hours"
@@ -65,6 +66,11 @@ test: setup
 
 test-all: setup interop
 	$(BIN)/python -m pytest -m "slow or vllm"
+
+# Workers of Ray, and ranks: several processes at a time, minutes each. Nothing else needs Ray.
+test-cluster: setup
+	$(PIP) install -q -c constraints.txt -e '.[ray]'
+	$(BIN)/python -m pytest -m cluster
 
 # Short: what the slow tests of tests/faults try. FAULTS=long: the figures of docs/reliability.md,
 # several hours on one core; power cuts need root and loop devices.

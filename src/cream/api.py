@@ -87,8 +87,7 @@ def run(
         try:
             run_recipe(context)
         finally:
-            context.checkpoints.close()
-            context.trackers.close()
+            context.close()
         write_json(place.root / "summary.json", summarise_run(place.root).as_json())
     return RunResult(place.root)
 

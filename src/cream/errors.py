@@ -85,3 +85,6 @@ class NotFiniteError(TrainingError):
     def __init__(self, message: str, batch: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.batch = batch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.batch)

@@ -17,7 +17,7 @@ from cream.preflight import opening
 from cream.preflight.opening import open_context
 from cream.recipe import Recipe
 from cream.records import StageSpec
-from cream.runs.manifest import MadeBy
+from cream.runs.manifest import RESULTS, MadeBy
 from cream.runs.store import Run, Stage
 from tiny_run import Silence
 
@@ -107,7 +107,7 @@ def test_what_changes_results_is_refused_unless_it_is_accepted(
     what: str,
 ):
     if what == "results":
-        monkeypatch.setattr(opening, "RESULTS", 2)
+        monkeypatch.setattr(opening, "RESULTS", RESULTS + 1)
     else:
         true = opening.made_by
         monkeypatch.setattr(
@@ -133,7 +133,7 @@ def test_a_finished_run_may_be_opened_by_anything(
     monkeypatch: pytest.MonkeyPatch,
 ):
     root = Path(shutil.copytree(finished_run, tmp_path / "run"))
-    monkeypatch.setattr(opening, "RESULTS", 2)
+    monkeypatch.setattr(opening, "RESULTS", RESULTS + 1)
 
     assert not any("goes on with" in text for text in go_on(tiny_recipe(root)))
 

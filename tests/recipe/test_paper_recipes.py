@@ -18,7 +18,7 @@ SOURCED = ("seed", "iterations", "method", "model", "sft", "sampling", "training
 """Sections in which every setting has its source on its line."""
 
 
-@pytest.mark.parametrize("name", [*PAPER, "lora-single-gpu"])
+@pytest.mark.parametrize("name", [*PAPER, "lora-single-gpu", "llama3-8b-8gpu", "llama3-70b-lora"])
 def test_a_recipe_loads_under_its_own_name(name: str):
     assert load_recipe(RECIPES / f"{name}.yaml").name == name
 

@@ -56,9 +56,11 @@ def plan(
     progress = ConsoleProgress(messages(quiet=quiet))
     with progress.busy("checking recipe, data and model"):
         from cream.algorithms.judging import verdict_question
+        from cream.inspect.cluster import planned_ranks, planned_workers
         from cream.inspect.plan import LETTER_TOKENS, assumed_length, make_plan, print_plan
         from cream.models.fingerprints import stored_parameters
         from cream.plan import token_counts
+        from cream.preflight.models import planned_trainings
         from cream.preflight.opening import check_run, disk_need
         from cream.runs.store import Run
 
@@ -76,17 +78,29 @@ def plan(
     if timing:
         with progress.busy("timing the model for a few seconds"):
             rates = _rates(context, length)
+    parameters = stored_parameters(context.checkpoints.seed_folder)
     told = make_plan(
         loaded,
         run.root,
         stages,
         counts,
         length,
-        parameters=stored_parameters(context.checkpoints.seed_folder),
+        parameters=parameters,
         disk_bytes=disk_need(context).total,
         rates=rates,
         question=len(question) + 2 * LETTER_TOKENS,
+        workers=planned_workers(
+            loaded,
+            context.crew,
+            stages,
+            parameters * context.checkpoints.compute_dtype.itemsize,
+        ),
+        ranks=[
+            planned_ranks(name, settings, ranks, parameters)
+            for name, settings, ranks in planned_trainings(context)
+        ],
     )
+    context.close()
     if as_json:
         print_json(told)
     else:
@@ -192,9 +206,22 @@ def doctor(
         bool,
         typer.Option("--measure/--no-measure", help="Time a matrix product and a copy (1 s)."),
     ] = True,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            "--cluster", metavar="FOLDER", help="Look at this folder from every node of a cluster."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Examine this machine; exit code 1 if something that a run needs is missing."""
+    """Examine this machine; exit code 1 if something that a run needs is missing.
+
+    With --cluster, the nodes of the Ray cluster that RAY_ADDRESS names: what they are, and whether
+    they see the folder.
+    """
+    if cluster is not None:
+        _doctor_of_nodes(cluster, as_json=as_json)
+        return
     with ConsoleProgress(messages()).busy("examining the machine"):
         from cream.inspect.doctor import examine_machine, healthy, print_machine
 
@@ -204,4 +231,18 @@ def doctor(
     else:
         print_machine(output(), machine)
     if not healthy(machine.checks):
+        raise typer.Exit(1)
+
+
+def _doctor_of_nodes(folder: Path, *, as_json: bool) -> None:
+    with ConsoleProgress(messages()).busy("asking a worker on every node"):
+        from cream.inspect.cluster import differing, examine_cluster, print_nodes
+        from cream.recipe.cluster import RayCluster
+
+        nodes = examine_cluster(RayCluster(), folder)
+    if as_json:
+        print_json(nodes)
+    else:
+        print_nodes(output(), nodes)
+    if differing(nodes) or any(node.problems for node in nodes):
         raise typer.Exit(1)

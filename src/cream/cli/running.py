@@ -63,8 +63,7 @@ def opened(
             try:
                 yield context
             finally:
-                context.checkpoints.close()
-                context.trackers.close()
+                context.close()
     finally:
         progress.close()
 

@@ -134,7 +134,7 @@ def _opened(
                 )
             except CreamError as error:
                 raise type(error)(f"{member.label}: {error}") from error
-            stack.callback(context.trackers.close)
+            stack.callback(context.close)
             loaded[seed] = context.data
             contexts.append(context)
         yield contexts

@@ -77,6 +77,8 @@ class OnVllm:
 
     torch: OnTorch
     settings: VllmEngine
+    gpus: int = 1
+    """GPUs that share the weights."""
     name: str = "vllm"
     capabilities: frozenset[Capability] = frozenset({Capability.LORA})
 
@@ -93,6 +95,7 @@ class OnVllm:
                 device=checkpoints.device,
                 dtype=checkpoints.compute_dtype,
                 trust_remote_code=checkpoints.trust_remote_code,
+                gpus=self.gpus,
             )
 
         return checkpoints.hold((model, self.name), make, VllmSampler.close)
@@ -126,13 +129,17 @@ def open_engine(
     *,
     token_budget: int = 4096,
     own: OwnSampler | None = None,
+    gpus: int = 1,
 ) -> Engine:
-    """The engine that was chosen, on the models of a run; the user's sampler before any other."""
+    """The engine that was chosen, in this process; the user's sampler before any other.
+
+    On the workers of a cluster: `cream.engines.crew`.
+    """
     torch_engine = OnTorch(checkpoints, token_budget)
     if own is not None:
         return OnOwnSampler(torch_engine, own)
     if isinstance(choice.settings, VllmEngine):
-        return OnVllm(torch_engine, choice.settings)
+        return OnVllm(torch_engine, choice.settings, max(1, gpus))
     return torch_engine
 
 

@@ -69,6 +69,7 @@ class VllmSampler:
         device: CPU or a CUDA device.
         dtype: Arithmetic.
         trust_remote_code: Allow a model that comes as Python code.
+        gpus: GPUs of this machine that share the weights (tensor parallelism).
         script: What the process runs; another one only to test the pipe.
     """
 
@@ -80,12 +81,14 @@ class VllmSampler:
         device: torch.device,
         dtype: torch.dtype,
         trust_remote_code: bool = False,
+        gpus: int = 1,
         script: Path = SCRIPT,
     ) -> None:
         self._settings = settings
         self._device = device
         self._dtype = dtype
         self._trust_remote_code = trust_remote_code
+        self._gpus = gpus
         self._script = script
         self._process: WorkerProcess | None = None
         self._context = 0
@@ -225,6 +228,8 @@ class VllmSampler:
             "enforce_eager": eager,
             "seed": 0,
         }
+        if self._gpus > 1:
+            arguments["tensor_parallel_size"] = self._gpus
         if self._rank:
             room = [rank for rank in ADAPTER_RANKS if rank >= self._rank]
             if not room:

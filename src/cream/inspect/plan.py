@@ -17,6 +17,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.text import Text
 
+from cream.inspect.cluster import PlannedRanks, PlannedWorkers, spread_lines
 from cream.inspect.rates import Rates, StepCost
 from cream.recipe import Recipe
 from cream.records import Count, Record, SampleSummary, StageKind, StageSpec
@@ -99,6 +100,10 @@ class Plan(Record):
     timing: Rates | None
     memory: PlannedMemory
     disk: PlannedDisk
+    workers: PlannedWorkers | None
+    """Null where this process samples and scores."""
+    ranks: list[PlannedRanks]
+    """Of fine-tuning and of preference training."""
 
 
 def assumed_length(
@@ -134,6 +139,8 @@ def make_plan(
     disk_bytes: int,
     rates: Rates | None,
     question: int = 0,
+    workers: PlannedWorkers | None = None,
+    ranks: Sequence[PlannedRanks] = (),
 ) -> Plan:
     """Everything `cream plan` tells.
 
@@ -145,9 +152,11 @@ def make_plan(
         length: Of completions, see `assumed_length`.
         parameters: Weights of the model.
         disk_bytes: What the run will write beside what is there.
-        rates: Of this machine; None for counts only.
+        rates: Of this machine, of one worker or rank; None for counts only.
         question: Tokens of a verdict question without prompt and responses, and of both answers
             to it; read where the plan has verdicts.
+        workers: How sampling and scoring spread, if they do.
+        ranks: How the trainings spread.
     """
     rows = [
         _row(recipe, root, stage, counts[str(stage.source)], length, rates, question)
@@ -170,6 +179,8 @@ def make_plan(
             measured_bytes=None if rates is None else rates.peak_bytes,
         ),
         disk=PlannedDisk(needed_bytes=disk_bytes, free_bytes=free_bytes(root)),
+        workers=workers,
+        ranks=list(ranks),
     )
 
 
@@ -327,4 +338,4 @@ def _plan_lines(plan: Plan) -> list[str]:
         f" plus activations{measured}"
     )
     lines.append(f"disk: {size(disk.needed_bytes)} needed, {size(disk.free_bytes)} free")
-    return lines
+    return lines + spread_lines(plan.workers, plan.ranks)

@@ -76,7 +76,7 @@ def answer_stage(context: Context, spec: StageSpec) -> StageRecord:
     def summarise(stage: Stage) -> tuple[dict[str, Any], str]:
         return _summarise(stage, answer_column(witness), context.engine_choice.record)
 
-    return run_parts(stage, context.progress, sampled, work, summarise, within)
+    return run_parts(stage, context.progress, sampled, work, summarise, within, context.crew)
 
 
 def spelling(context: Context, same: SameAnswer) -> Spelled:

@@ -19,7 +19,9 @@ from cream.algorithms.judging import comparison_prompt, judge_prompt
 from cream.data.dataset import LoadedData
 from cream.data.verifiers import CUSTOM
 from cream.engines.checkpoints import Checkpoints
-from cream.engines.engine import EngineChoice
+from cream.engines.crew import Crew
+from cream.engines.crew_engine import OnCrew
+from cream.engines.engine import EngineChoice, OnTorch
 from cream.errors import DataError
 from cream.loop.extensions import Extensions
 from cream.models.chat import ChatEncoder
@@ -118,6 +120,23 @@ class Context:
     """Objects that the user brought."""
     borrow: Callable[[Stage], None] | None = None
     """Takes a stage over from another run that has finished it; None: this run makes all itself."""
+
+    @property
+    def crew(self) -> Crew | None:
+        """Workers that sample and score; None where this process does."""
+        return self.engine.crew if isinstance(self.engine, OnCrew) else None
+
+    def engine_of(self, checkpoints: Checkpoints) -> Engine:
+        """Torch on the models of others, such as a judge of its own, where the run's engine is."""
+        on = self.engine
+        return on.of(checkpoints) if isinstance(on, OnCrew) else OnTorch(checkpoints)
+
+    def close(self) -> None:
+        """Hold no model and no worker any more, and let go of the trackers."""
+        self.checkpoints.close()
+        if self.crew is not None:
+            self.crew.close()
+        self.trackers.close()
 
     @cached_property
     def template_fingerprint(self) -> str:

@@ -102,6 +102,7 @@ def sample_stage(context: Context, spec: StageSpec) -> StageRecord:
         work=work,
         summarise=lambda stage: _summarise_samples(stage, context.engine_choice.record),
         within=within,
+        crew=context.crew,
     )
 
 
@@ -177,6 +178,7 @@ def score_stage(context: Context, spec: StageSpec) -> StageRecord:
         summarise=summarise,
         sizes=[len(s) for s in batched(prompts, context.recipe.sampling.prompts_per_shard)],
         within=within,
+        crew=context.crew,
     )
 
 
@@ -294,6 +296,7 @@ def evaluate_stage(context: Context, spec: StageSpec) -> StageRecord:
         work=work,
         summarise=lambda stage: _summarise_evaluation(stage, context.engine_choice.record),
         within=within,
+        crew=context.crew,
         live=_greedy_accuracy,
     )
 

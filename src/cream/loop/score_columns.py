@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from cream.algorithms.judging import VERDICT_LABELS, verdict_prompt
 from cream.engines.checkpoints import Checkpoints
-from cream.engines.engine import OnTorch
 from cream.engines.judge import AskedModel, PairwiseJudge, RubricJudge
 from cream.engines.reward_model import RewardModel
 from cream.engines.texts import TextScorer
@@ -111,7 +110,7 @@ def judge_stage(context: Context, spec: StageSpec) -> StageRecord:
             context.checkpoints.release()
         return _text_scorer(context, spec.t, settings, judge)
 
-    record = _score_texts_stage(context, spec, inputs, scorer, JUDGE_SCHEMA)
+    record = _score_texts_stage(context, spec, inputs, scorer, JUDGE_SCHEMA, crewed=True)
     if judge.checkpoints is not context.checkpoints:
         judge.checkpoints.release()
     return record
@@ -164,7 +163,7 @@ def verdict_stage(context: Context, spec: StageSpec) -> StageRecord:
             temperature=settings.temperature,
         )
 
-    return _score_texts_stage(context, spec, inputs, scorer, LETTER_SCHEMA)
+    return _score_texts_stage(context, spec, inputs, scorer, LETTER_SCHEMA, crewed=True)
 
 
 def own_scorer_stage(scorer: OwnScorer, context: Context, spec: StageSpec) -> StageRecord:
@@ -177,10 +176,10 @@ def _judge(context: Context, settings: JudgeConfig | PairwiseJudgeConfig, t: int
     external = context.scorers.judge
     if external is not None:
         checkpoints, inputs = external.checkpoints, {"model": external.fingerprint}
-        return _Judge(checkpoints, OnTorch(checkpoints), "M0", external.encoder, inputs)
+        return _Judge(checkpoints, context.engine_of(checkpoints), "M0", external.encoder, inputs)
     name = "M0" if settings.model == "seed" else f"M{t}"
     inputs = {"model": context.model_fingerprint(name)}
-    if not isinstance(context.engine, OnTorch):
+    if context.engine.name != "torch":
         inputs |= context.sampled_by
     return _Judge(context.checkpoints, context.engine, name, context.encoder, inputs)
 
@@ -217,26 +216,26 @@ def _score_texts_stage(
     inputs: dict[str, Any],
     make_scorer: Callable[[], TextScorer],
     schema: pa.Schema,
+    crewed: bool = False,
 ) -> StageRecord:
-    """Fill one column; the scorer is made when the first missing part needs it."""
+    """Fill one column; the scorer, which asks the crew if `crewed`, is made when it is needed."""
     (source,), column = spec.inputs, str(spec.column)
     sampled = context.run.finished(source)
     prompts = {p.prompt_id: p for p in context.plan.sets[source].prompts}
     stage = context.stage(spec, {"completions": sampled.fingerprint, **inputs})
-    made: list[TextScorer] = []
+    scorer = cache(make_scorer)
 
     def work(path: Path) -> pa.Table:
-        if not made:
-            made.append(make_scorer())
         completions = completions_from_table(read_table(path))
-        return _text_table(score_texts(completions, prompts, made[0]), column, schema)
+        return _text_table(score_texts(completions, prompts, scorer()), column, schema)
 
     return run_parts(
         stage,
         context.progress,
-        context.run.finished(spec.inputs[0]),
+        sampled,
         work,
-        lambda stage: _summarise(stage, column),
+        partial(_summarise, column=column),
+        crew=context.crew if crewed else None,
     )
 
 

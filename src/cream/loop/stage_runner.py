@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, final
 
 import pyarrow as pa
 
-from cream.errors import NotFiniteError
+from cream.engines.crew import Crew
+from cream.errors import CreamError, NotFiniteError
 from cream.protocols import LogpScorer, Progress, Sampler, SamplingParams
 from cream.runs.files import read_table, write_json
 from cream.runs.store import BROKEN, Stage, StageRecord
 from cream.types import SampledGroup, SamplingRequest, ScoredGroup, ScoringRequest
 
 Item = TypeVar("Item")
+
+LOOK_SECONDS = 0.2
+"""How often the workers' news are looked at."""
 
 
 class PartProgress:
@@ -47,6 +54,8 @@ class PartProgress:
     def _watch(self, groups: Iterable[Any]) -> Iterator[Any]:
         for group in groups:
             yield group
+            if self._total == 0:  # several parts are under way at a time, and told when whole
+                continue
             self._seen += 1
             done = min(self._seen // self._passes, self._size)
             self._progress.advance_to(self._kept + done, self._total)
@@ -87,6 +96,7 @@ def run_shards(
     sizes: Sequence[int] | None = None,
     within: PartProgress | None = None,
     live: Callable[[pa.Table], Mapping[str, float]] | None = None,
+    crew: Crew | None = None,
 ) -> StageRecord:
     """Make the parts a stage does not have yet, one per shard, and finish it.
 
@@ -101,6 +111,11 @@ def run_shards(
         sizes: Units per shard; by default one per item.
         within: Told which part is under way, so that `work` can tell how far it is.
         live: A part to figures worth showing; shown is their mean over the parts, by units.
+        crew: Workers that `work` asks. With some, as many parts are under way as it has lanes, in
+            threads; this thread alone writes parts and tells progress.
+
+    Raises:
+        CreamError: What the work of a part raised; the others under way are kept before.
     """
     done = stage.finished()
     if done is not None:
@@ -116,16 +131,20 @@ def run_shards(
         for index in sorted({*range(len(shards))} - {*missing}):
             figures.add(live(read_table(stage.part(index))), sizes[index])
     progress.start(label, total, unit, kept)
-    for index in missing:
+
+    def begin(index: int) -> None:
         if within is not None:
             within.begin(kept, sizes[index], total)
-        with stopwatch() as seconds, keeping_what_broke(stage):
-            table = work(shards[index])
-        stage.write_part(index, table, seconds())
-        kept += sizes[index]
-        if live is not None:
-            figures.add(live(table), sizes[index])
-        progress.advance(sizes[index], figures.values())
+
+    todo = {index: shards[index] for index in missing}
+    made = _one_by_one(todo, work, begin) if crew is None else _in_lanes(crew, todo, work, progress)
+    with closing(made), keeping_what_broke(stage):
+        for part in made:
+            stage.write_part(part.index, part.table, part.seconds, part.made_by)
+            kept += sizes[part.index]
+            if live is not None:
+                figures.add(live(part.table), sizes[part.index])
+            progress.advance(sizes[part.index], figures.values())
     summary, outcome = summarise(stage)
     record = stage.finish(summary, stage.part_seconds())
     progress.finish(outcome)
@@ -139,6 +158,7 @@ def run_parts(
     work: Callable[[Path], pa.Table],
     summarise: Callable[[Stage], tuple[Mapping[str, Any], str]],
     within: PartProgress | None = None,
+    crew: Crew | None = None,
 ) -> StageRecord:
     """Make a part from every part of another stage; see `run_shards`."""
     return run_shards(
@@ -150,6 +170,7 @@ def run_parts(
         work=lambda shard: work(shard[0]),
         summarise=summarise,
         within=within,
+        crew=crew,
     )
 
 
@@ -193,6 +214,79 @@ def keeping_what_broke(stage: Stage) -> Iterator[None]:
         raise NotFiniteError(
             f"stage {stage.spec.name}: {error} The batch is kept in {path}.", error.batch
         ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    index: int
+    table: pa.Table
+    seconds: float
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _one_by_one(
+    todo: Mapping[int, Sequence[Item]],
+    work: Callable[[Sequence[Item]], pa.Table],
+    begin: Callable[[int], None],
+) -> Generator[_Part]:
+    for index, shard in todo.items():
+        begin(index)
+        with stopwatch() as seconds:
+            table = work(shard)
+        yield _Part(index, table, seconds())
+
+
+def _in_lanes(
+    crew: Crew,
+    todo: Mapping[int, Sequence[Item]],
+    work: Callable[[Sequence[Item]], pa.Table],
+    progress: Progress,
+) -> Generator[_Part]:
+    """Parts in the order in which they are done, as many under way as the crew has lanes.
+
+    A part that fails lets those under way end; leaving this early ends the workers first, since a
+    thread that waits for one would never end.
+    """
+    if not todo:
+        return
+
+    def lane(index: int) -> _Part:
+        with crew.turn(), stopwatch() as seconds:
+            table = work(todo[index])
+            return _Part(index, table, seconds(), crew.made_by())
+
+    waiting, running = deque(todo), dict[Future[_Part], int]()
+    failed: list[tuple[int, BaseException]] = []
+    pool = ThreadPoolExecutor(crew.lanes, thread_name_prefix="lane")
+    try:
+        while running or waiting:
+            while waiting and len(running) < crew.lanes:
+                index = waiting.popleft()
+                running[pool.submit(lane, index)] = index
+            done, _ = wait(running, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            for text in crew.news():
+                progress.note(text)
+            for future in sorted(done, key=running.__getitem__):
+                index, error = running.pop(future), future.exception()
+                if error is None:
+                    yield future.result()
+                else:
+                    failed.append((index, error))
+                    waiting.clear()
+        for index, error in failed[:1]:
+            raise _named(index, error)
+    except BaseException:
+        crew.stop()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _named(index: int, error: BaseException) -> BaseException:
+    """An error of ours, with the part that it came from."""
+    if isinstance(error, NotFiniteError):
+        return NotFiniteError(f"part {index}: {error}", error.batch)
+    return type(error)(f"part {index}: {error}") if isinstance(error, CreamError) else error
 
 
 class _Means:

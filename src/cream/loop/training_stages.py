@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from cream.algorithms.consistency import StageScale
 from cream.algorithms.diagnostics import course_warnings
 from cream.algorithms.objective import Objective
 from cream.algorithms.preference import supervised
 from cream.data.splits import POLICY
 from cream.errors import NotFiniteError, TrainingError
-from cream.loop.card import model_card
 from cream.loop.context import Context
 from cream.loop.stage_runner import keeping_what_broke, stopwatch
+from cream.loop.trained import STATE, Given, Training, trained
 from cream.loop.training_examples import greedy_stages, replayed_examples, stage_examples
 from cream.pair_records import PairSummary
 from cream.plan import unneeded_models
 from cream.recipe.parts import MethodParts
-from cream.recipe.policy_gradient import PolicyGradient
 from cream.records import StageSpec, TrainSummary
 from cream.runs.seeds import derive_seed
 from cream.runs.store import GIVEN, Stage, StageRecord, fingerprint
@@ -27,22 +27,12 @@ from cream.runs.trackers import JsonlTracker, logged_metrics
 from cream.stages.train import (
     seed_examples,
 )
-from cream.training.loop import OnStep
-from cream.training.train import TrainingSummary, train
+from cream.training.rank import Described, method_objective
+from cream.training.state import NO_RESULT
+from cream.training.train import TrainingSummary
 from cream.types import SetConsistency, Tally
 
-STATE = "state"
-"""Folder of the resumable training state, removed when the stage is finished."""
-
-OBJECTIVE = "objective.safetensors"
-"""The objective's own modules, where it has any."""
-
-NO_RESULT = {"compute": {"save_state_every_minutes"}}
-"""Settings that do not touch the result and may change between attempts."""
-
-Train = Callable[[Any, OnStep], tuple[TrainingSummary, int | None]]
-"""Trains a model in place, telling about each step; with the number of seed examples replayed, None
-where none were to be."""
+_NO_RESULT: dict[str, Any] = {"compute": set(NO_RESULT)}
 
 
 def fine_tune_stage(context: Context, spec: StageSpec) -> StageRecord:
@@ -56,25 +46,17 @@ def fine_tune_stage(context: Context, spec: StageSpec) -> StageRecord:
             "model": context.model_fingerprint("M0"),
             "examples": fingerprint([[e.prompt.prompt_id, e.completion] for e in examples]),
             "template": context.template_fingerprint,
-            "settings": context.recipe.sft.model_dump(mode="json", exclude=NO_RESULT),
+            "settings": context.recipe.sft.model_dump(mode="json", exclude=_NO_RESULT),
         },
     )
 
-    def fine_tune(model: Any, on_step: OnStep) -> tuple[TrainingSummary, None]:
+    def given() -> Given:
         encoder = context.encoder
-        summary = train(
-            model,
-            seed_examples(examples, encoder.encode_prompt, encoder.encode_completion),
-            supervised(),
-            context.recipe.sft,
-            seed=derive_seed(context.recipe.seed, *seed_name),
-            state_dir=stage.folder / STATE,
-            on_step=on_step,
-            say=context.progress.note,
-        )
-        return summary, None
+        return Given(seed_examples(examples, encoder.encode_prompt, encoder.encode_completion))
 
-    return _train(context, stage, fine_tune)
+    seed = derive_seed(context.recipe.seed, *seed_name)
+    training = Training("sft", context.recipe.sft, supervised(), None, given, seed)
+    return _train(context, stage, training)
 
 
 def train_stage(context: Context, spec: StageSpec) -> StageRecord:
@@ -82,7 +64,7 @@ def train_stage(context: Context, spec: StageSpec) -> StageRecord:
     parts = context.plan.phase_parts(spec)
     own, settings = context.extensions.objective, context.recipe.training
     # Left out where it is None, so that runs made before it existed keep their fingerprints.
-    without: dict[str, Any] = {**NO_RESULT, **({} if settings.replay else {"replay": True})}
+    without: dict[str, Any] = {**_NO_RESULT, **({} if settings.replay else {"replay": True})}
     decided, _, *further = map(context.run.finished, spec.inputs)
     weighed, greedy = decided.spec.kind == "advantage", greedy_stages(further)
     stage = context.stage(
@@ -101,36 +83,33 @@ def train_stage(context: Context, spec: StageSpec) -> StageRecord:
     draft = ("draft",) if spec.draft else ()
     explored: list[Tally] = []
 
-    def prefer(model: Any, on_step: OnStep) -> tuple[TrainingSummary, int | None]:
-        objective = own or _objective(context, parts, reads_reference=bool(further))
+    samples = context.recipe.sampling.num_completions
+    objective = own or method_objective(parts, samples, reads_reference=bool(further))
+
+    def given() -> Given:
         examples, answered = stage_examples(context, spec, objective.needs)
         explored.extend([] if answered is None else [answered])
         by_epoch = replayed_examples(context, spec, objective.needs, beside=len(examples))
         again = [*chain(*by_epoch)]
-        summary = train(
-            model,
-            examples + again,
-            objective,
-            settings,
-            seed=derive_seed(context.recipe.seed, "train", spec.t, *draft),
-            only_in={e.example_id: t for t, epoch in enumerate(by_epoch) for e in epoch},
-            scale=None if own else parts.objective.stage_scale(_set_consistency(parts, decided)),
-            state_dir=stage.folder / STATE,
-            objective_file=stage.folder / OBJECTIVE,
-            on_step=on_step,
-            say=context.progress.note,
-        )
-        return summary, len(again) if settings.replay else None
+        only_in = {e.example_id: t for t, epoch in enumerate(by_epoch) for e in epoch}
+        return Given(examples + again, only_in, len(again) if settings.replay else None)
 
-    return _train(context, stage, prefer, explored)
+    def scale() -> StageScale:
+        if own:
+            return StageScale()
+        return parts.objective.stage_scale(_set_consistency(parts, decided))
 
-
-def _objective(context: Context, parts: MethodParts, *, reads_reference: bool) -> Objective:
-    """The method's objective; that over samples knows how many a prompt has."""
-    if isinstance(parts.objective, PolicyGradient):
-        samples = context.recipe.sampling.num_completions
-        return parts.objective.build_for(samples, reads_reference=reads_reference)
-    return parts.build_objective()
+    described = Described(parts.model_dump(mode="json"), samples, bool(further))
+    training = Training(
+        "training",
+        settings,
+        objective,
+        None if own else described,
+        given,
+        derive_seed(context.recipe.seed, "train", spec.t, *draft),
+        scale,
+    )
+    return _train(context, stage, training, explored)
 
 
 def _objective_inputs(objective: Objective) -> dict[str, str]:
@@ -155,11 +134,11 @@ def _set_consistency(parts: MethodParts, paired: Stage) -> SetConsistency | None
 
 
 def _train(
-    context: Context, stage: Stage, train: Train, explored: Sequence[Tally] = ()
+    context: Context, stage: Stage, training: Training, explored: Sequence[Tally] = ()
 ) -> StageRecord:
     """Load the model, train it (which may fill `explored`), save it, and finish the stage."""
     log = JsonlTracker(stage.folder / "metrics.jsonl")
-    name, start, result = stage.spec.name, str(stage.spec.model), str(stage.spec.result)
+    name, result = stage.spec.name, str(stage.spec.result)
     done = stage.finished()
     if done is not None:
         context.trackers.course(name, logged_metrics(log.path))  # one that was added since
@@ -174,17 +153,13 @@ def _train(
         context.progress.advance_to(step, total, metrics)
 
     with stopwatch() as seconds:
-        model = context.checkpoints.for_training(start)
         try:
             with keeping_what_broke(stage):
-                summary, replayed_count = train(model, on_step)
+                summary, replayed_count = trained(context, stage, training, on_step)
         except NotFiniteError:
             raise
         except TrainingError as error:
             raise TrainingError(f"stage {name}: {error}") from error
-        context.checkpoints.save(
-            model, result, model_card(stage.spec, context.recipe, context.checkpoints.seed_name)
-        )
     log.clear()
     for step, metrics in enumerate(summary.metrics, start=1):
         log.log(metrics, step=step, stage=name)

@@ -166,7 +166,9 @@ def score_examples_stage(context: Context, spec: StageSpec) -> StageRecord:
         scored = sum(table.num_rows for table in stage.tables(["role"]))
         return {"scored": scored}, f"{scored} sequences"
 
-    return run_parts(stage, context.progress, transformed, work, summarise)
+    return run_parts(
+        stage, context.progress, transformed, work, summarise, crew=context.crew
+    )
 
 
 def transformed_examples(transformed: Stage, *scored: Stage) -> list[Example]:

@@ -127,7 +127,7 @@ def hooked(model: Any, hook: LayerHook | None) -> AbstractContextManager[None]:
 
 @contextmanager
 def _layer_hooks(model: Any, hook: LayerHook) -> Iterator[None]:
-    layers = _decoder_layers(model)
+    layers = decoder_layers(model)
     if any(getattr(x, "gradient_checkpointing", False) and x.training for x in layers):
         raise ModelError(
             "gradient checkpointing runs the layers again when the hook after each is gone. "
@@ -150,7 +150,12 @@ def _behind(hook: LayerHook, index: int) -> Any:
     return changed
 
 
-def _decoder_layers(model: Any) -> nn.ModuleList:
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The list of a model's decoder layers.
+
+    Raises:
+        ModelError: It has none of as many as its configuration says.
+    """
     count = text_config(model.config).num_hidden_layers
     for part in getattr(model, "base_model", model).modules():
         if isinstance(part, nn.ModuleList) and len(part) == count:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import (
@@ -140,6 +141,24 @@ def empty_model(folder: Path, *, trust_remote_code: bool = False) -> Model:
     config = load_config(folder, trust_remote_code=trust_remote_code)
     with _explained(folder, "model"), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def weightless_model(folder: Path, *, trust_remote_code: bool = False) -> Model:
+    """The model of a folder with parameters on ``meta`` and buffers as they are, in float32.
+
+    Its weights are to come from elsewhere (`cream.training.sharding`); tables that a model computes
+    when it is built, such as rotary frequencies, are there.
+
+    Raises:
+        ModelError: There is no causal language model of this configuration.
+    """
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    with _explained(folder, "model"), init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+    model.tie_weights()
+    return model.eval()
 
 
 def check_reward_model(folder: Path, config: ModelShape) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from cream.engines.checkpoints import Checkpoints
 from cream.errors import ModelError
 from cream.loop.context import (
+    Context,
     ExternalJudge,
     ExternalRewardModel,
     ScorerModels,
@@ -31,8 +32,10 @@ from cream.models.positions import context_length, fast_reach
 from cream.recipe import Recipe
 from cream.recipe.model import ModelConfig
 from cream.recipe.scorers import OWN_MODELS, JudgeConfig, PairwiseJudgeConfig, RewardModelConfig
+from cream.recipe.training import TrainingSettings
 from cream.runs.manifest import MadeBy
 from cream.runs.verification import refuse_damaged_model
+from cream.training.launch import number_of_ranks
 from cream.training.lora import refuse_unfit
 from cream.types import Message
 
@@ -75,10 +78,13 @@ def open_models(
     return checkpoints, ChatEncoder(tokenizer, template, eos_ids=generation_eos_ids(seed_folder))
 
 
-def check_trainings(recipe: Recipe, checkpoints: Checkpoints) -> None:
+def check_trainings(
+    recipe: Recipe, checkpoints: Checkpoints, *, own_objective: bool = False
+) -> None:
     """Refuse, by the configuration of M0, what a training would refuse after hours.
 
     Raises:
+        RecipeError: Ranks that there cannot be.
         ModelError: Adapters that this model cannot have, or rows that it cannot share; the message
             begins with the section at fault.
     """
@@ -89,11 +95,25 @@ def check_trainings(recipe: Recipe, checkpoints: Checkpoints) -> None:
                     checkpoints.seed_folder, trust_remote_code=checkpoints.trust_remote_code
                 )
                 refuse_unfit(model, lora)
+    device = checkpoints.device
+    number_of_ranks(recipe.sft.compute, device, divisible=True)
+    number_of_ranks(recipe.training.compute, device, divisible=not own_objective)
     if recipe.training.compute.pair_layout == "shared" and checkpoints.fast.tokens == 0:
         raise ModelError(
             "training.compute.pair_layout: this model cannot have chosen and rejected in one row: "
             f"{checkpoints.fast.reason}. Set pair_layout to auto or separate."
         )
+
+
+def planned_trainings(context: Context) -> list[tuple[str, TrainingSettings, int]]:
+    """Section, settings and number of ranks of each training of a run."""
+    recipe, device = context.recipe, context.checkpoints.device
+    own = context.extensions.objective is not None
+    named = (("sft", recipe.sft, True), ("training", recipe.training, not own))
+    return [
+        (name, settings, number_of_ranks(settings.compute, device, divisible=divisible))
+        for name, settings, divisible in named
+    ]
 
 
 def open_scorers(

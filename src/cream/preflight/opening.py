@@ -12,6 +12,7 @@ import torch
 from cream import __version__
 from cream.data.dataset import LoadedData, load_data
 from cream.data.verifiers import PromptVerifier
+from cream.engines.crew_engine import open_crew
 from cream.engines.engine import BY_NAME, choose_engine, open_engine
 from cream.errors import DataError, RecipeError, RunError
 from cream.kernels.library import fit
@@ -24,8 +25,9 @@ from cream.plan import is_calibrated
 from cream.planner import build_plan
 from cream.preflight.encoding import check_lengths, check_seed_examples
 from cream.preflight.models import check_trainings, open_models, open_scorers
-from cream.protocols import Progress
+from cream.protocols import Engine, Progress
 from cream.recipe import Recipe
+from cream.recipe.cluster import RayCluster
 from cream.recipe.columns import VERIFIER
 from cream.recipe.engine import VllmEngine
 from cream.recipe.scir import Scir
@@ -53,8 +55,9 @@ def may_change(key: str) -> bool:
     """Recipe keys that may differ from the run directory's: they do not touch finished stages."""
     return (
         key in ("iterations", "keep_checkpoints", "run_dir", "trackers")
-        or key.startswith(("trackers.", "engine."))  # another engine is refused by what was begun
-        or key.endswith(".save_state_every_minutes")
+        or key.startswith(("trackers.", "cluster."))
+        or key.startswith("engine.")  # another engine is refused by what was begun
+        or key.endswith((".save_state_every_minutes", ".compute.ranks", ".compute.nodes"))
     )
 
 
@@ -132,11 +135,22 @@ def check_run(
     plan = build_plan(recipe, data, partial(own.parts, recipe))
     before = last_made_by(run.root)
     checkpoints, encoder = open_models(recipe.model, run.root / "models", cache_dir, before)
-    check_trainings(recipe, checkpoints)
+    check_trainings(recipe, checkpoints, own_objective=own.objective is not None)
     for text in (*data.notes, *encoder.notes):
         progress.note(text)
     choice = choose_engine(recipe.engine, checkpoints.device, _begun_with(run))
     budget = recipe.scoring.token_budget
+    if isinstance(recipe.cluster, RayCluster):
+        engine: Engine = open_crew(
+            recipe.cluster,
+            choice,
+            checkpoints,
+            token_budget=budget,
+            run_dir=run.root,
+            brings_sampler=own.sampler is not None,
+        )
+    else:
+        engine = open_engine(choice, checkpoints, token_budget=budget, own=own.sampler)
     context = Context(
         recipe=recipe,
         run=run,
@@ -144,7 +158,7 @@ def check_run(
         plan=plan,
         encoder=encoder,
         checkpoints=checkpoints,
-        engine=open_engine(choice, checkpoints, token_budget=budget, own=own.sampler),
+        engine=engine,
         engine_choice=choice,
         progress=progress,
         seed_model_fingerprint=model_fingerprint(checkpoints.seed_folder),

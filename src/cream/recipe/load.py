@@ -178,7 +178,7 @@ def _assign(node: Any, keys: Sequence[str], value: Any, override: str) -> None:
         inner = node[place] if isinstance(node, list) else node.get(place)
         if inner is None:
             inner = {}
-        elif depth == 0 and key in ("method", "engine") and isinstance(inner, str):
+        elif depth == 0 and key in ("method", "engine", "cluster") and isinstance(inner, str):
             inner = {"name": inner}
         elif not isinstance(inner, (dict, list)):
             section = ".".join(keys[: depth + 1])

@@ -11,6 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 from pydantic import Field, model_validator
 
 from cream.recipe.base import Section
+from cream.recipe.cluster import ClusterConfig, LocalCluster
 from cream.recipe.data import DataConfig
 from cream.recipe.engine import AutoEngine, EngineConfig
 from cream.recipe.methods import MethodConfig
@@ -92,6 +93,9 @@ class Recipe(Section):
     engine: EngineConfig = AutoEngine()
     """What samples: ``auto``, ``torch`` or ``vllm``, by name or with options. Which one a run got
     is decided when it is first opened, and stays."""
+    cluster: ClusterConfig = LocalCluster()
+    """Where completions are drawn and scored: ``local`` or ``ray``, by name or with options. May be
+    changed between two attempts."""
     data: DataConfig
     sft: SftConfig = SftConfig()
     witnesses: Witnesses = Field(default_factory=dict)

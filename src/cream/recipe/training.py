@@ -8,7 +8,7 @@ changes memory and speed, never the result beyond rounding.
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field
 
@@ -65,6 +65,12 @@ class ComputeConfig(Section):
     ``separate``: one row each. ``auto``: shared where the model gives the same result."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
+    ranks: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Processes per node that train together, each with a shard of weights, gradients and moments
+    (FSDP2). ``auto``: one per GPU of this machine where it has several and the training can be
+    divided, else 1."""
+    nodes: int = Field(default=1, ge=1)
+    """Nodes that train together; more than one needs ``cluster: ray``, which reaches them."""
     save_state_every_minutes: float = Field(default=10.0, ge=0)
     """Minutes between saved optimiser states, from which an interrupted stage goes on; 0 saves
     after every step."""

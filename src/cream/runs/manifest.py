@@ -22,7 +22,7 @@ from cream.errors import RunError
 from cream.records import Count, Record
 from cream.runs.files import read_sealed, write_sealed
 
-RESULTS = 1
+RESULTS = 2
 """Version of Cream's results: counted up with every change of Cream by which the same recipe on the
 same machine gives other numbers, so that no run is made half by one and half by the other."""
 MANIFEST = "manifest.json"

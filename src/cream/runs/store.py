@@ -240,9 +240,13 @@ class Stage:
         """Path of part `index`."""
         return self.folder / f"part-{index:05d}.parquet"
 
-    def write_part(self, index: int, table: pa.Table, seconds: float) -> None:
-        """Write one whole part, with the time it took."""
+    def write_part(
+        self, index: int, table: pa.Table, seconds: float, made_by: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write one whole part, with the time it took and, where others made it, who."""
         metadata = {**(table.schema.metadata or {}), b"seconds": repr(seconds).encode()}
+        if made_by:
+            metadata[b"made_by"] = json.dumps(dict(made_by)).encode()
         path = self.part(index)
         write_table(path, table.replace_schema_metadata(metadata))
         self._whole[path.name] = mark(path)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from cream.algorithms.objective import Needs, ObjectiveInputs, SequenceInputs
+from cream.algorithms.objective import Needs, Objective, ObjectiveInputs, SequenceInputs
 from cream.errors import DataError
 from cream.training.batches import Row, TokenBatch, lay_out
 from cream.types import Example, TokenSequence
@@ -295,3 +295,31 @@ def _missing(example: Example, needs: Needs) -> str | None:
                 return f"token column {name!r} of {role!r}"
     absent = [name for name in needs.columns if name not in example.columns]
     return f"column {absent[0]!r}" if absent else None
+
+
+def usable(
+    examples: Sequence[Example], objective: Objective, max_length: int
+) -> tuple[list[Example], dict[str, int]]:
+    """The examples that can be trained on, and how many are not, by why.
+
+    Raises:
+        DataError: None is left.
+    """
+    layout = BatchLayout(objective.needs, shared=False)
+    short = [e for e in examples if max(layout.row_lengths(e)) <= max_length]
+    kept = [e for e in short if _trains(layout, e, objective)]
+    if not kept:
+        raise DataError(
+            f"none of {len(examples)} training examples has tokens in every sequence and at most "
+            f"{max_length} of them with its prompt (max_length, or the model's context). Raise "
+            "max_length, or look at where they come from: the seed data, or the tally of the "
+            "pairing stage."
+        )
+    return kept, {"too_long": len(examples) - len(short), "empty": len(short) - len(kept)}
+
+
+def _trains(layout: BatchLayout, example: Example, objective: Objective) -> bool:
+    """Whether no sequence is empty and, where tokens are averaged over, one of them counts."""
+    if not all(example.sequences[role].token_ids for role in layout.roles(example)):
+        return False
+    return objective.normalised_by == "example" or layout.loss_tokens(example) > 0

@@ -47,6 +47,28 @@ class Computed:
 Forward = Callable[[Any, TokenBatch, LayerHook | None], Computed]
 
 
+class Policy(nn.Module):
+    """A model as one call from a batch to what an objective reads: the root of its shards.
+
+    Embedding, norm and head are gathered by this call and used inside it; a model's parts called
+    from elsewhere would meet shards.
+    """
+
+    def __init__(self, model: Any, forward: Forward) -> None:
+        super().__init__()
+        self.model = model
+        self.by_model = forward
+
+    def forward(
+        self, batch: TokenBatch, hook: LayerHook | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the targets, and the hidden states asked for."""
+        computed: Computed = self.by_model(self.model, batch, hook)
+        # Not views of what the layers gave: FSDP hangs its hooks on what is returned.
+        states = None if computed.states is None else computed.states.clone()
+        return computed.token_logps.clone(), states
+
+
 FUSED_ROW = 512
 """Tokens of a row up to which the fused form trains: without a kernel its attention is plain."""
 
@@ -62,9 +84,11 @@ class Route:
     """The model's fused form, if that is what trains."""
 
     def forward(self, model: Any, batch: TokenBatch, hook: LayerHook | None = None) -> Computed:
-        """Run a batch through the model, or through the `FusedTraining` made of it."""
+        """Run a batch through the model, or the `FusedTraining` or `Policy` made of it."""
         if isinstance(model, FusedTraining):
             return Computed(*model.forward(batch, hook))
+        if isinstance(model, Policy):
+            return Computed(*model(batch, hook))
         return self.by_model(model, batch, hook)
 
 
@@ -168,6 +192,11 @@ def choose_route(
         "shared" if shares else "separate",
         decoder,
     )
+
+
+def named_route(head: Literal["hidden", "logits"], layout: Literal["shared", "separate"]) -> Route:
+    """The route that a trial elsewhere has chosen, in the model's own form."""
+    return Route(by_hidden if head == "hidden" else by_logits, head, layout)
 
 
 def allows_fused(config: TrainingSettings) -> bool:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,9 @@ from cream.algorithms.resolution import Resolution
 from cream.errors import Interrupted, NotFiniteError, TrainingError
 from cream.models.devices import give_memory_back, is_out_of_memory
 from cream.models.fused_decoder import FusedDecoder
-from cream.models.saving import first_not_finite
 from cream.recipe.training import ComputeConfig, OptimiserConfig
 from cream.runs.seeds import derive_seed
-from cream.training.forward import inference_behaviour
+from cream.training.forward import Forward, inference_behaviour
 from cream.training.optimiser import (
     Weights,
     adamw,
@@ -34,7 +33,24 @@ from cream.training.optimiser import (
     plain_attention,
     update,
 )
-from cream.training.state import Trained, auxiliary_parameters, load_state, save_state
+from cream.training.sharding import World, gather, sharded
+from cream.training.state import (
+    States,
+    Trained,
+    auxiliary_parameters,
+    kept_if_stopped,
+    require_finite_weights,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """How the ranks of a world train one model."""
+
+    world: World
+    forward: Forward
+    """How log-probabilities are computed on each of them."""
+
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Called after each step with its number (1 is the first), the number of steps, its metrics."""
@@ -74,6 +90,10 @@ class Optimisation:
     """Modules of the objective itself: trained and saved beside the model."""
     decoder: FusedDecoder | None = None
     """The model's fused form, if `contribute` is to compute with a `FusedTraining` of it."""
+    ids: Sequence[str] = ()
+    """Names of the items, by which what drops out of an adapter is drawn."""
+    ranks: Ranks | None = None
+    """The ranks that do it together; None: this process alone."""
     prepare: Callable[[Any], None] | None = None
     """Called with the model as it computes before the first step, interrupted or not."""
     recut: Callable[[Sequence[Sequence[int]], int], Sequence[Sequence[int]]] | None = None
@@ -127,34 +147,36 @@ def optimise(
         learning_rate_scale: Factor on the learning rate of the model, >= 0.
         seed: Seed of adapter dropout, the only randomness in here.
         state_dir: Folder for saved states, or None to save none. An existing state is continued.
-        on_step: Called after every step, restored ones excluded. If it raises `Interrupted`, as
-            it may during a step too, the steps done so far are saved first.
+        on_step: Called after every step, restored ones excluded; of several ranks by rank 0 alone.
+            If it raises `Interrupted`, as it may during a step too (but not on ranks, which are
+            in the midst of it together), the steps done so far are saved first.
         say: Told once whenever memory does not hold the token budget.
 
     Raises:
         TrainingError: A loss, gradient or weight is not finite, the saved state is of another
             training, or memory does not hold a single item.
     """
-    weights = Weights(model, dtype, work.decoder)
+    ranks, world = work.ranks, work.ranks.world if work.ranks else None
+    policy = sharded(model, ranks.forward, dtype, ranks.world) if ranks else None
+    weights = Weights(model, dtype, work.decoder, policy)
     optimiser = adamw(weights.masters, optimiser_config, work.auxiliary)
     trained = Trained({**weights.masters, **auxiliary_parameters(work.auxiliary)}, optimiser)
     weights.publish()
     metrics: list[Mapping[str, float]] = []
     tokens, started, total = 0, time.monotonic(), len(work.steps)
-    with _training_behaviour(weights.computing, work, compute) as has_dropout:
+    with _training_behaviour(weights.model, work, compute) as has_dropout:
         if work.prepare is not None:
-            with _seeded(derive_seed(seed, "prepare") if has_dropout else None):
-                work.prepare(weights.computing)
+            work.prepare(weights.computing)
         states = None
         if state_dir is not None:
-            states = _States(state_dir, work.fingerprint, trained, compute)
+            states = States(state_dir, work.fingerprint, trained, compute, world)
             metrics = states.restore()
             weights.publish()
         room = _Room(weights, work, say)
         for step in range(len(metrics), total):
-            with _kept_if_stopped(states, metrics):
-                dropout = derive_seed(seed, "dropout", step) if has_dropout else None
-                values, step_tokens, rounding = room.accumulate(step, dropout)
+            with kept_if_stopped(states if world is None else None, metrics):
+                drops = derive_seed(seed, "dropout", step) if has_dropout else None
+                values, step_tokens, rounding = room.accumulate(step, drops)
                 values |= _clip(weights, work, optimiser_config)
                 _require_finite(values, step, work)
             values["learning_rate"] = (
@@ -169,14 +191,37 @@ def optimise(
             metrics.append(values)
             tokens += step_tokens
             if on_step is not None:
-                with _kept_if_stopped(states, metrics):
-                    on_step(step + 1, total, values)
+                with kept_if_stopped(states, metrics):
+                    _tell(on_step, world, step + 1, total, values)
             if states is not None and step + 1 < total:
                 states.save_if_due(metrics)
-        _require_finite_weights(trained, len(metrics))
+        require_finite_weights(trained, len(metrics), world)
+    if policy is not None and world is not None:
+        gather(policy, world)
     for master in trained.parameters.values():
         master.grad = None
     return Optimised(tuple(metrics), tokens, time.monotonic() - started)
+
+
+def _tell(
+    on_step: OnStep,
+    world: World | None,
+    step: int,
+    total: int,
+    values: Mapping[str, float],
+) -> None:
+    """Call it; what stops rank 0 stops all ranks after the same step."""
+    if world is None:
+        on_step(step, total, values)
+        return
+    stopped: Interrupted | None = None
+    if world.rank == 0:
+        try:
+            on_step(step, total, values)
+        except Interrupted as stop:
+            stopped = stop
+    if world.from_first(stopped is not None):
+        raise stopped or Interrupted
 
 
 def _clip(weights: Weights, work: Optimisation, config: OptimiserConfig) -> dict[str, float]:
@@ -184,54 +229,29 @@ def _clip(weights: Weights, work: Optimisation, config: OptimiserConfig) -> dict
     norms = {"grad_norm": clip_gradients(list(weights.masters.values()), config.max_grad_norm)}
     for name, own in work.auxiliary.items():
         parameters = list(own.module.parameters())
+        if work.ranks is not None:
+            work.ranks.world.sum_gradients(parameters)
         norms[f"grad_norm/{name}"] = clip_gradients(parameters, own.max_grad_norm)
     return norms
 
 
-class _States:
-    """Saved states of this optimisation, written when enough time has passed."""
-
-    def __init__(
-        self,
-        folder: Path,
-        fingerprint: str,
-        trained: Trained,
-        compute: ComputeConfig,
-    ) -> None:
-        self.folder = folder
-        self.fingerprint = fingerprint
-        self.trained = trained
-        self.interval_seconds = 60 * compute.save_state_every_minutes
-        self.saved = time.monotonic()
-
-    def restore(self) -> list[Mapping[str, float]]:
-        """Load the newest state, if any, and return the metrics of the steps it has done."""
-        return load_state(self.folder, self.trained, fingerprint=self.fingerprint)
-
-    def save_if_due(self, metrics: Sequence[Mapping[str, float]]) -> None:
-        """Save unless the last save was less than the interval ago."""
-        if time.monotonic() - self.saved < self.interval_seconds:
-            return
-        self.save(metrics)
-
-    def save(self, metrics: Sequence[Mapping[str, float]]) -> None:
-        """Save the state after as many steps as there are metrics."""
-        _require_finite_weights(self.trained, len(metrics))
-        save_state(self.folder, self.trained, fingerprint=self.fingerprint, metrics=metrics)
-        self.saved = time.monotonic()
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return str(error).splitlines()[0] if str(error) else "no details"
 
 
-@contextmanager
-def _kept_if_stopped(
-    states: _States | None, metrics: Sequence[Mapping[str, float]]
-) -> Iterator[None]:
-    """Where nothing has touched the weights since the last step, an interruption costs no step."""
-    try:
-        yield
-    except (Interrupted, KeyboardInterrupt):
-        if states is not None and metrics:
-            states.save(metrics)
-        raise
+def refuse_recut(world: World, what: str, problem: str) -> None:
+    """Refuse smaller micro-batches where other ranks are in the midst of the ones that there are.
+
+    Raises:
+        TrainingError: There are others.
+    """
+    if world.size > 1:
+        raise TrainingError(
+            f"{what}: rank {world.rank} of {world.size} is out of memory ({problem}), and ranks "
+            "that wait for it cannot cut a step anew; lower compute.micro_batch_tokens, set "
+            "compute.gradient_checkpointing, or train on more ranks (compute.ranks)"
+        )
 
 
 class _Room:
@@ -243,21 +263,22 @@ class _Room:
         self._weights, self._work, self._say = weights, work, say
         self._halvings = 0
 
-    def accumulate(self, step: int, dropout: int | None) -> tuple[dict[str, float], int, bool]:
+    def accumulate(self, step: int, drops: int | None) -> tuple[dict[str, float], int, bool]:
         """What `_accumulate` says of a step, its gradient accumulated.
 
         Raises:
-            TrainingError: Memory does not hold a single item.
+            TrainingError: Memory does not hold a single item, or one of several ranks has no more.
         """
         while True:
             parts = self._parts(step)
             try:
-                with _seeded(dropout):
-                    return _accumulate(self._weights.computing, self._work, parts)
+                return _accumulate(self._weights.computing, self._work, parts, drops)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                problem = str(error).splitlines()[0] if str(error) else "no details"
+                problem = first_line(error)
+                if self._work.ranks is not None:
+                    refuse_recut(self._work.ranks.world, f"training step {step + 1}", problem)
             # Outside of the handler, whose traceback would hold the tensors of the failed pass.
             self._halve(step, parts, problem)
 
@@ -304,28 +325,33 @@ def _training_behaviour(
 
 
 def _accumulate(
-    model: Any, work: Optimisation, parts: Sequence[Sequence[int]]
+    model: Any, work: Optimisation, parts: Sequence[Sequence[int]], drops: int | None
 ) -> tuple[dict[str, float], int, bool]:
-    """Metrics of a step, its tokens, and whether its gradient is rounding alone."""
-    values: dict[str, float] = {"loss": 0.0}
-    sums: dict[str, float] = {}
-    counts: dict[str, float] = {}
-    tokens = 0
-    resolutions: list[Resolution | None] = []
-    for micro_batch in parts:
-        part = work.contribute(model, micro_batch, parts)
-        part.loss.backward()
-        values["loss"] += part.loss.item()
+    """Metrics of a step, the tokens that all ranks ran, and whether its gradient is rounding."""
+    world = work.ranks.world if work.ranks else None
+    totals = {"loss": 0.0, "tokens": 0.0, "unjudged": 0.0, "gradient": 0.0, "rounding": 0.0}
+    for micro_batch, counts in world.share(parts) if world else ((part, True) for part in parts):
+        with seeded(None if drops is None else derive_seed(drops, work.ids[micro_batch[0]])):
+            part = work.contribute(model, micro_batch, parts)
+        (part.loss if counts else part.loss * 0).backward()
+        found = {"loss": part.loss.item(), "tokens": float(part.real_tokens)}
+        if part.resolution is None:
+            found["unjudged"] = 1.0
+        else:
+            found |= asdict(part.resolution)
         for name, (value, count) in part.metrics.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
-            counts[name] = counts.get(name, 0.0) + count.item()
-        tokens += part.real_tokens
-        resolutions.append(part.resolution)
-    judged = [found for found in resolutions if found is not None]
-    rounding = len(judged) == len(resolutions) and sum(judged, Resolution()).is_rounding
+            found |= {f"sum {name}": value.item(), f"count {name}": float(count)}
+        for name, value in found.items():
+            totals[name] = totals.get(name, 0.0) + (value if counts else 0.0)
+    if world is not None:
+        totals = world.sum(totals)
+    names = [name.removeprefix("sum ") for name in totals if name.startswith("sum ")]
     # A metric that no example of the step has is absent, not 0.
-    known = {n: sums[n] / counts[n] for n in sums if counts[n]}
-    return {**values, **known}, tokens, rounding
+    known = [name for name in names if totals[f"count {name}"]]
+    means = {name: totals[f"sum {name}"] / totals[f"count {name}"] for name in known}
+    resolved = Resolution(totals["gradient"], totals["rounding"])
+    rounding = not totals["unjudged"] and resolved.is_rounding
+    return {"loss": totals["loss"], **means}, int(totals["tokens"]), rounding
 
 
 def _require_finite(values: Mapping[str, float], step: int, work: Optimisation) -> None:
@@ -344,19 +370,8 @@ def _require_finite(values: Mapping[str, float], step: int, work: Optimisation) 
     )
 
 
-def _require_finite_weights(trained: Trained, steps: int) -> None:
-    """Neither a state nor a model is kept of weights that a step has broken."""
-    bad = first_not_finite(trained.parameters.items())
-    if bad is not None:
-        raise TrainingError(
-            f"training step {steps}: its loss is finite and the weights after it are not (first: "
-            f"{bad}); the last finite weights are those of step {steps - 1}. Lower the learning "
-            "rate, or train in float32 (compute.precision)."
-        )
-
-
 @contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Iterator[None]:
     """Draw from a named seed inside, and leave the global stream as it was."""
     if seed is None:
         yield

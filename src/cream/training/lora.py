@@ -21,13 +21,16 @@ from cream.runs.seeds import derive_seed
 
 
 @contextmanager
-def adapters(model: Any, config: LoraConfig | None, *, seed: int) -> Iterator[None]:
+def adapters(
+    model: Any, config: LoraConfig | None, *, seed: int, merges: bool = True
+) -> Iterator[None]:
     """Give `model` adapters, all else frozen; on success merge them, on failure take them out.
 
     Args:
         model: Float32 causal language model, changed in place.
         config: Rank and targets, or None to leave the model alone.
         seed: Seed of the adapters' first matrix.
+        merges: Whether the model is of use afterwards; else they are taken out in any case.
 
     Raises:
         ModelError: The model has no layer of the names given, or one of them is its head or an
@@ -45,7 +48,7 @@ def adapters(model: Any, config: LoraConfig | None, *, seed: int) -> Iterator[No
         wrapped.unload()
         raise
     else:
-        wrapped.merge_and_unload(safe_merge=True)
+        wrapped.merge_and_unload(safe_merge=True) if merges else wrapped.unload()
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(trainable[name])

@@ -21,11 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from cream.algorithms.objective import Auxiliary
 from cream.algorithms.statistics import share_of
 from cream.models.fused_decoder import FusedDecoder
 from cream.recipe.training import OptimiserConfig
+from cream.training.forward import Policy
 from cream.training.fused_training import FusedTraining
 
 PLAIN_ATTENTION_TOKENS = 512
@@ -39,19 +41,30 @@ class Weights:
         model: Float32 causal language model.
         dtype: Dtype of forward and backward.
         decoder: The model's fused form, if that is what computes.
+        policy: The model divided among ranks, if that is what computes; it rounds by itself.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype, decoder: FusedDecoder | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        dtype: torch.dtype,
+        decoder: FusedDecoder | None = None,
+        policy: Policy | None = None,
+    ) -> None:
         self.masters: dict[str, nn.Parameter] = {
             name: p for name, p in model.named_parameters() if p.requires_grad
         }
         self.computing: Any = model
+        self.model: Any = model
+        """The module whose modes say how it computes."""
         self._copies: list[Tensor] = []
         self._fused = None
         if decoder is not None:
             self.computing = self._fused = FusedTraining(model, decoder, dtype)
+        elif policy is not None:
+            self.computing = policy
         elif dtype != torch.float32:
-            self.computing = copy.deepcopy(model)
+            self.computing = self.model = copy.deepcopy(model)
             for parameter in self.computing.parameters():
                 parameter.data = parameter.data.to(dtype)
             for name, parameter in self.computing.named_parameters():
@@ -157,7 +170,8 @@ def learning_rate(
 
 def clip_gradients(masters: Sequence[nn.Parameter], max_norm: float) -> float:
     """Scale the gradients to at most `max_norm` in place; return the norm before, in float32."""
-    return float(torch.nn.utils.clip_grad_norm_(masters, max_norm, foreach=True))
+    norm = torch.nn.utils.clip_grad_norm_(masters, max_norm, foreach=True)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 @contextmanager

@@ -6,9 +6,7 @@ with the examples; no reference model runs.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,17 +18,36 @@ from torch import Tensor
 from cream.algorithms.consistency import StageScale
 from cream.algorithms.objective import Auxiliary, Objective, ObjectiveInputs, PerExample
 from cream.algorithms.resolution import resolution, token_error
-from cream.errors import DataError, TrainingError
+from cream.errors import TrainingError
 from cream.models.devices import give_memory_back, is_out_of_memory, pick_compute_dtype
 from cream.models.positions import context_length
 from cream.recipe.training import TrainingSettings
 from cream.runs.files import replacing_file
 from cream.runs.seeds import derive_seed
 from cream.training.batches import micro_batches, steps_of
-from cream.training.examples import BatchLayout, require
-from cream.training.forward import Route, allows_fused, choose_route, inference_behaviour
-from cream.training.loop import NO_ROOM, Contribution, OnStep, Optimisation, Optimised, optimise
+from cream.training.examples import BatchLayout, require, usable
+from cream.training.forward import (
+    Route,
+    allows_fused,
+    choose_route,
+    inference_behaviour,
+    named_route,
+)
+from cream.training.loop import (
+    NO_ROOM,
+    Contribution,
+    OnStep,
+    Optimisation,
+    Optimised,
+    Ranks,
+    first_line,
+    optimise,
+    refuse_recut,
+    seeded,
+)
 from cream.training.lora import adapters
+from cream.training.sharding import World
+from cream.training.state import fingerprint_of
 from cream.types import Example, Tally
 
 
@@ -47,6 +64,7 @@ def train(
     objective_file: Path | None = None,
     on_step: OnStep | None = None,
     say: Callable[[str], None] | None = None,
+    world: World | None = None,
 ) -> TrainingSummary:
     """Train a float32 model in place.
 
@@ -64,6 +82,8 @@ def train(
             nothing is written for an objective without any.
         on_step: Called after every step.
         say: Told what a user should know at once: that memory does not hold the token budget.
+        world: The ranks that train together, each of which calls this; the trained model is rank
+            0's, on the CPU. The weights of the others' models may be on ``meta``.
 
     Returns:
         What was trained and how. Metrics of a step: ``loss``, the objective's own, ``grad_norm``,
@@ -77,13 +97,13 @@ def train(
     scale = scale or StageScale()
     require(examples, objective.needs, objective=objective.name)
     context = context_length(model.config) or settings.max_length
-    kept, dropped = _usable(examples, objective, min(settings.max_length, context))
-    device = model.get_input_embeddings().weight.device
+    kept, dropped = usable(examples, objective, min(settings.max_length, context))
+    device = world.device if world else model.get_input_embeddings().weight.device
     dtype = pick_compute_dtype(device, settings.compute.precision).dtype
-    route = _route(model, kept, objective, settings)
+    route = _route(model, kept, objective, settings, world)
     done = Optimised((), 0, 0.0)
     if scale.skipped is None:
-        work = _Work(model, kept, objective, settings, route, seed, dtype, only_in)
+        work = _Work(model, kept, objective, settings, route, seed, dtype, device, world, only_in)
         fingerprint = fingerprint_of(
             kept,
             objective,
@@ -93,7 +113,8 @@ def train(
             learning_rate_scale=scale.learning_rate,
             only_in=only_in,
         )
-        with adapters(model, settings.lora, seed=seed):
+        leads = world is None or world.rank == 0
+        with adapters(model, settings.lora, seed=seed, merges=leads):
             done = optimise(
                 model,
                 work.optimisation(fingerprint),
@@ -106,7 +127,7 @@ def train(
                 on_step=on_step,
                 say=say,
             )
-        if work.auxiliary and objective_file is not None:
+        if work.auxiliary and objective_file is not None and leads:
             _save(work.auxiliary, objective_file)
     skipped = scale.skipped is not None
     trained = {"trained": 0 if skipped else len(kept), "skipped": len(kept) if skipped else 0}
@@ -150,13 +171,15 @@ class _Work:
         route: Route,
         seed: int,
         dtype: torch.dtype,
+        device: torch.device,
+        world: World | None,
         only_in: Mapping[str, int] | None = None,
     ) -> None:
         self.examples = examples
         self.objective = objective
         self.route = route
         self.layout = BatchLayout(objective.needs, shared=route.layout == "shared")
-        self.device = model.get_input_embeddings().weight.device
+        self.device, self.world, self.seed = device, world, seed
         self.token_budget = settings.compute.micro_batch_tokens
         self.steps = self._cut(settings, seed, only_in)
         self.auxiliary = _own_modules(objective, model, seed, self.device)
@@ -176,6 +199,8 @@ class _Work:
             fingerprint,
             self.auxiliary,
             self.route.decoder,
+            [example.example_id for example in self.examples],
+            None if self.world is None else Ranks(self.world, self.route.by_model),
             self.score_start if self.objective.needs.start_logps else None,
             self.recut,
             lambda indices: [asdict(self.examples[i]) for i in indices],
@@ -218,15 +243,27 @@ class _Work:
         In the micro-batches of the first epoch and with gradients, as the steps compute them: an
         untrained policy then equals its start to the last bit.
         """
-        for indices in (part for step in self.steps for part in step):
-            if len(self.start) == len(self.examples):
+        for indices in self._unseen():
+            # What drops out depends on the micro-batch, not on what this process ran before it.
+            with seeded(derive_seed(self.seed, "prepare", self.examples[indices[0]].example_id)):
+                self._keep_start(model, indices)
+        if self.world is not None:
+            mine = {key: _moved(of, torch.device("cpu")) for key, of in self.start.items()}
+            for others in self.world.from_all(mine):
+                self.start |= {key: _moved(of, self.device) for key, of in others.items()}
+
+    def _unseen(self) -> Iterator[Sequence[int]]:
+        """Micro-batches until every example was in one, as far as this process runs them."""
+        seen: set[int] = set()
+        for step in self.steps:
+            if len(seen) == len(self.examples):
                 return
-            self._keep_start(model, indices)
+            parts = [part for part in step if not seen.issuperset(part)]
+            seen |= {i for part in parts for i in part}
+            yield from parts if self.world is None else (m for m, _ in self.world.share(parts))
 
     def _keep_start(self, model: Any, indices: Sequence[int]) -> None:
         examples = [self.examples[i] for i in indices]
-        if all(example.example_id in self.start for example in examples):
-            return
         batch = self.layout.batch(examples).to(self.device)
         logps = None
         try:
@@ -234,6 +271,8 @@ class _Work:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            if self.world is not None:
+                refuse_recut(self.world, "the start's log-probabilities", first_line(error))
             if len(indices) == 1:
                 raise TrainingError(f"the start's log-probabilities: {NO_ROOM}") from error
         if logps is None:
@@ -280,6 +319,10 @@ def _known(values: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(absent, 0, values).sum(), (~absent).sum()
 
 
+def _moved(start: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {role: values.to(device) for role, values in start.items()}
+
+
 def _own_modules(
     objective: Objective, model: Any, seed: int, device: torch.device
 ) -> dict[str, Auxiliary]:
@@ -292,40 +335,26 @@ def _own_modules(
 
 
 def _route(
-    model: Any, examples: Sequence[Example], objective: Objective, settings: TrainingSettings
+    model: Any,
+    examples: Sequence[Example],
+    objective: Objective,
+    settings: TrainingSettings,
+    world: World | None,
 ) -> Route:
+    if world is not None and world.rank > 0:
+        return named_route(*world.from_first())
     layout = BatchLayout(objective.needs, shared=True)
     could_share = any(len(roles) > 1 for e in examples for roles in layout.rows(e))
     with inference_behaviour(model, gradient_checkpointing=False):
-        return choose_route(
+        route = choose_route(
             model,
             layout=settings.compute.pair_layout if could_share else "separate",
             longest_row=max(max(layout.row_lengths(example)) for example in examples),
-            fused=allows_fused(settings),
+            fused=allows_fused(settings) and world is None,
         )
-
-
-def _usable(
-    examples: Sequence[Example], objective: Objective, max_length: int
-) -> tuple[list[Example], dict[str, int]]:
-    layout = BatchLayout(objective.needs, shared=False)
-    short = [e for e in examples if max(layout.row_lengths(e)) <= max_length]
-    kept = [e for e in short if _trains(layout, e, objective)]
-    if not kept:
-        raise DataError(
-            f"none of {len(examples)} training examples has tokens in every sequence and at most "
-            f"{max_length} of them with its prompt (max_length, or the model's context). Raise "
-            "max_length, or look at where they come from: the seed data, or the tally of the "
-            "pairing stage."
-        )
-    return kept, {"too_long": len(examples) - len(short), "empty": len(short) - len(kept)}
-
-
-def _trains(layout: BatchLayout, example: Example, objective: Objective) -> bool:
-    """Whether no sequence is empty and, where tokens are averaged over, one of them counts."""
-    if not all(example.sequences[role].token_ids for role in layout.roles(example)):
-        return False
-    return objective.normalised_by == "example" or layout.loss_tokens(example) > 0
+    if world is not None:
+        world.from_first((route.head, route.layout))
+    return route
 
 
 def _save(auxiliary: Mapping[str, Auxiliary], path: Path) -> None:
@@ -369,29 +398,3 @@ class TrainingSummary:
     learning rate times the share of steps that were taken."""
     warnings: tuple[str, ...] = ()
     """Observations a user should see, each one sentence."""
-
-
-def fingerprint_of(
-    examples: Sequence[Example],
-    objective: Objective,
-    settings: TrainingSettings,
-    *,
-    seed: int,
-    dtype: torch.dtype,
-    learning_rate_scale: float = 1.0,
-    only_in: Mapping[str, int] | None = None,
-) -> str:
-    """Hash what the steps depend on, but for the model's weights at the start.
-
-    How often a state is saved is left out: it may change between two attempts.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for example in examples:
-        digest.update(json.dumps(asdict(example), sort_keys=True).encode())
-    digest.update(f"{objective.name} {objective.fingerprint}".encode())
-    fields = settings.model_dump_json(exclude={"compute": {"save_state_every_minutes"}})
-    digest.update(fields.encode())
-    digest.update(f"{seed} {dtype} {learning_rate_scale!r}".encode())
-    if only_in:
-        digest.update(json.dumps(only_in, sort_keys=True).encode())
-    return digest.hexdigest()

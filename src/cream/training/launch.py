@@ -1,0 +1,314 @@
+"""Starting the ranks of a training, hearing how far they are, and starting them again.
+
+A rank that dies takes the others with it: they wait for it in a collective. So all are ended, and
+all are started again from the last state, at most `RESTARTS` times; an error of ours that a rank
+leaves word of is raised at once. Ranks know the environment variables that torchrun sets and a
+folder, and nothing of what started them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cream import errors
+from cream.algorithms.consistency import StageScale
+from cream.errors import CreamError, Interrupted, NotFiniteError, RecipeError, TrainingError
+from cream.recipe.training import ComputeConfig, TrainingSettings
+from cream.runs.files import make_folder, read_json, remove_folder, write_json, write_table
+from cream.runs.tables import examples_to_table
+from cream.training.loop import OnStep
+from cream.training.rank import (
+    EXAMPLES,
+    FAILED,
+    JOB,
+    STEPS,
+    STOP,
+    SUMMARY,
+    TOKENIZER,
+    WATCHED,
+    Described,
+)
+from cream.training.train import TrainingSummary
+from cream.types import Example, Tally
+
+RESTARTS = 3
+"""How often ranks are started again after one has died."""
+LOOK_SECONDS = 0.2
+GRACE_SECONDS = 2.0
+"""How long the others may take to leave word when one rank ends."""
+STOP_SECONDS = 60.0
+"""How long ranks that were asked to stop may take to end a step and save their state."""
+LOG_LINES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class RankedTraining:
+    """A training as ranks are told of it."""
+
+    start: Path
+    """Folder of the model to start from."""
+    result: Path
+    """Folder of the trained model; must not exist."""
+    card: str
+    tokenizer: Any
+    examples: list[Example]
+    only_in: Mapping[str, int]
+    """Epoch of those that are seen in one only, by id."""
+    described: Described | None
+    """What makes the objective; None is fine-tuning's."""
+    objective: str
+    """Fingerprint of the objective that it is to make."""
+    section: str
+    """``sft`` or ``training``: whose settings these are."""
+    settings: TrainingSettings
+    seed: int
+    scale: StageScale
+    state_dir: Path
+    objective_file: Path
+    device: str
+    trust_remote_code: bool
+    threads: int
+
+    def write(self, folder: Path) -> None:
+        """Write everything that the ranks read."""
+        make_folder(folder)
+        write_table(folder / EXAMPLES, examples_to_table(self.examples))
+        self.tokenizer.save_pretrained(folder / TOKENIZER)
+        told = {
+            "start": str(self.start.resolve()),
+            "result": str(self.result.resolve()),
+            "card": self.card,
+            "described": None if self.described is None else asdict(self.described),
+            "objective": self.objective,
+            "only_in": dict(self.only_in),
+            "section": self.section,
+            "settings": self.settings.model_dump(mode="json"),
+            "seed": self.seed,
+            "scale": {"learning_rate": self.scale.learning_rate, "skipped": self.scale.skipped},
+            "state_dir": str(self.state_dir.resolve()),
+            "objective_file": str(self.objective_file.resolve()),
+            "device": self.device,
+            "trust_remote_code": self.trust_remote_code,
+            "threads": self.threads,
+        }
+        write_json(folder / JOB, told)
+
+
+class Ranks:
+    """The rank processes of one node."""
+
+    def __init__(self, folder: Path, environments: list[dict[str, str]]) -> None:
+        self._processes: list[subprocess.Popen[bytes]] = []
+        with ExitStack() as stack:
+            for environment in environments:
+                log = stack.enter_context((folder / f"rank-{environment['RANK']}.log").open("wb"))
+                self._processes.append(
+                    subprocess.Popen(  # noqa: S603 - this very Python
+                        [sys.executable, "-m", "cream.training.rank", str(folder)],
+                        stdin=subprocess.PIPE,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        env={**os.environ, **environment, WATCHED: "1"},
+                        start_new_session=True,  # Ctrl-C reaches Cream alone, which decides
+                    )
+                )
+
+    def ended(self) -> list[int | None]:
+        """Exit code of each rank; None of one that runs."""
+        return [process.poll() for process in self._processes]
+
+    def pids(self) -> list[int]:
+        """Process ids."""
+        return [process.pid for process in self._processes]
+
+    def end(self) -> None:
+        """End all of them and whatever they have started."""
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        for process in self._processes:
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+
+
+def number_of_ranks(compute: ComputeConfig, device: torch.device, *, divisible: bool) -> int:
+    """Ranks that a training is to have on this machine.
+
+    Args:
+        compute: The recipe's settings.
+        device: Where the model runs.
+        divisible: Whether the ranks can be told what to do: by a recipe, not by objects.
+
+    Raises:
+        RecipeError: More than there are GPUs, on more than one node, or of what they cannot be
+            told.
+    """
+    if compute.nodes > 1:
+        raise RecipeError(
+            f"compute.nodes: {compute.nodes} nodes cannot train together yet; set nodes: 1"
+        )
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    if compute.ranks == "auto":
+        return max(1, gpus) if divisible and device.index is None else 1
+    if compute.ranks > 1 and not divisible:
+        raise RecipeError(
+            f"compute.ranks: {compute.ranks} ranks cannot be given an objective that is an object "
+            "of Python; set ranks: 1, or call cream.training.train.train under torchrun"
+        )
+    if device.type == "cuda" and compute.ranks > gpus:
+        raise RecipeError(
+            f"compute.ranks: {compute.ranks} ranks, and this machine has {gpus} GPUs; set at most "
+            f"{gpus}"
+        )
+    return compute.ranks
+
+
+def train_in_ranks(
+    training: RankedTraining,
+    folder: Path,
+    ranks: int,
+    *,
+    on_step: OnStep,
+    note: Callable[[str], None],
+) -> TrainingSummary:
+    """Train on so many ranks of this machine; the trained model is in ``training.result``.
+
+    Args:
+        training: What to do.
+        folder: For what ranks are told and tell; removed on success.
+        ranks: Processes.
+        on_step: Called after every step, restored ones excluded.
+        note: Told when ranks are started again.
+
+    Raises:
+        CreamError: What a rank raised.
+        TrainingError: Ranks died more than `RESTARTS` times.
+    """
+    died: str | None = None
+    for attempt in range(RESTARTS + 1):
+        remove_folder(folder)
+        remove_folder(training.result)
+        training.write(folder)
+        died = _attempt(folder, ranks, on_step)
+        if died is None:
+            summary = _summary(read_json(folder / SUMMARY))
+            remove_folder(folder)
+            return summary
+        if attempt < RESTARTS:
+            note(f"{died}; all {ranks} ranks start again from the last state")
+    raise TrainingError(
+        f"{died}, {RESTARTS + 1} times. The last state is kept: mend what the log names, or set "
+        f"another compute.ranks.{_tail(folder)}"
+    )
+
+
+def _attempt(folder: Path, ranks: int, on_step: OnStep) -> str | None:
+    """Run the ranks to their end; None, or which of them died and how."""
+    steps = _Steps(folder / STEPS, on_step)
+    running = Ranks(folder, environments(ranks))
+    try:
+        while True:
+            ended = running.ended()
+            with _stopping(running, folder):
+                steps.tell()
+            if all(code == 0 for code in ended):
+                return None
+            if any(code not in (None, 0) for code in ended):
+                break
+            time.sleep(LOOK_SECONDS)
+        until = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < until and not (folder / FAILED).exists():
+            time.sleep(LOOK_SECONDS)
+    finally:
+        running.end()
+    if (folder / FAILED).exists():
+        failed = read_json(folder / FAILED)
+        raise _raised(failed)
+    rank, code = next((r, c) for r, c in enumerate(ended) if c not in (None, 0))
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return f"rank {rank} of {ranks} {how}"
+
+
+@contextmanager
+def _stopping(running: Ranks, folder: Path) -> Iterator[None]:
+    """Who hears of a step and stops has the ranks save a state first; Ctrl-C again ends them."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        (folder / STOP).touch()
+        until = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < until and None in running.ended():
+            time.sleep(LOOK_SECONDS)
+        raise
+
+
+def _raised(failed: Mapping[str, Any]) -> CreamError:
+    """What a rank raised, as if it had been raised here."""
+    if failed["kind"] == NotFiniteError.__name__:
+        return NotFiniteError(failed["message"], failed["batch"])
+    kind: type[CreamError] = getattr(errors, failed["kind"], CreamError)
+    return kind(failed["message"])
+
+
+def environments(ranks: int) -> list[dict[str, str]]:
+    """What torchrun would set for each rank of this machine, at a port that is free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**common, **place, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(ranks)]
+
+
+class _Steps:
+    """The steps that rank 0 tells of, as they come."""
+
+    def __init__(self, path: Path, on_step: OnStep) -> None:
+        self._path, self._on_step, self._read = path, on_step, 0
+
+    def tell(self) -> None:
+        """Hand on what is new."""
+        for line in self._new():
+            told = json.loads(line)
+            self._on_step(told["step"], told["total"], told["metrics"])
+
+    def _new(self) -> Iterator[bytes]:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as stream:
+            stream.seek(self._read)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return
+                self._read += len(line)
+                yield line
+
+
+def _summary(values: dict[str, Any]) -> TrainingSummary:
+    tally = Tally(values["tally"]["total"], values["tally"]["parts"])
+    sequences = {"metrics": tuple(values["metrics"]), "warnings": tuple(values["warnings"])}
+    return TrainingSummary(**{**values, **sequences, "tally": tally})
+
+
+def _tail(folder: Path) -> str:
+    """Last lines of the log that has most to say."""
+    logs = sorted(folder.glob("rank-*.log"), key=lambda path: path.stat().st_size)
+    if not logs:
+        return ""
+    lines = logs[-1].read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if line.strip()][-LOG_LINES:]
+    return f"\n{logs[-1].name} ends:\n  " + "\n  ".join(kept) if kept else ""

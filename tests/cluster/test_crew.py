@@ -1,0 +1,117 @@
+"""A run on real Ray workers equals a run without them, whatever happens to the workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cream.loop.iterations import run_recipe
+from cream.preflight.opening import open_context
+from cream.protocols import Progress
+from cream.runs.store import Run
+from run_contents import contents, same_weights, weights
+
+pytestmark = pytest.mark.cluster
+ON_RAY = ("cluster=ray", "cluster.start_seconds=120")
+SMALL = ("iterations=1", "sampling.prompts_per_shard=1", "evaluation.prompts_per_shard=3")
+
+
+class Heard:
+    """A `Progress` that keeps notes, and calls a function at each part that is kept."""
+
+    def __init__(self, on_kept: Callable[[str, int], None] = lambda stage, parts: None) -> None:
+        self.notes: list[str] = []
+        self.on_kept, self.stage, self.parts = on_kept, "", 0
+
+    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        self.stage, self.parts = stage, 0
+
+    def advance(self, count: int, live: Mapping[str, float] | None = None) -> None:
+        self.parts += 1
+        self.on_kept(self.stage, self.parts)
+
+    def advance_to(self, done: int, total: int, live: Mapping[str, float] | None = None) -> None:
+        pass
+
+    def finish(self, result: str = "") -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def on_workers(recipe: Any, base: Path, progress: Progress, stage: str | None = None) -> Any:
+    """Run a recipe as `cream run` does, workers ended at the end; gives the context."""
+    from cream.report.summary import summarise_run
+    from cream.runs.files import write_json
+
+    place = Run(Path(recipe.folder))
+    with place.locked():
+        context = open_context(recipe, place, progress, base_dir=base, cache_dir=base / "none")
+        try:
+            run_recipe(context)
+        finally:
+            context.close()
+        write_json(place.root / "summary.json", summarise_run(place.root).as_json())
+    return context
+
+
+def comparable(root: Path) -> dict[str, Any]:
+    return contents(root)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: Any, tiny_recipe: Any, run_whole: Any) -> Path:
+    """The same run in one process."""
+    return run_whole(tiny_recipe(tmp_path_factory.mktemp("alone") / "run", *SMALL))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_on_workers_equals_one_without_bit_for_bit(
+    ray: Any, alone: Path, tmp_path: Path, tiny_recipe: Any, tiny_inputs: Path, workers: int
+):
+    recipe = tiny_recipe(tmp_path / "run", *SMALL, *ON_RAY, f"cluster.workers={workers}")
+    heard = Heard()
+
+    on_workers(recipe, tiny_inputs, heard)
+
+    assert comparable(tmp_path / "run") == comparable(alone)
+    assert same_weights(weights(tmp_path / "run", "M2"), weights(alone, "M2"))
+    assert any(f"{workers} workers on 1 nodes ready" in note for note in heard.notes)
+
+
+def test_a_worker_that_is_killed_loses_its_shard_to_another(
+    ray: Any, alone: Path, tmp_path: Path, tiny_recipe: Any, tiny_inputs: Path
+):
+    """SIGKILL after the second part of sampling, while others are under way."""
+    killed: list[int] = []
+
+    def kill_one(stage: str, parts: int) -> None:
+        if "sample" in stage and parts == 2 and not killed:
+            (crew,) = crews
+            pids = [m.about.pid for m in crew._members if m.alive and m.about is not None]
+            os.kill(pids[0], signal.SIGKILL)
+            killed.append(pids[0])
+
+    recipe = tiny_recipe(tmp_path / "run", *SMALL, *ON_RAY, "cluster.workers=2")
+    heard, crews = Heard(kill_one), []
+    place = Run(Path(recipe.folder))
+    with place.locked():
+        context = open_context(
+            recipe, place, heard, base_dir=tiny_inputs, cache_dir=tiny_inputs / "none"
+        )
+        crews.append(context.crew)
+        try:
+            run_recipe(context)
+        finally:
+            context.close()
+
+    assert killed
+    left = {k: v for k, v in comparable(alone).items() if k != "summary.json"}
+    assert comparable(tmp_path / "run") == left
+    assert any("died" in note and "another" in note for note in heard.notes)
