@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,17 @@ from cream.algorithms.consistency import StageScale
 from cream.algorithms.preference import supervised
 from cream.errors import Interrupted, NotFiniteError, RecipeError, TrainingError
 from cream.models.loading import load_model, load_tokenizer
+from cream.recipe.load import load_recipe
 from cream.recipe.training import ComputeConfig, SftConfig
 from cream.testing import tiny_model_folder
-from cream.training import launch
+from cream.training import launch, rank
 from cream.training.examples import completion_example
 from cream.training.launch import RankedTraining, number_of_ranks, train_in_ranks
+from cream.training.rank import Described, method_objective
 from run_contents import contents, same_weights, weights
 
 cluster = pytest.mark.cluster
+RECIPES = Path(__file__).parents[2] / "recipes"
 COMPUTE = {"precision": "float32", "micro_batch_tokens": 16}
 
 
@@ -206,6 +211,19 @@ def test_a_killed_driver_leaves_no_rank(recipe_file: Path, tmp_path: Path):
     command.process.kill()
     command.said()
     assert command.left() == []
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_ranks_make_the_objective_of_every_recipe_again(path: Path):
+    recipe = load_recipe(path)
+    for t in range(1, recipe.iterations + 1):
+        parts, told = recipe.parts(t), recipe.sampling.num_completions
+        objective = method_objective(parts, told, reads_reference=True)
+        job = json.loads(json.dumps(asdict(Described(parts.model_dump(mode="json"), told, True))))
+        made = rank.objective_of(job, objective.fingerprint)
+        assert (made.name, made.needs) == (objective.name, objective.needs)
+        with pytest.raises(TrainingError, match=r"ranks would train under .* compute\.ranks: 1"):
+            rank.objective_of(job, "another")
 
 
 def test_ranks_that_there_cannot_be_are_refused_by_key():

@@ -75,7 +75,7 @@ def run(folder: Path, world: World) -> None:
     summary = train(
         model,
         examples_from_table(read_table(folder / EXAMPLES)),
-        _objective(job["described"], job["objective"]),
+        objective_of(job["described"], job["objective"]),
         kind.model_validate(job["settings"]),
         seed=job["seed"],
         only_in=job["only_in"],
@@ -110,7 +110,7 @@ def method_objective(parts: MethodParts, samples: int, *, reads_reference: bool)
     return parts.build_objective()
 
 
-def _objective(described: Mapping[str, Any] | None, fingerprint: str) -> Objective:
+def objective_of(described: Mapping[str, Any] | None, fingerprint: str) -> Objective:
     """The objective that ranks are told of; None is fine-tuning's.
 
     Raises:
