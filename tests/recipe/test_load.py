@@ -217,7 +217,7 @@ def test_a_key_beside_a_yaml_merge_overrides_the_merged_one():
             "metod: cream",
             "metod: unknown key; did you mean 'method'? Known keys here: calibration, ",
         ),
-        ("zzzz: 1", "zzzz: unknown key. Known keys here: calibration, data, engine,"),
+        ("zzzz: 1", "zzzz: unknown key. Known keys here: calibration, cluster, data,"),
         (
             "witnesses: {other: {seed_share: 0.5, share: 1}}",
             "witnesses.other.share: unknown key; did you mean 'seed_share'?",

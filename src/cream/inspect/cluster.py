@@ -126,7 +126,7 @@ def planned_workers(
 
 
 def planned_ranks(
-    section: str, settings: TrainingSettings[Any], ranks: int, parameters: int
+    section: str, settings: TrainingSettings, ranks: int, parameters: int
 ) -> PlannedRanks:
     """What each rank of a training holds, and whether all have something to do."""
     per_parameter = WHOLE_BYTES if settings.lora is None else FROZEN_BYTES
