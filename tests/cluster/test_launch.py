@@ -102,7 +102,8 @@ def test_a_rank_that_is_killed_ends_all_and_they_go_on_from_the_last_state(tmp_p
     one, other = load_model(killed.result), load_model(whole.result)
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
-    assert one.get_output_embeddings().weight is one.get_input_embeddings().weight
+    head = one.get_output_embeddings()
+    assert head is not None and head.weight is one.get_input_embeddings().weight
     assert rank_pids(tmp_path / "killed" / "ranks") == []
     assert not (tmp_path / "killed" / "ranks").exists()
 
@@ -151,14 +152,16 @@ def test_ranks_that_are_told_to_stop_keep_their_steps(tmp_path: Path):
         steps.append(step)
         raise Interrupted
 
+    notes: list[str] = []
     with pytest.raises(Interrupted):
-        train_in_ranks(job, tmp_path / "ranks", 2, on_step=stop, note=steps.append)
+        train_in_ranks(job, tmp_path / "ranks", 2, on_step=stop, note=notes.append)
+    assert notes == []
     (state,) = (tmp_path / "state").glob("step-*")
     assert rank_pids(tmp_path / "ranks") == []
 
     kept, left = int(state.name.removeprefix("step-")), []
     summary = train_in_ranks(
-        job, tmp_path / "ranks", 2, on_step=lambda step, *_: left.append(step), note=left.append
+        job, tmp_path / "ranks", 2, on_step=lambda step, *_: left.append(step), note=notes.append
     )
     assert left == list(range(kept + 1, 41))
     assert summary.steps == 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,10 @@ def test_a_node_that_goes_away_makes_the_crew_smaller_and_changes_no_result(
 ):
     """No node joins in its place, so the replacement is never placed."""
     pytest.importorskip("ray", reason="needs Ray: `make test-cluster` installs it")
-    from ray.cluster_utils import Cluster
+    nodes = importlib.import_module("ray.cluster_utils")
 
     parts = [[f"p{k}"] for k in range(8)]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = nodes.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         second = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()

@@ -166,9 +166,7 @@ def score_examples_stage(context: Context, spec: StageSpec) -> StageRecord:
         scored = sum(table.num_rows for table in stage.tables(["role"]))
         return {"scored": scored}, f"{scored} sequences"
 
-    return run_parts(
-        stage, context.progress, transformed, work, summarise, crew=context.crew
-    )
+    return run_parts(stage, context.progress, transformed, work, summarise, crew=context.crew)
 
 
 def transformed_examples(transformed: Stage, *scored: Stage) -> list[Example]:
