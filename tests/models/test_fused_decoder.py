@@ -68,7 +68,7 @@ def test_fusing_leaves_the_models_own_results_and_memory_as_they_were():
     assert sum(storages.values()) == stored
     with torch.no_grad():  # the fused weights are the model's, not a copy
         model.base_model.layers[0].mlp.up_proj.weight.zero_()
-        assert decoder.layers[0].gate_up.chunk(2)[1].abs().sum() == 0
+        assert next(iter(decoder.layers)).gate_up.chunk(2)[1].abs().sum() == 0
 
 
 def test_rows_attend_as_each_completion_does_alone():
