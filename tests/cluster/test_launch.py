@@ -103,7 +103,8 @@ def test_a_rank_that_is_killed_ends_all_and_they_go_on_from_the_last_state(tmp_p
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
     head = one.get_output_embeddings()
-    assert head is not None and head.weight is one.get_input_embeddings().weight
+    assert head is not None
+    assert head.weight is one.get_input_embeddings().weight
     assert rank_pids(tmp_path / "killed" / "ranks") == []
     assert not (tmp_path / "killed" / "ranks").exists()
 
