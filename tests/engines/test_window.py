@@ -18,14 +18,8 @@ MODEL = tiny_model()
 WORDS = [f"answer {k} " + "xyz"[k % 3] * (k % 5) for k in range(30)]
 
 
-def encoder(config, *, trained, template: str | None = CHAT_TEMPLATE) -> WindowEncoder:
-    return WindowEncoder(
-        tiny_tokenizer(),
-        template,
-        instruction="Which is best?",
-        max_candidate_tokens=config.max_candidate_tokens,
-        trained=trained,
-    )
+def encoder(config, *, trained) -> WindowEncoder:
+    return WindowEncoder(tiny_tokenizer(), CHAT_TEMPLATE, config, trained=trained)
 
 
 def heads(seed=1):
@@ -37,11 +31,9 @@ def heads(seed=1):
     return made
 
 
-def scorer(
-    *, trained=True, seed=0, template: str | None = CHAT_TEMPLATE, **settings: Any
-) -> WindowScorer:
+def scorer(*, trained=True, seed=0, **settings: Any) -> WindowScorer:
     config = WindowConfig(**{"size": 4, "max_candidate_tokens": 20, "scale": "none"} | settings)
-    written = encoder(config, trained=trained, template=template)
+    written = encoder(config, trained=trained)
     reader = HeadReader(heads()) if trained else AnswerReader(MODEL, written)
     return WindowScorer(MODEL, written, reader, config, seed=seed)
 
@@ -234,12 +226,6 @@ def test_a_number_that_is_not_finite_is_no_score():
 
     assert {s.reason for s in found.values()} == {Unscorable.NOT_FINITE}
     assert all(s.details["pointwise"] is not None for s in found.values())
-
-
-def test_a_model_without_a_template_reads_plain_text():
-    found = scored(scorer(template=None), texts(3))
-
-    assert np.isfinite(values(found)).all()
 
 
 def test_braces_and_marks_of_a_query_are_said_as_they_are():

@@ -7,13 +7,13 @@ from cream.errors import DataError, Interrupted, ModelError
 from cream.models.reranker import CONFIG, HEADS, Heads, load_reranker, save_reranker
 from cream.models.window_text import WindowEncoder
 from cream.models.windows import lay_out_windows, window_states
-from cream.recipe.reranking import RerankerConfig
+from cream.recipe.reranking import RerankerConfig, WindowConfig
 from cream.runs.files import read_sealed, write_sealed
 from cream.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 from cream.training.reranking import GradedGroup, _Work, fit_heads
 
 ENCODER = WindowEncoder(
-    tiny_tokenizer(), CHAT_TEMPLATE, instruction="?", max_candidate_tokens=12, trained=True
+    tiny_tokenizer(), CHAT_TEMPLATE, WindowConfig(max_candidate_tokens=12), trained=True
 )
 
 

@@ -261,7 +261,9 @@ def documents() -> dict[str, Any]:
     """What each command prints, by the name of its schema."""
     from cream.inspect.doctor import Machine
     from cream.inspect.plan import Plan
+    from cream.programs.ranking_evaluation import RankingFigures
     from cream.programs.recompute import RecomputedPairs
+    from cream.programs.reranking import FittedReranker, ScoredCandidates
     from cream.report.comparison import Comparison
     from cream.report.explain import Explanation
     from cream.report.export import WrittenExport
@@ -283,6 +285,9 @@ def documents() -> dict[str, Any]:
         "plan": Plan,
         "push": Pushed,
         "report": WrittenPage,
+        "rerank-eval": RankingFigures,
+        "rerank-fit": FittedReranker,
+        "rerank-score": ScoredCandidates,
         "run": RunSummary,
         "sample": SampleSummary,
         "score": MatrixSummary,
@@ -295,6 +300,7 @@ def documents() -> dict[str, Any]:
 
 SPOKEN = {"export": "export trl|flipped", "data-prepare": "data prepare"}
 SPOKEN |= {"eval-lm-eval": "eval --lm-eval"}
+SPOKEN |= {f"rerank-{name}": f"rerank {name}" for name in ("eval", "fit", "score")}
 """Commands that a schema's file name does not spell."""
 
 

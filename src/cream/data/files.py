@@ -141,7 +141,7 @@ def checked_text(text: str, where: str, name: str) -> str:
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
-    for number, line in _text_lines(path):
+    for number, line in text_lines(path):
         where = f"{path} line {number}"
         if not line.strip():
             continue
@@ -155,7 +155,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 
 def _csv_rows(path: Path) -> Iterator[Row]:
     csv.field_size_limit(MAX_ROW_BYTES)  # 131,072 by default, for the whole process
-    lines = (line for _, line in _text_lines(path))
+    lines = (line for _, line in text_lines(path))
     reader = csv.reader(lines, strict=True)
     line = 1
     try:
@@ -219,7 +219,12 @@ def _shortest(value: float | None) -> Decimal | None:
     return None if value is None else Decimal(str(np.float32(value)))
 
 
-def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line.
+
+    Raises:
+        DataError: The file cannot be read, a line is no UTF-8 or longer than any row.
+    """
     # Decoded line by line, so that an error names its line; a byte-order mark is skipped.
     try:
         with path.open("rb") as file:

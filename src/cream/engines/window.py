@@ -30,6 +30,7 @@ from cream.algorithms.listwise import (
     partition,
 )
 from cream.engines.texts import Text, TextScore, Unscorable, special_texts, spells_any
+from cream.errors import ModelError
 from cream.models.hidden import require_inference_model
 from cream.models.reranker import Heads
 from cream.models.window_text import EncodedQuery, WindowEncoder
@@ -309,3 +310,29 @@ def _batches(asked: Iterable[_Asked], token_budget: int) -> Iterator[list[_Asked
         batch.append(one)
     if batch:
         yield batch
+
+
+def window_scorer(
+    model: Any,
+    tokenizer: Any,
+    template: str,
+    heads: Heads | None,
+    config: WindowConfig,
+    *,
+    seed: int,
+) -> WindowScorer:
+    """A scorer by trained heads, or by the model's own answers if there are none.
+
+    Raises:
+        ModelError: Model or tokenizer cannot be used for windows, or the heads are of another size.
+    """
+    encoder = WindowEncoder(tokenizer, template, config, trained=heads is not None)
+    if heads is None:
+        return WindowScorer(model, encoder, AnswerReader(model, encoder), config, seed=seed)
+    size = model.config.get_text_config().hidden_size
+    if heads.list.in_features != size:
+        raise ModelError(
+            f"the heads read states of {heads.list.in_features} numbers and the model has {size}"
+        )
+    device = next(model.parameters()).device
+    return WindowScorer(model, encoder, HeadReader(heads.to(device)), config, seed=seed)

@@ -22,15 +22,18 @@ from cream.engines.checkpoints import Checkpoints
 from cream.engines.crew import Crew
 from cream.engines.crew_engine import OnCrew
 from cream.engines.engine import EngineChoice, OnTorch
+from cream.engines.window import WindowScorer, window_scorer
 from cream.errors import DataError
 from cream.loop.extensions import Extensions
 from cream.models.chat import ChatEncoder
 from cream.models.conversations import ConversationEncoder
 from cream.models.loading import load_reward_model
+from cream.models.reranker import Heads
 from cream.plan import RunPlan
 from cream.protocols import Engine, Progress, SamplingParams, Verifier
 from cream.recipe import Recipe
 from cream.recipe.recipe import EvaluationConfig, SamplingConfig
+from cream.recipe.reranking import RerankerConfig, WindowConfig
 from cream.recipe.scorers import JudgeConfig, PairwiseJudgeConfig
 from cream.records import StageSpec
 from cream.runs.store import Run, Stage, fingerprint
@@ -67,6 +70,25 @@ class ExternalRewardModel:
             device=self.device,
             trust_remote_code=self.trust_remote_code,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalReranker:
+    """A reranker, or a model that reranks by its own answers; examined and not loaded."""
+
+    checkpoints: Checkpoints
+    encoder: ChatEncoder
+    config: RerankerConfig
+    fingerprint: str
+    """Of model and heads."""
+    heads: Heads | None = None
+    """None: the model's own answers are the scores."""
+
+    def scorer(self, windows: WindowConfig, seed: int) -> WindowScorer:
+        """The scorer, its model loaded."""
+        model = self.checkpoints.for_inference("M0")
+        tokenizer, template = self.encoder.tokenizer, self.encoder.template
+        return window_scorer(model, tokenizer, template, self.heads, windows, seed=seed)
 
 
 @dataclass(frozen=True, slots=True)

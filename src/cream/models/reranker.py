@@ -25,6 +25,7 @@ from cream.models.saving import first_not_finite
 from cream.recipe.load import validate_section
 from cream.recipe.reranking import RerankerConfig
 from cream.runs.files import read_sealed, replacing_file, write_sealed
+from cream.runs.integrity import digest
 
 CONFIG, HEADS, MODEL = "config.json", "heads.safetensors", "model"
 FORMAT = 1
@@ -58,6 +59,8 @@ class Reranker:
     fingerprint: str
     """Of the model that the heads read, adapters merged."""
     heads: Heads
+    heads_digest: str
+    """Of the heads' file."""
     model_folder: Path | None
     """Of the model, where it was adapted; None: it is that of the config."""
 
@@ -132,5 +135,9 @@ def load_reranker(folder: Path) -> Reranker:
     config = validate_section(record["config"], RerankerConfig, source=str(folder / CONFIG))
     adapted = folder / MODEL
     return Reranker(
-        config, record["model_fingerprint"], heads.eval(), adapted if adapted.exists() else None
+        config,
+        record["model_fingerprint"],
+        heads.eval(),
+        digest(folder / HEADS),
+        adapted if adapted.exists() else None,
     )

@@ -16,7 +16,7 @@ from typing import Any
 from cream.errors import ModelError
 from cream.models.templates import Template
 from cream.models.windows import Block, Window
-from cream.recipe.reranking import IDENTIFIERS
+from cream.recipe.reranking import IDENTIFIERS, WindowConfig
 from cream.types import Message
 
 YES_NO = ("Yes", "No")
@@ -41,9 +41,8 @@ class WindowEncoder:
 
     Args:
         tokenizer: The model's.
-        template: Its chat template, or None for plain text.
-        instruction: What the model is told first.
-        max_candidate_tokens: Where candidates are cut.
+        template: Its chat template.
+        config: What the model is told first, and where candidates are cut.
         trained: Whether heads read the window, or its own answers are.
 
     Raises:
@@ -53,15 +52,15 @@ class WindowEncoder:
     def __init__(
         self,
         tokenizer: Any,
-        template: str | None,
+        template: str,
+        config: WindowConfig,
         *,
-        instruction: str,
-        max_candidate_tokens: int,
         trained: bool,
     ) -> None:
         self.tokenizer = tokenizer
-        self._template = None if template is None else Template(tokenizer, template)
-        self._instruction, self._most, self._trained = instruction, max_candidate_tokens, trained
+        self._template = Template(tokenizer, template)
+        self._instruction, self._most = config.instruction, config.max_candidate_tokens
+        self._trained = trained
         self.identifiers = tuple(self._letter(letter) for letter in IDENTIFIERS)
         if trained and tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end token to close a candidate with")
@@ -115,9 +114,6 @@ class WindowEncoder:
         while mark in text:
             mark += "#"
         whole = f"{self._instruction}\n\nQuery: {text}\n\nCandidates:\n{mark}{tail}"
-        if self._template is None:
-            before, after = whole.split(mark)
-            return EncodedQuery(self._ids(before), self._ids(f"{after}\n"))
         rendered = self._template.render([Message("user", whole)], generation_prompt=True)
         before, after = rendered.split(mark)
         return EncodedQuery(self._template.encode(before), self._template.encode(after))

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cream.cache import expanded
 from cream.engines.checkpoints import Checkpoints
 from cream.errors import ModelError
 from cream.loop.context import (
     Context,
     ExternalJudge,
+    ExternalReranker,
     ExternalRewardModel,
     ScorerModels,
     empty_question,
@@ -29,11 +31,14 @@ from cream.models.loading import (
     load_tokenizer,
 )
 from cream.models.positions import context_length, fast_reach
+from cream.models.reranker import is_reranker, load_reranker
 from cream.recipe import Recipe
 from cream.recipe.model import ModelConfig
+from cream.recipe.reranking import RerankerConfig
 from cream.recipe.scorers import OWN_MODELS, JudgeConfig, PairwiseJudgeConfig, RewardModelConfig
 from cream.recipe.training import TrainingSettings
 from cream.runs.manifest import MadeBy
+from cream.runs.store import fingerprint
 from cream.runs.verification import refuse_damaged_model
 from cream.training.launch import number_of_ranks
 from cream.training.lora import refuse_unfit
@@ -159,6 +164,40 @@ def _open_judge(
     )
     checkpoints, encoder = open_models(config, folder, cache_dir)
     return ExternalJudge(checkpoints, encoder, model_fingerprint(checkpoints.seed_folder))
+
+
+def open_reranker(name: str, model: ModelConfig, folder: Path, cache_dir: Path) -> ExternalReranker:
+    """Find a reranker that ``cream rerank fit`` wrote, or a model that reranks without training.
+
+    Args:
+        name: Folder of a reranker; or a model's, a hub id or the embedded name.
+        model: Device and arithmetic; of a model without a reranker its template too.
+        folder: Where models of a run go; nothing is written there.
+        cache_dir: Cream's cache.
+
+    Raises:
+        ModelError: It cannot be used, or the model is another than the heads were trained on.
+    """
+    path = expanded(name)
+    if not is_reranker(path):
+        config = RerankerConfig(model=model.model_copy(update={"name": name}))
+        checkpoints, encoder = open_models(config.model, folder, cache_dir)
+        return ExternalReranker(
+            checkpoints, encoder, config, model_fingerprint(checkpoints.seed_folder)
+        )
+    found = load_reranker(path)
+    run_as = {"device": model.device, "compute_dtype": model.compute_dtype}
+    if found.model_folder is not None:
+        run_as |= {"name": str(found.model_folder), "revision": None}
+    config = found.config.model_copy(update={"model": found.config.model.model_copy(update=run_as)})
+    checkpoints, encoder = open_models(config.model, folder, cache_dir)
+    if model_fingerprint(checkpoints.seed_folder) != found.fingerprint:
+        raise ModelError(
+            f"{name} was trained on another model than {config.model.name} is now, so its heads "
+            "mean nothing here. Bring that model back, or fit the reranker again."
+        )
+    both = fingerprint([found.fingerprint, found.heads_digest])
+    return ExternalReranker(checkpoints, encoder, config, both, found.heads)
 
 
 def _check_rubric_fits(
