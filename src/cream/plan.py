@@ -16,11 +16,12 @@ from typing import assert_never
 from cream.data.splits import POLICY
 from cream.errors import RecipeError
 from cream.recipe import Recipe
-from cream.recipe.columns import FROM_DATA, VERIFIER
+from cream.recipe.columns import EDITED, FROM_DATA, VERIFIER
 from cream.recipe.pairing import (
     AllPairs,
     BestRandom,
     BestWorst,
+    EditedOriginal,
     MajorityVote,
     PairingConfig,
     RandomPair,
@@ -43,6 +44,7 @@ TEST = "test"
 COLUMNS_WITHOUT_MODEL: Mapping[str, tuple[StageKind, str]] = {
     VERIFIER: ("verify", "verify"),
     FROM_DATA: ("mark", "mark the data's completions"),
+    EDITED: ("mark", "mark the edits"),
 }
 """Score columns that no model fills: the kind of their stage, and what it does in words."""
 PartsAt = Callable[[int], MethodParts]
@@ -97,6 +99,11 @@ class Sampled:
             model=model,
             column=column,
         )
+
+    def tokens_under(self, model: str) -> StageSpec:
+        """The stage that scores every token of the completions under a model."""
+        name, words = f"score-tokens/{model}", f"score tokens under {model}"
+        return self.reader(name, "score_tokens", words, model=model)
 
 
 @dataclass(frozen=True)
@@ -250,6 +257,8 @@ def most_pairs(rule: PairingConfig, group: int) -> int:
     match rule:
         case BestWorst() | BestRandom() | MajorityVote() | RandomPair():
             return 1
+        case EditedOriginal():
+            return group
         case AllPairs():
             return group * (group - 1) // 2
         case TopBottom(k=k):
@@ -272,17 +281,17 @@ def weighing(
 ) -> Iterator[StageSpec]:
     """Weigh every sample by its reward against the others', and train M_t to `result`."""
     own, reference = samples.spec, loss_reference(recipe, samples.spec.t)
+    policy = f"M{own.t}"
     first = ("iteration-1/advantage",) if own.t > 1 else ()
-    weighed = samples.reader("advantage", "advantage", "weigh the samples", model=own.model)
+    weighed = samples.reader("advantage", "advantage", "weigh the samples", model=policy)
     weighed = weighed.model_copy(update={"reference": reference, "inputs": (matrix.name, *first)})
     yield weighed
     tokens = []
     objective = parts.objective
-    if isinstance(objective, PolicyGradient) and objective.kl and reference != own.model:
-        name, words = f"score-tokens/{reference}", f"score tokens under {reference}"
-        tokens.append(samples.reader(name, "score_tokens", words, model=reference))
+    if isinstance(objective, PolicyGradient) and objective.kl and reference != policy:
+        tokens.append(samples.tokens_under(reference))
     yield from tokens
-    train = samples.reader("train", "train", f"train {own.model} -> {result}", model=own.model)
+    train = samples.reader("train", "train", f"train {policy} -> {result}", model=policy)
     yield train.model_copy(
         update={
             "result": result,

@@ -35,7 +35,8 @@ from cream.plan import (
     with_answers,
 )
 from cream.recipe import Recipe
-from cream.recipe.columns import SELF_CERTAINTY, VERIFIER
+from cream.recipe.columns import IMPLICIT, SELF_CERTAINTY, TOKEN_REWARDS, VERIFIER
+from cream.recipe.editing import Editing
 from cream.recipe.parts import MethodParts
 from cream.recipe.policy_gradient import refuse_silent_divergence
 from cream.records import StageSpec
@@ -124,6 +125,9 @@ class _Planner:
                 sets.append(self._other(own, others.future, Origin.FUTURE))
         yield from (samples.spec for samples in sets)
         yield from greedy
+        if parts.editing is not None:
+            sets = [self._edited(own, parts.editing)]
+            yield sets[0].spec
         yield from self._learn(folder, label, sets, parts, f"M{t + 1}", greedy, draft=False)
         yield from self._evaluate(f"M{t + 1}", folder, t)
 
@@ -147,6 +151,8 @@ class _Planner:
                 self._score_column(samples, name, self.parts(t))
                 for name in score_columns(self.parts(t))
             ]
+        if IMPLICIT in score_columns(parts):
+            yield from (sets[0].tokens_under(model) for model in (f"M{t}", "M0"))
         yield from scores
         matrix = self._matrix(folder, sets, scores, draft=draft)
         yield matrix
@@ -168,6 +174,9 @@ class _Planner:
         yield pairs
         transformed = [*self._transform(folder, label, parts, pairs, matrix)]
         yield from transformed
+        reference = loss_reference(self.recipe, t)
+        masks = [sets[0].tokens_under(reference)] if parts.tokens == "edited" else []
+        yield from masks
         group = self.recipe.sampling.num_completions * len(sets)
         most = own.prompts * most_pairs(parts.paired_by, group)
         yield StageSpec(
@@ -178,11 +187,11 @@ class _Planner:
             draft=draft,
             model=f"M{t}",
             result=result,
-            reference=loss_reference(self.recipe, t),
+            reference=reference,
             inputs=(
                 pairs.name,
                 matrix.name,
-                *(spec.name for spec in transformed),
+                *(spec.name for spec in (*transformed, *masks)),
                 *(spec.name for spec in greedy if spec.kind in ("sample", "score")),
             ),
             source=transformed[0].source if transformed else own.source,
@@ -343,6 +352,14 @@ class _Planner:
         folder, label = f"{own.folder}/{origin}", f"{own.label}, {origin}"
         return self._sample(folder, label, model, named, own.spec.t, origin, source)
 
+    def _edited(self, own: Sampled, settings: Editing) -> Sampled:
+        """The completions of M_t with the edits that are made of them."""
+        by, both = settings.editor.by, replace(own, completions=2 * own.completions)
+        words, model = f"edit what is wrong ({by})", own.spec.model if by == "model" else None
+        spec = both.reader("edit", "edit", words, model=model)
+        self.sets[spec.name] = self.sets[own.spec.name]
+        return replace(both, spec=spec)
+
     def _score(self, samples: Sampled, model: str) -> StageSpec:
         return samples.reader(f"score/{model}", "score", f"score under {model}", model=model)
 
@@ -357,6 +374,11 @@ class _Planner:
             model = str(samples.spec.model)
             words = f"certainty of {model}"
             return samples.reader(f"score/{name}", "certainty", words, model=model, column=name)
+        if name in TOKEN_REWARDS:
+            spec = samples.reader(f"score/{name}", "token_reward", f"token rewards ({name})")
+            under = (f"M{spec.t}", "M0") if name == IMPLICIT else ()
+            tokens = [samples.tokens_under(model).name for model in under]
+            return spec.model_copy(update={"column": name, "inputs": (*spec.inputs, *tokens)})
         kind, words = COLUMNS_WITHOUT_MODEL.get(name, ("text_score", f"score by {name}"))
         return samples.reader(f"score/{name}", kind, words, column=name)
 

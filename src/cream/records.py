@@ -65,12 +65,14 @@ StageKind = Literal[
     "evaluate_goal",
     "fine_tune",
     "sample",
+    "edit",
     "score",
     "verify",
     "mark",
     "text_score",
     "answer",
     "certainty",
+    "token_reward",
     "matrix",
     "pair",
     "advantage",
@@ -80,11 +82,12 @@ StageKind = Literal[
     "train",
 ]
 """What a stage does. ``evaluate_goal``: an evaluation of a model that is told a goal. ``score``:
-log-probabilities under a model of the run. ``mark``: which completions a data set brought.
-``text_score``: a judge, a reward model or a scorer of the user's reads completions. ``answer``: a
-witness answers, and completions are compared with its answers. ``certainty``: how certain the
-policy is of its next tokens. ``matrix``: columns joined. ``advantage``: each sample's reward
-against the others'. ``score_tokens``: log-probabilities of every token under the loss reference.
+log-probabilities under a model of the run. ``edit``: wrong completions edited, the edits put behind
+them. ``mark``: which completions a data set or an editor brought. ``text_score``: a judge, a reward
+model or a scorer of the user's reads completions. ``answer``: a witness answers, and completions
+are compared with its answers. ``certainty``: how certain the policy is of its next tokens.
+``token_reward``: a reward of every token. ``matrix``: columns joined. ``advantage``: each sample's
+reward against the others'. ``score_tokens``: log-probabilities of every token under a model.
 ``transform``: pairs to training examples of another shape, whose new sequences ``score_examples``
 scores under the loss reference. The three that freeze keep the data of the run."""
 
@@ -121,8 +124,9 @@ class StageSpec(Record):
     name. Of ``evaluate_goal`` the goal."""
     inputs: tuple[str, ...] = ()
     """Stages that are read, by name. Of samples and evaluations: the frozen data that the prompts
-    are from. Of scores: the samples. Of a matrix: all samples, those of the
-    policy first, then their scores. Of advantages: the matrix, then those of the first iteration.
+    are from. Of edits: the samples. Of scores: the samples, or the edits with them; of token
+    rewards then the log-probabilities of tokens. Of a matrix: all samples, those of the policy
+    first, then their scores. Of advantages: the matrix, then those of the first iteration.
     Of a training: pairs or advantages and the matrix, then the transformed examples and their
     scores, or the reference's token log-probabilities, if there are any."""
     source: str | None = None
@@ -130,7 +134,8 @@ class StageSpec(Record):
     prompts: int = 0
     """How many of them; seed examples of a fine-tuning."""
     completions: int = 0
-    """Completions drawn, read or trained on; of ``train`` the most there can be."""
+    """Completions drawn, read or trained on; of ``train``, ``edit`` and what reads edits the most
+    there can be."""
     max_completion_tokens: int | None = None
     """Limit of what is drawn."""
     epochs: int = 1
@@ -221,6 +226,39 @@ class SampleProfile(Record):
 
 class SampleSummary(SampleProfile, EngineUsed):
     """What a sample stage made."""
+
+
+class EditSummary(Record):
+    """What became of the completions of an iteration that edits them."""
+
+    editor: str
+    """Who edits: ``verifier``, ``file`` or ``model``."""
+    tally: Tally
+    """Completions: edited, or not by reason."""
+    replaced_tokens: Count
+    """Tokens of originals of accepted edits that were replaced, deleted, or blamed."""
+    new_tokens: Count
+    """Tokens that these edits brought."""
+    original_tokens: Count
+    """All tokens of these originals."""
+    edited_tokens: Count
+    """All tokens of the edited completions."""
+    written_tokens: Count
+    """Tokens that a model drew to edit; 0 for other editors."""
+
+
+class TokenRewardSummary(Record):
+    """What a column of token rewards holds."""
+
+    tally: Tally
+    """Completions: rewarded token by token, or without."""
+    tokens: Count
+    """Of those with rewards."""
+    mean_reward: float | None
+    """Mean over these tokens; null without any."""
+    negative: Count
+    """Tokens with a reward below 0."""
+    positive: Count
 
 
 class ScoreSummary(Record):

@@ -87,6 +87,8 @@ class Origin(StrEnum):
     """An earlier model."""
     FUTURE = "future"
     """The future model, a first version of the next policy."""
+    EDITED = "edited"
+    """An editor, out of a completion of the policy."""
     GREEDY = "greedy"
     """The policy M_t at temperature 0; such an answer joins no group."""
     DATA = "data"

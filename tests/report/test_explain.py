@@ -17,7 +17,7 @@ from cream.errors import RunError
 from cream.report.explain import OUTCOMES, UNDEFINED, explain, find_prompt
 from cream.runs.reader import RunReader
 from cream.stages.advantage import OUTCOMES as OF_SAMPLES
-from cream.stages.pair import DROPPED
+from cream.stages.pair import DROPPED, NO_EDIT
 from tiny_run import restamped
 
 
@@ -77,7 +77,7 @@ def test_a_prompt_without_a_pair_says_why(finished_run: Path, tmp_path: Path):
 
 def test_every_outcome_and_reason_has_words():
     known = {kind.name.lower() for kind in Outcome} | set(DROPPED)
-    without_pair = {"unanimous", *OF_SAMPLES}
+    without_pair = {"unanimous", NO_EDIT, *OF_SAMPLES}
     assert set(OUTCOMES) == known | without_pair
     reasons = {kind.name.lower() for kind in Definedness if kind is not Definedness.DEFINED}
     assert set(UNDEFINED) == reasons | {""}

@@ -127,13 +127,19 @@ def token_offsets(
 ) -> tuple[tuple[int, int], ...]:
     """Characters ``[start, end)`` of `text` that each token stands for; empty for an end token.
 
-    A token that holds a part of a character only stands for the whole of it.
+    A token that holds a part of a character only stands for the whole of it. Where tokens are not
+    decoded one by one to the same text (parts of characters, spaces that only stand between words),
+    all beginnings of the sequence are decoded, which takes longer.
 
     Args:
         token_ids: All ids of the text, special ones included.
         text: `decode` of all of them.
         decode: Token ids to text without special tokens.
     """
+    pieces = [decode([token]) for token in token_ids]
+    if "".join(pieces) == text and "\ufffd" not in text:
+        ends = [*accumulate(map(len, pieces))]
+        return tuple(zip([0, *ends[:-1]], ends, strict=True))
     bounds = [_agreeing(decode(token_ids[:k]), text) for k in range(len(token_ids))]
     # A shorter prefix never reaches further; a decoder that revises its last character might.
     bounds = [*accumulate(bounds, max), len(text)]

@@ -294,6 +294,29 @@ def _ends(
     return order[:, 0], np.take_along_axis(order, last, axis=1)[:, 0], count >= 2
 
 
+def linked(
+    candidates: Candidates,
+    link: Int64[np.ndarray, "prompt member"],
+    chosen: Bool[np.ndarray, "prompt member"],
+) -> Pairs:
+    """Pair every completion that is chosen with each of the same link that is not, copies too.
+
+    Args:
+        candidates: Completions with a reward that is higher for those that are chosen.
+        link: Equal for completions that belong together; -1 for others.
+        chosen: Which may be chosen; all others of a link are rejected.
+    """
+    num_prompts, width = link.shape
+    found = [np.empty((3, 0), dtype=np.int64)]
+    for rows in chunks(num_prompts, width * width):
+        codes, high = link[rows], chosen[rows]
+        together = (codes[:, :, None] == codes[:, None, :]) & (codes[:, :, None] >= 0)
+        prompt, better, worse = np.nonzero(together & high[:, :, None] & ~high[:, None, :])
+        found.append(np.stack([prompt + rows.start, better, worse]))
+    prompt, better, worse = np.concatenate(found, axis=1)
+    return _select(candidates, prompt, better, worse, 0.0)
+
+
 def _select(
     candidates: Candidates,
     prompt: Int64[np.ndarray, " proposal"],

@@ -265,6 +265,7 @@ def documents() -> dict[str, Any]:
     from cream.programs.recompute import RecomputedPairs
     from cream.programs.reranking import FittedReranker, ScoredCandidates
     from cream.report.comparison import Comparison
+    from cream.report.edits import WrittenEdits
     from cream.report.explain import Explanation
     from cream.report.export import WrittenExport
     from cream.report.signals import TrustReport
@@ -280,6 +281,7 @@ def documents() -> dict[str, Any]:
         "eval-lm-eval": OutsideEvaluation,
         "explain": Explanation,
         "export": WrittenExport,
+        "export-edits": WrittenEdits,
         "models": list[ComingModel],
         "pair": RecomputedPairs,
         "plan": Plan,
@@ -299,6 +301,7 @@ def documents() -> dict[str, Any]:
 
 
 SPOKEN = {"export": "export trl|flipped", "data-prepare": "data prepare"}
+SPOKEN |= {"export-edits": "export edits"}
 SPOKEN |= {"eval-lm-eval": "eval --lm-eval"}
 SPOKEN |= {f"rerank-{name}": f"rerank {name}" for name in ("eval", "fit", "score")}
 """Commands that a schema's file name does not spell."""

@@ -97,6 +97,27 @@ def flipped(
     _export(run, out, t, file_format, seed=seed, as_json=as_json)
 
 
+@export.command("edits")
+def edits(
+    run: RunPath,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="JSONL file to write.")],
+    t: Annotated[
+        int | None,
+        typer.Option("--iteration", "-t", min=1, help="Iteration; the last with samples."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Samples with their edits, or to be edited by a person: what `editor: {by: file}` reads."""
+    from cream.report.edits import edit_rows, write_edits
+
+    iteration, rows = edit_rows(run, t)
+    written = write_edits(run, iteration, rows, out)
+    if as_json:
+        print_json(written)
+    else:
+        say(f"wrote {written.rows} completions, {written.edited} of them edited: {written.file}")
+
+
 def _export(
     run: Path, out: Path, t: int | None, file_format: str, *, seed: int | None, as_json: bool
 ) -> None:

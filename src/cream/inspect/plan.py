@@ -158,8 +158,11 @@ def make_plan(
         workers: How sampling and scoring spread, if they do.
         ranks: How the trainings spread.
     """
+    edits = {stage.name for stage in stages if stage.kind == "edit"}
     rows = [
-        _row(recipe, root, stage, counts[str(stage.source)], length, rates, question)
+        _row(recipe, root, stage, counts[str(stage.source)], length, rates, question).model_copy(
+            update={"at_most": stage.kind in ("train", "edit") or bool(edits & {*stage.inputs})}
+        )
         for stage in stages
     ]
     left = [row.remaining_seconds for row in rows]
@@ -239,6 +242,8 @@ def _tokens(stage: StageSpec, counts: TokenCounts, length: float, question: int)
     match stage.kind:
         case "sample" | "evaluate" | "evaluate_goal":
             return stage.completions * length
+        case "edit":  # half of what there can be is edits
+            return None if stage.model is None else stage.completions / 2 * length
         case "answer":  # one for each prompt, whatever is compared with it
             return stage.prompts * length
         case "score" | "score_examples" | "score_tokens" | "certainty":
@@ -269,7 +274,7 @@ def _seconds(
     if rates is None:
         return None, "not timed"
     match stage.kind:
-        case "sample" | "evaluate" | "evaluate_goal" | "answer":
+        case "sample" | "evaluate" | "evaluate_goal" | "answer" | "edit":
             return rates.start_seconds + tokens / rates.sampled_per_second, None
         case "score" | "score_examples" | "score_tokens" | "certainty":
             return rates.load_seconds + tokens / rates.scored_per_second, None

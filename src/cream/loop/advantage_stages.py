@@ -13,10 +13,9 @@ from cream.algorithms.diagnostics import kl_from_seed
 from cream.algorithms.statistics import Absent, Interval, wilson_interval
 from cream.errors import RunError
 from cream.loop.context import Context
-from cream.loop.inference_stages import OF_TOKENS
 from cream.loop.pairing import read_matrix
 from cream.loop.stage_runner import run_step
-from cream.recipe.columns import VERIFIER
+from cream.recipe.columns import OF_TOKENS, VERIFIER
 from cream.recipe.recipe import SamplingConfig
 from cream.records import AdvantageSummary, Share, StageSpec
 from cream.runs.files import read_table, write_table
@@ -90,22 +89,23 @@ def weighed_examples(
     shares = read_table(weighed.folder / PROMPTS, ["prompt_id", "vote_share"])
     return sample_examples(
         samples,
-        _lists(matrix, "token_ids"),
+        lists_of(matrix, "token_ids"),
         context.encode_set(matrix.spec.inputs[0]),
         {
             key: float("nan") if value is None else value
             for key, value in rows_of(shares, "prompt_id", "vote_share")
         },
-        None if tokens is None else _lists(tokens, OF_TOKENS),
+        None if tokens is None else lists_of(tokens, OF_TOKENS),
     )
 
 
-def _lists(stage: Stage, name: str) -> dict[str, tuple]:
-    """A column of lists by completion id."""
+def lists_of(stage: Stage, name: str) -> dict[str, tuple]:
+    """A column of lists by completion id; not of completions without one."""
     return {
         key: tuple(values)
         for table in stage.tables(["completion_id", name])
         for key, values in rows_of(table, "completion_id", name)
+        if values is not None
     }
 
 

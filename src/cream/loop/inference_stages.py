@@ -20,7 +20,7 @@ from cream.algorithms.statistics import Absent
 from cream.engines.certainty import SelfCertainty
 from cream.loop.context import Context, sampling_params
 from cream.loop.stage_runner import PartProgress, batched, run_parts, run_shards
-from cream.recipe.columns import SELF_CERTAINTY
+from cream.recipe.columns import OF_TOKENS, SELF_CERTAINTY
 from cream.records import (
     EngineUsed,
     EvaluateSummary,
@@ -46,8 +46,6 @@ from cream.stages.sample import greedily, sample, with_data_completions
 from cream.stages.score import measure_noise, score, scoring_requests
 from cream.types import Completion, FinishReason, Origin, Prompt
 
-OF_TOKENS = "token_logps"
-"""Column of lists: log-probabilities of a completion's tokens."""
 NOISE_GROUPS = 8
 """Prompts whose completions are scored twice to measure the noise floor of a scorer."""
 

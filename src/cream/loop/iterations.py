@@ -13,6 +13,7 @@ from typing import Any
 from cream.loop.advantage_stages import advantage_stage
 from cream.loop.context import Context
 from cream.loop.data_stages import freeze_prompts, freeze_seed, freeze_seed_parts
+from cream.loop.edit_stages import edit_stage
 from cream.loop.inference_stages import (
     evaluate_stage,
     sample_stage,
@@ -98,12 +99,14 @@ STAGES: Mapping[StageKind, Callable[[Context, StageSpec], StageRecord]] = {
     "evaluate_goal": evaluate_stage,
     "fine_tune": fine_tune_stage,
     "sample": sample_stage,
+    "edit": edit_stage,
     "score": score_stage,
     "verify": score_column_stage,
     "mark": score_column_stage,
     "text_score": score_column_stage,
     "answer": score_column_stage,
     "certainty": score_column_stage,
+    "token_reward": score_column_stage,
     "matrix": matrix_stage,
     "pair": pair_stage,
     "advantage": advantage_stage,
@@ -151,10 +154,8 @@ def sample_iteration(context: Context, t: int) -> StageRecord:
 
 def score_iteration(context: Context, t: int) -> StageRecord:
     """Fill the score matrix of iteration t: every model's column, other scores, then the join."""
-    scores = ("score", "verify", "mark", "text_score", "answer", "certainty", "matrix")
-    *_, matrix = [
-        run_stage(context, spec)
-        for spec in context.plan.at(t)
-        if spec.kind in scores and not spec.draft
-    ]
+    before = ("freeze_prompts", "freeze_seed", "freeze_seed_parts", "sample")
+    specs = [spec for spec in context.plan.at(t) if not spec.draft and spec.kind not in before]
+    last = next(place for place, spec in enumerate(specs) if spec.kind == "matrix")
+    *_, matrix = [run_stage(context, spec) for spec in specs[: last + 1]]
     return matrix

@@ -25,7 +25,16 @@ from cream.runs.tables import (
     with_metadata,
 )
 
-NO_PAIRS = {"objective", "prompts", "transform", "goals", "sampled_goal", "advantage"}
+NO_PAIRS = {
+    "objective",
+    "prompts",
+    "transform",
+    "goals",
+    "sampled_goal",
+    "advantage",
+    "editing",
+    "tokens",
+}
 """Parts that decide no pair."""
 
 
@@ -61,7 +70,7 @@ class _ScoredSet:
 def matrix_stage(context: Context, spec: StageSpec) -> StageRecord:
     """The score matrix: completions of all sets that it reads, with their columns."""
     read = [context.run.finished(name) for name in spec.inputs]
-    joined = [_scored_set(one, read) for one in read if one.spec.kind == "sample"]
+    joined = [_scored_set(one, read) for one in read if one.spec.kind in ("sample", "edit")]
     first, *rest = joined
     others = {str(other.sampled.spec.origin): other.fingerprints for other in rest}
     stage = context.stage(spec, {**first.fingerprints, **({"others": others} if others else {})})
@@ -92,7 +101,7 @@ def matrix_stage(context: Context, spec: StageSpec) -> StageRecord:
 
 def _scored_set(sampled: Stage, read: Sequence[Stage]) -> _ScoredSet:
     """A set of completions with those of the stages read that scored it."""
-    scored = [one.spec for one in read if one.spec.inputs == (sampled.spec.name,)]
+    scored = [one.spec for one in read if one.spec.inputs[:1] == (sampled.spec.name,)]
     by_name = {one.spec.name: one for one in read}
     return _ScoredSet(
         sampled,

@@ -67,7 +67,7 @@ def read_matrix(
         *(LOGP_PREFIX + name for name in logp_columns),
         *score_columns,
         *label_columns,
-        *([ORIGIN] if parts.others else []),
+        *([ORIGIN] if parts.others or parts.editing else []),
     ]
     tables = list(stage.tables(wanted))
     return matrix_from_tables(tables, logp_columns, score_columns, label_columns)

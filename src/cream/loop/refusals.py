@@ -6,7 +6,15 @@ from cream.algorithms.objective import Objective
 from cream.errors import RecipeError
 from cream.loop.context import Context
 from cream.loop.training_examples import NO_PAIR_MARKS, matrix_columns
-from cream.recipe.columns import FROM_DATA, SELF_CERTAINTY, VERDICT, VERIFIER
+from cream.recipe.columns import (
+    EDITED,
+    FROM_DATA,
+    IMPLICIT,
+    LABELS,
+    SELF_CERTAINTY,
+    VERDICT,
+    VERIFIER,
+)
 from cream.recipe.parts import MethodParts
 from cream.stages.train import pair_columns
 
@@ -19,10 +27,11 @@ def check_score_columns(context: Context) -> None:
             which this method does not have.
     """
     method = context.recipe.method
-    fillable = {VERIFIER, SELF_CERTAINTY}
+    fillable = {VERIFIER, SELF_CERTAINTY, IMPLICIT}
     fillable |= {method.scorer.column} if method.scorer else set()
     fillable |= {VERDICT} if context.recipe.scoring.verdicts else set()
     fillable |= context.extensions.scorers.keys()
+    fillable |= {EDITED, LABELS} if context.plan.parts(1).editing else set()
     fillable |= {FROM_DATA} if context.plan.parts(1).prompts == "seed" else set()
     for t in range(1, context.recipe.iterations + 1):
         parts = context.plan.parts(t)

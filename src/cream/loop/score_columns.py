@@ -25,19 +25,24 @@ from cream.engines.texts import TextScorer
 from cream.engines.verdict import DETAILS, VerdictJudge
 from cream.loop.answers import answer_stage
 from cream.loop.context import Context, empty_question
+from cream.loop.edit_stages import token_reward_stage
 from cream.loop.extensions import OwnScorer
 from cream.loop.inference_stages import certainty_stage
 from cream.loop.stage_runner import run_parts
 from cream.models.chat import ChatEncoder
 from cream.protocols import Engine, SamplingParams
 from cream.recipe.columns import (
+    EDITED,
     EXTRACTED,
     FROM_DATA,
     JUDGE,
     REWARD_MODEL,
     SELF_CERTAINTY,
+    TOKEN_REWARDS,
     VERDICT,
     VERIFIER,
+    ends_column,
+    token_column,
 )
 from cream.recipe.scorers import JudgeConfig, JudgeModel, PairwiseJudgeConfig, RewardModelConfig
 from cream.records import StageSpec, TextScoreSummary
@@ -48,6 +53,8 @@ from cream.runs.tables import completions_from_table
 from cream.stages.score import ScoreRow, score_texts, tally_scores, verify
 from cream.types import Origin
 
+MARKED = {FROM_DATA: Origin.DATA, EDITED: Origin.EDITED}
+"""Columns that mark completions by who made them."""
 NAMES_THE_MODEL = {"model", "name", "revision", "chat_template", "trust_remote_code"}
 """Settings that say where a model is; what it is, its fingerprint says."""
 VERDICT_DETAILS = tuple(f"{VERDICT}_{name}" for name in DETAILS)
@@ -331,19 +338,20 @@ def verify_stage(context: Context, spec: StageSpec) -> StageRecord:
     )
 
 
-def from_data_stage(context: Context, spec: StageSpec) -> StageRecord:
-    """Which of a set's completions a data set holds (1) and which M_t sampled (0)."""
+def mark_stage(context: Context, spec: StageSpec) -> StageRecord:
+    """Which of a set's completions a data set or an editor brought (1), and which M_t said (0)."""
+    column, who = str(spec.column), MARKED[str(spec.column)]
     sampled = context.run.finished(spec.inputs[0])
     stage = context.stage(spec, {"completions": sampled.fingerprint})
 
     def work(path: Path) -> pa.Table:
         table = read_table(path, ["prompt_id", "completion_id", "origin"])
         marks = [float(origin != Origin.POLICY) for origin in table["origin"].to_pylist()]
-        return table.drop_columns("origin").append_column(FROM_DATA, pa.array(marks, pa.float64()))
+        return table.drop_columns("origin").append_column(column, pa.array(marks, pa.float64()))
 
     def summarise(stage: Stage) -> tuple[dict[str, Any], str]:
-        found = sum(sum(table[FROM_DATA].to_pylist()) for table in stage.tables([FROM_DATA]))
-        return {"data_completions": int(found)}, f"{int(found)} completions of the data"
+        found = int(sum(sum(table[column].to_pylist()) for table in stage.tables([column])))
+        return {f"{who}_completions": found}, f"{found} completions of origin {who}"
 
     return run_parts(stage, context.progress, sampled, work, summarise)
 
@@ -363,9 +371,13 @@ def _summarise_verdicts(stage: Stage) -> tuple[dict[str, Any], str]:
 
 SCORE_COLUMNS: Mapping[str, ScoreColumn] = {
     VERIFIER: ScoreColumn(verify_stage, (VERIFIER, "partial_credit", EXTRACTED)),
-    FROM_DATA: ScoreColumn(from_data_stage, (FROM_DATA,)),
+    **{name: ScoreColumn(mark_stage, (name,)) for name in MARKED},
     JUDGE: ScoreColumn(judge_stage, (JUDGE, f"{JUDGE}_reason", f"{JUDGE}_count")),
     VERDICT: ScoreColumn(verdict_stage, (VERDICT, f"{VERDICT}_reason", *VERDICT_DETAILS)),
     REWARD_MODEL: ScoreColumn(reward_model_stage, (REWARD_MODEL, f"{REWARD_MODEL}_reason")),
     SELF_CERTAINTY: ScoreColumn(certainty_stage, (SELF_CERTAINTY,)),
+    **{
+        name: ScoreColumn(token_reward_stage, (name, token_column(name), ends_column(name)))
+        for name in TOKEN_REWARDS
+    },
 }

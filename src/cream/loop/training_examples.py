@@ -12,17 +12,25 @@ from cream.algorithms.objective import Needs
 from cream.algorithms.optimism import ANSWER, IS_CHOSEN, IS_REJECTED
 from cream.algorithms.preference import PAIR
 from cream.data.splits import POLICY
-from cream.loop.advantage_stages import weighed_examples
+from cream.loop.advantage_stages import lists_of, weighed_examples
 from cream.loop.context import Context
 from cream.loop.pairing import UNANIMOUS_FILE
 from cream.loop.transform_stages import transformed_examples
 from cream.plan import columns, score_columns
+from cream.recipe.columns import OF_TOKENS, TOUCHED
 from cream.records import StageSpec
 from cream.runs.files import read_table
+from cream.runs.reader import PAIRS
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage
 from cream.runs.tables import LOGP_PREFIX, join_by_id, pairs_from_table
-from cream.stages.train import agreed_examples, pair_examples, replayed, with_answers
+from cream.stages.train import (
+    agreed_examples,
+    on_touched,
+    pair_examples,
+    replayed,
+    with_answers,
+)
 from cream.types import Example, FinishReason, Origin, Tally, TokenSequence
 
 TRUNCATED = "truncated"
@@ -50,6 +58,11 @@ def stage_examples(
         if transformed
         else _training_pairs(context, spec, decided, matrix, needs)
     )
+    if parts.tokens == "edited":
+        (tokens,) = [made for made in further if made.spec.kind == "score_tokens"]
+        pairs = pairs_from_table(read_table(decided.folder / PAIRS))
+        touched, logps = lists_of(matrix, TOUCHED), lists_of(tokens, OF_TOKENS)
+        examples = on_touched(examples, pairs, touched, logps)
     if parts.transform is None and parts.goals is None:
         examples += _agreed(context, spec, decided, matrix)
     if ANSWER not in needs.roles:
@@ -75,7 +88,7 @@ def _training_pairs(
     wanted = dict.fromkeys(["prompt_id", "completion_id", "token_ids", reference, *further])
     completions = pa.concat_tables(matrix.tables(list(wanted)))
     return pair_examples(
-        pairs_from_table(read_table(paired.folder / "pairs.parquet")),
+        pairs_from_table(read_table(paired.folder / PAIRS)),
         completions,
         context.encode_set(matrix.spec.inputs[0]),
         reference_column=reference,
@@ -108,7 +121,7 @@ def _unanimous(paired: Stage) -> dict[str, str]:
 
 def _prompts_of(paired: Stage) -> dict[str, str]:
     """Prompt id by example id, of pairs and of what unanimous groups say."""
-    pairs = pairs_from_table(read_table(paired.folder / "pairs.parquet"))
+    pairs = pairs_from_table(read_table(paired.folder / PAIRS))
     found = {pair.pair_id: pair.prompt_id for pair in pairs.rows()}
     return found | {key: prompt for prompt, key in _unanimous(paired).items()}
 

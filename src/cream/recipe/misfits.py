@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cream.recipe.objectives import ChosenNll
-from cream.recipe.pairing import BestWorst, MajorityVote, RandomPair
+from cream.recipe.objectives import ChosenNll, Dpo
+from cream.recipe.pairing import BestWorst, EditedOriginal, MajorityVote, RandomPair
 from cream.recipe.policy_gradient import PolicyGradient
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def refuse_misfits(parts: MethodParts) -> None:
         ValueError: Two do; which.
     """
     _refuse_pairs_beside_advantages(parts)
+    _refuse_edits(parts)
     if parts.pairing is None:
         return
     if parts.agreement and parts.smoothing:
@@ -87,6 +88,23 @@ def _refuse_pairs_beside_advantages(parts: MethodParts) -> None:
         raise ValueError(
             f"{', '.join(given)} would be ignored: an advantage is of M_t's own samples, all "
             "of them, and no pair is made"
+        )
+
+
+def _refuse_edits(parts: MethodParts) -> None:
+    """Edits are made of M_t's own samples, and masks are of pairs that edits made."""
+    paired = isinstance(parts.pairing, EditedOriginal)
+    if paired and parts.editing is None:
+        raise ValueError("pairing.rule: edited_original needs edits, and `editing` makes none")
+    if parts.editing is not None and (parts.others is not None or parts.prompts == "seed"):
+        raise ValueError("editing is of completions that M_t sampled, and others are in its groups")
+    if parts.tokens == "all":
+        return
+    plain = isinstance(parts.objective, Dpo) and not parts.objective.terms
+    if not (paired and plain and parts.shape is None):
+        raise ValueError(
+            "tokens: edited trains on the tokens that an edit touched: pairing.rule: "
+            "edited_original, objective dpo without nll, degree or optimism, no transform, no goals"
         )
 
 

@@ -80,9 +80,19 @@ class RandomPair(Section):
     out."""
 
 
+class EditedOriginal(Section):
+    """Every edited completion with the one that it was made of."""
+
+    min_gap: ClassVar[float] = 0.0
+    unanimous: ClassVar[Literal["drop"]] = "drop"
+    truncated: ClassVar[Literal["keep"]] = "keep"
+
+    rule: Literal["edited_original"] = "edited_original"
+
+
 PairingConfig = Annotated[
     Annotated[
-        BestWorst | BestRandom | AllPairs | TopBottom | MajorityVote | RandomPair,
+        BestWorst | BestRandom | AllPairs | TopBottom | MajorityVote | RandomPair | EditedOriginal,
         Field(discriminator="rule"),
     ],
     usual("rule", "best_worst"),

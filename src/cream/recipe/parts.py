@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cream.recipe.base import Section
-from cream.recipe.columns import EXTRACTED, VERDICT, answer_column
+from cream.recipe.columns import EDIT_OF, EXTRACTED, LABELS, VERDICT, answer_column
+from cream.recipe.editing import Editing as Editing
 from cream.recipe.goals import Goals, Score
 from cream.recipe.likelihood import ObjectiveSection
 from cream.recipe.objectives import ChosenNll, ObjectiveConfig
 from cream.recipe.pairing import BestWorst as BestWorst
-from cream.recipe.pairing import PairingConfig
+from cream.recipe.pairing import EditedOriginal, PairingConfig
 from cream.recipe.policy_gradient import Advantage as Advantage
 from cream.recipe.policy_gradient import PolicyGradient
 
@@ -287,6 +288,10 @@ class MethodParts(Section):
     ``data``, column ``from_data``). Decides the matrix, not what is made of it."""
     others: PastAndFuture | None = None
     """Other models whose completions join those of M_t; None: its own only."""
+    editing: Editing | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How wrong completions are edited; the edits join the group. None: not at all."""
+    tokens: Literal["all", "edited"] = Field(default="all", exclude_if=lambda value: value == "all")
+    """Of pairs of an edit and its original: which tokens count, under the loss reference too."""
     pairing: PairingConfig | None = None
     """How pairs are made; None: none are, and every sample is weighed by its `advantage`."""
     advantage: Advantage | None = None
@@ -382,11 +387,12 @@ class MethodParts(Section):
         """Score columns that are needed, each once."""
         scores = [q.column for q in self.quantities if isinstance(q, ScoreQuantity)]
         answers = self.answered.columns if self.answered else ()
-        witness = (VERDICT,) if self.verdicts else ()
-        return tuple(dict.fromkeys((*scores, *answers, *witness)))
+        beside = (*([VERDICT] if self.verdicts else []), *([LABELS] if self.editing else []))
+        return tuple(dict.fromkeys((*scores, *answers, *beside)))
 
     @property
     def label_columns(self) -> tuple[str, ...]:
         """Label columns (extracted answers) that are needed, each once."""
         votes = [q for q in self.quantities if isinstance(q, Votes | Majority)]
-        return tuple(dict.fromkeys(q.column for q in votes))
+        linked = [EDIT_OF] if isinstance(self.pairing, EditedOriginal) else []
+        return tuple(dict.fromkeys([*(q.column for q in votes), *linked]))

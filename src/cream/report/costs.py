@@ -21,6 +21,7 @@ from cream.pair_records import PairSummary
 from cream.records import (
     AdvantageSummary,
     AnswerSummary,
+    EditSummary,
     Record,
     SampleSummary,
     TrainSummary,
@@ -123,6 +124,8 @@ def stage_tokens(run: RunReader, stage: FinishedStage) -> Mapping[Kind, float] |
     match stage.spec.kind:
         case "sample":
             return {"sampled": float(stage.summary(SampleSummary).tokens)}
+        case "edit":
+            return {"sampled": float(stage.summary(EditSummary).written_tokens)}
         case "answer":
             return {"sampled": float(stage.summary(AnswerSummary).tokens)}
         case "evaluate" | "evaluate_goal":

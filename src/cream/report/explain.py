@@ -48,6 +48,7 @@ OUTCOMES: Mapping[str, str] = {
     "truncated": "fewer than two distinct completions are left once truncated ones are dropped "
     "(raise sampling.max_completion_tokens, or see `truncated` of pairing and of advantage)",
     "tied": "no two rewards differ by more than the noise of scoring",
+    "no_edit": "none of its completions was edited; `cream export edits` tells why of each",
     "below_min_gap": "no gap of rewards reaches method.pairing.min_gap",
     "no_majority": "the most voted answer has too small a share (method.pairing.min_share)",
     "below_half": "C is below 1/2, and method.below_half drops such pairs",
@@ -313,6 +314,22 @@ def _why(decided: Decided) -> str:
     return OUTCOMES[decided.outcome]
 
 
+def _coloured(row: ExplainedCompletion) -> Text:
+    """The text; rewards of its tokens are red below 0, green above, bold from half the largest."""
+    told = row.token_rewards
+    if told is None:
+        return Text(printable(row.text, limit=SHOWN_CHARACTERS))
+    shown, start, most = Text(), 0, max(map(abs, told.rewards), default=0.0)
+    for end, reward in zip(told.ends, told.rewards, strict=True):
+        style = ("red" if reward < 0 else "green") if reward else ""
+        strong = "bold " if reward and abs(reward) >= most / 2 else ""
+        shown.append(printable(row.text[start:end]), style=f"{strong}{style}")
+        start = end
+    if len(shown) > SHOWN_CHARACTERS:
+        shown.truncate(SHOWN_CHARACTERS, overflow="ellipsis")
+    return shown
+
+
 SHOWN_CHARACTERS = 300
 """Of a completion on the terminal; `--json` has the whole text."""
 
@@ -327,8 +344,7 @@ def print_explanation(console: Console, told: Explanation) -> None:
         console.print(Text(f"answer: {printable(told.answer)}"), soft_wrap=True)
     for number, row in enumerate(told.completions, start=1):
         notes = f" ({', '.join(row.notes)})" if row.notes else ""
-        text = printable(row.text, limit=SHOWN_CHARACTERS)
-        console.print(Text(f"#{number}{notes}: {text}"), soft_wrap=True)
+        console.print(Text(f"#{number}{notes}: ") + _coloured(row), soft_wrap=True)
     console.print(terminal(figures_table(told.completions)))
     for line in told.words:
         console.print(Text(printable(line)), soft_wrap=True)

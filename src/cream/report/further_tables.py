@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cream.report.edits import EditedIteration
 from cream.report.exploration import Exploration, FoundBySamples
 from cream.report.summary import Accuracy, Difference, GoalResult, ModelResult, RunSummary
 from cream.report.table import Table, counts, figure, percent, points, share, within
@@ -17,6 +18,8 @@ def further_tables(summary: RunSummary) -> list[Table]:
         found.append(goal_table(summary.goals, summary.models))
     if summary.exploration:
         found.append(exploration_table(summary.exploration))
+    if summary.edits:
+        found.append(edits_table(summary.edits))
     if summary.weighed:
         found.append(weighed_table(summary.weighed))
     return found
@@ -76,6 +79,30 @@ def _found_cells(found: FoundBySamples) -> tuple[str, ...]:
         percent(found.mean_at_k),
         percent(found.pass_at_k),
         figure(found.different, ".2f"),
+    )
+
+
+def edits_table(rows: Sequence[EditedIteration]) -> Table:
+    """How many completions were edited, and how much of them, per iteration."""
+    return Table(
+        "edits",
+        ("iteration", "by", "edited", "tokens replaced", "tokens new"),
+        tuple(
+            (
+                f"{row.iteration}",
+                row.editor,
+                f"{row.tally.parts['accepted']} of {row.tally.total}",
+                f"{row.replaced_tokens} of {row.original_tokens}",
+                f"{row.new_tokens} of {row.edited_tokens}",
+            )
+            for row in rows
+        ),
+        "not edited: "
+        + "; ".join(
+            f"iteration {row.iteration}: {counts(row.tally.parts, without=['accepted'])}"
+            for row in rows
+        ),
+        words=2,
     )
 
 

@@ -15,9 +15,16 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64
+from pydantic import Field
 
 from cream.algorithms.groups import chunks, pad
-from cream.recipe.columns import EXTRACTED, VERIFIER
+from cream.recipe.columns import (
+    EXTRACTED,
+    TOKEN_REWARDS,
+    VERIFIER,
+    ends_column,
+    token_column,
+)
 from cream.recipe.parts import Agreement, MethodParts
 from cream.records import Count, MatrixSummary, Record
 from cream.runs.files import read_table
@@ -46,6 +53,15 @@ class Asked:
     answer: str | None
 
 
+class TokenRewards(Record):
+    """A reward of every token of a completion."""
+
+    column: str
+    ends: list[Count]
+    """Where each token ends in the text, in characters."""
+    rewards: list[float]
+
+
 class ExplainedCompletion(Record):
     """A completion of the prompt, in stored order."""
 
@@ -53,7 +69,7 @@ class ExplainedCompletion(Record):
     text: str
     num_tokens: Count
     origin: str
-    """Who made it: policy, past, future, or the data."""
+    """Who made it: policy, past, future, an editor (``edited``), or the data."""
     truncated: bool
     copy_of: str | None
     """Id of the completion before it that has the same tokens."""
@@ -66,6 +82,8 @@ class ExplainedCompletion(Record):
     ranks: dict[str, float | None]
     """In each ranking; 1 is best, ties share their mean rank."""
     notes: list[str]
+    token_rewards: TokenRewards | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Null where its tokens have none."""
 
 
 class ExplainedPair(Record):
@@ -155,16 +173,23 @@ class RankedSet:
         return found
 
     def _texts(self, path: Any) -> dict[str, dict[str, tuple[Any, ...]]]:
-        """Per prompt and completion: text, origin, verdict, extracted answer."""
+        """Per prompt and completion: text, origin, verdict, extracted answer, token rewards."""
         there = set(pq.read_schema(path).names)
         names = ["prompt_id", "completion_id", "text", "origin"]
         found: dict[str, dict[str, tuple[Any, ...]]] = defaultdict(dict)
-        optional = [name for name in (VERIFIER, EXTRACTED) if name in there]
+        rewards = [name for name in TOKEN_REWARDS if name in there]
+        lists = [make(name) for name in rewards[:1] for make in (ends_column, token_column)]
+        optional = [*(name for name in (VERIFIER, EXTRACTED) if name in there), *lists]
         for key, member, text, origin, *rest in rows_of(
             read_table(path, [*names, *optional]), *names, *optional
         ):
             told = dict(zip(optional, rest, strict=True))
-            found[key][member] = (text, origin, told.get(VERIFIER), told.get(EXTRACTED))
+            by_token = None
+            if lists and told[lists[1]] is not None:
+                ends, values = (told[name] for name in lists)
+                by_token = TokenRewards(column=rewards[0], ends=ends, rewards=values)
+            verdict, extracted = told.get(VERIFIER), told.get(EXTRACTED)
+            found[key][member] = (text, origin, verdict, extracted, by_token)
         return found
 
     def _completions(
@@ -177,7 +202,7 @@ class RankedSet:
             row = groups.rows[g, member]
             key = str(layout.matrix.completion_ids[row])
             same = first.setdefault(int(groups.ids_hash[g, member]), key)
-            text, origin, verdict, extracted = texts[key]
+            text, origin, verdict, extracted, by_token = texts[key]
             right = {1.0: True, 0.0: False}.get(verdict)
             truncated = bool(layout.truncated[g, member])
             logps = {LOGP_PREFIX + m: float(v[row]) for m, v in layout.matrix.logps.items()}
@@ -200,6 +225,7 @@ class RankedSet:
                     figures={name: _finite(v) for name, v in (logps | values).items()},
                     ranks={name: _finite(v) for name, v in placed.items()},
                     notes=notes,
+                    token_rewards=by_token,
                 )
             )
         return found
@@ -245,7 +271,7 @@ def _advantages(stage: FinishedStage, layout: Layout) -> Float64[np.ndarray, "pr
     """Of every sample, joined by id."""
     names = ("completion_id", ADVANTAGE)
     known = dict(rows_of(stage.file(ADVANTAGES, names), *names))
-    flat = [known[key] for key in layout.matrix.completion_ids.tolist()]
+    flat = [known.get(key) for key in layout.matrix.completion_ids.tolist()]  # an edit has none
     return pad(np.array(flat, dtype=np.float64), layout.groups)
 
 

@@ -32,6 +32,7 @@ from cream.records import (
     Record,
     StageKind,
 )
+from cream.report.edits import EditedIteration, edited_iterations
 from cream.report.exploration import Exploration, exploration_of_run
 from cream.report.run_warnings import RunWarning, warnings_of
 from cream.report.weighed import WeighedIteration, weighed_iterations
@@ -144,6 +145,7 @@ class RunSummary(Record):
     exploration: list[Exploration] = Field(default=[], exclude_if=lambda value: not value)
     iterations: list[IterationSummary]
     """Those with pairs."""
+    edits: list[EditedIteration] = Field(default=[], exclude_if=lambda value: not value)
     weighed: list[WeighedIteration] = Field(default=[], exclude_if=lambda value: not value)
     """Those of a method that weighs every sample."""
     seconds: dict[str, Annotated[float, Field(ge=0)]]
@@ -210,6 +212,7 @@ def summary_of(run: RunReader) -> RunSummary:
             IterationSummary(iteration=t, **dict(stage.summary(PairSummary)))
             for t, stage in run.pairings.items()
         ],
+        edits=edited_iterations(run),
         weighed=weighed_iterations(run),
         seconds={name: stage.seconds for name, stage in run.finished.items()},
         seconds_by_kind=by_kind,

@@ -24,7 +24,7 @@ from cream.algorithms.consistency import (
     shrunken_level,
     summarise,
 )
-from cream.algorithms.groups import Groups
+from cream.algorithms.groups import Groups, pad_flags
 from cream.algorithms.pair_consistency import (
     Calibration,
     WitnessVerdict,
@@ -40,6 +40,7 @@ from cream.algorithms.pairing import (
     best_random,
     best_worst,
     best_worst_between,
+    linked,
     majority_vote,
     random_pairs,
     top_bottom,
@@ -47,10 +48,12 @@ from cream.algorithms.pairing import (
 )
 from cream.algorithms.ranking import Definedness, RankAgreement
 from cream.algorithms.rewards import Reward
+from cream.recipe.columns import EDIT_OF
 from cream.recipe.pairing import (
     AllPairs,
     BestRandom,
     BestWorst,
+    EditedOriginal,
     MajorityVote,
     PairingConfig,
     RandomPair,
@@ -76,6 +79,8 @@ WITNESS_DISAGREES = "witness_disagrees"
 WITNESS_SILENT = "witness_silent"
 """A pair that was dropped because the witness has no order for it (tied or not scored)."""
 DROPPED = (BELOW_HALF, WITNESS_SILENT, WITNESS_DISAGREES)
+NO_EDIT = "no_edit"
+"""A prompt none of whose completions was edited, of a method that pairs edits with originals."""
 UNANIMOUS = "unanimous"
 """A prompt whose completions all say the same, and which is trained on by likelihood alone."""
 
@@ -169,7 +174,7 @@ def pair(
         pairs = _past_against_future(layout, candidates, tie_break, parts.paired_by.min_gap)
         ends = _past_against_future(layout, candidates, tie_break, 0.0)
     else:
-        pairs = _propose(parts.paired_by, candidates, tie_break, generator)
+        pairs = _propose(parts.paired_by, layout, candidates, tie_break, generator)
         same = isinstance(parts.paired_by, BestWorst) and parts.paired_by.min_gap == 0
         ends = pairs if same else best_worst(candidates, tie_break=tie_break)
     compared = parts.agreement or (parts.reported if report_consistency else None)
@@ -185,6 +190,9 @@ def pair(
     for prompt, why in unshared.items():
         outcome[prompt] = why
     alone = [UNANIMOUS] if parts.paired_by.unanimous == "nll" else []
+    if isinstance(parts.paired_by, EditedOriginal):
+        outcome[outcome == Outcome.TIED.name.lower()] = NO_EDIT
+        alone = [NO_EDIT]
     reward = parts.reward
     return PairingResult(
         pairs=_pair_table(layout, candidates.reward, pairs, parts, consistency, kept),
@@ -244,6 +252,7 @@ def _shared(
 
 def _propose(
     rule: PairingConfig,
+    layout: Layout,
     candidates: Candidates,
     tie_break: Reward | None,
     generator: np.random.Generator,
@@ -258,6 +267,9 @@ def _propose(
             return random_pairs(candidates, generator)
         case AllPairs():
             return all_pairs(candidates, min_gap=gap)
+        case EditedOriginal():
+            edited = pad_flags(layout.matrix.origin == Origin.EDITED, layout.groups)
+            return linked(candidates, layout.answers(EDIT_OF), edited)
         case TopBottom(k=k):
             return top_bottom(candidates, k=k, min_gap=gap, tie_break=tie_break)
         case MajorityVote(min_share=share):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 
+import numpy as np
 import pyarrow as pa
 
 from cream.algorithms.optimism import ANSWER, IS_CHOSEN, IS_REJECTED
@@ -96,6 +97,46 @@ def pair_examples(
         )
         examples.append(replace(example, columns={**present, **example.columns}))
     return examples
+
+
+def on_touched(
+    examples: Sequence[Example],
+    pairs: PairTable,
+    touched: Mapping[str, tuple[bool, ...]],
+    reference_logps: Mapping[str, tuple[float, ...]],
+) -> list[Example]:
+    """Pairs of an edit and its original on the touched tokens alone, under both models.
+
+    Sums under the loss reference are made as those of whole completions are: of float32 numbers, in
+    float64. With all tokens touched nothing changes, bit for bit.
+
+    Args:
+        examples: Of `pair_examples`.
+        pairs: The pairs that they are of.
+        touched: By completion id which tokens the edit touched.
+        reference_logps: By completion id log-probabilities of all tokens under the loss reference.
+
+    Raises:
+        KeyError: A completion is not there (a damaged run).
+    """
+    keys = {p.pair_id: {"chosen": p.chosen_id, "rejected": p.rejected_id} for p in pairs.rows()}
+
+    def masked(key: str, sequence: TokenSequence) -> TokenSequence:
+        mask = touched[key]
+        logps = np.array(reference_logps[key], dtype=np.float32)
+        total = float(np.sum(logps[np.array(mask, dtype=bool)], dtype=np.float64))
+        return replace(sequence, loss_mask=mask, reference_logps=total)
+
+    return [
+        replace(
+            example,
+            sequences={
+                role: masked(keys[example.example_id][role], sequence)
+                for role, sequence in example.sequences.items()
+            },
+        )
+        for example in examples
+    ]
 
 
 def agreed_examples(

@@ -121,6 +121,7 @@ def run_sections(records: RunRecords) -> list[PageSection]:
         options.options(records),
         probes.goals(records),
         probes.exploration(records),
+        probes.edits(records),
         course.profile(records),
         course.samples(records),
         course.losses(records),

@@ -15,7 +15,7 @@ import numpy as np
 
 from cream.report.explain import OUTCOMES, Explanation, explained
 from cream.report.page.records import RunRecords, rate_of
-from cream.report.ranked import Asked, RankedSet, read_asked, read_ranked_set
+from cream.report.ranked import Asked, ExplainedCompletion, RankedSet, read_asked, read_ranked_set
 from cream.runs.reader import FinishedStage, RunReader
 from cream.types import FinishReason, Origin
 
@@ -137,6 +137,7 @@ def _cards(told: Explanation, quantities: Sequence[str]) -> dict[str, Any]:
                 "extracted": one.extracted,
                 "values": [_rounded(one.figures[name]) for name in quantities],
                 "ranks": [one.ranks.get(name) for name in quantities],
+                **_by_token(one),
             }
             for i, one in enumerate(shown)
         ],
@@ -150,6 +151,14 @@ def _cards(told: Explanation, quantities: Sequence[str]) -> dict[str, Any]:
             for pair in told.pairs
         ],
     }
+
+
+def _by_token(one: ExplainedCompletion) -> dict[str, Any]:
+    """Where each token ends and its reward, of a completion whose tokens have one."""
+    told = one.token_rewards
+    if told is None:
+        return {}
+    return {"rewards": [[e, _rounded(r)] for e, r in zip(told.ends, told.rewards, strict=True)]}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -1,10 +1,10 @@
-"""What some methods alone tell of themselves: goals, and exploration."""
+"""What some methods alone tell of themselves: goals, exploration, and edits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cream.report.further_tables import exploration_table, goal_table
+from cream.report.further_tables import edits_table, exploration_table, goal_table
 from cream.report.markup import Html, PageSection, join, paragraph, tag
 from cream.report.page.axes import Frame, axis_over, axis_within
 from cream.report.page.figures import Point, Series, Words, line_figure
@@ -89,3 +89,15 @@ def _figure(title: str, unit: str, curve: Curve, series: Sequence[Series]) -> Ht
     steps = axis_within("step", float(curve[0]["step"]), float(curve[-1]["step"]))
     said = Words(title, f"Mean of each step; {told}.", alternative=f"{title}: {told}")
     return line_figure(said, Frame(steps, axis_over(unit, values, around=0.0)), series)
+
+
+def edits(records: RunRecords) -> PageSection | None:
+    """How many completions were edited, and how much of them; None without edits."""
+    rows = records.summary.edits
+    if not rows:
+        return None
+    explained = (
+        "Wrong completions were edited until they were right. In the texts below what was replaced "
+        "or new is coloured, token by token."
+    )
+    return PageSection("edits", "Edits", join([paragraph(explained), html(edits_table(rows))]))

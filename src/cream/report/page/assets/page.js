@@ -70,6 +70,22 @@
     return made;
   };
 
+  // A text whose tokens have rewards: rust below 0, green above, the deeper the larger.
+  function coloured(text, rewards) {
+    const characters = [...text]; // ends count characters, a string's length does not
+    if (characters.length > LONG) return passage(text);
+    const most = Math.max(...rewards.map(([, reward]) => Math.abs(reward)));
+    const box = element("pre", { dir: "auto" });
+    let start = 0;
+    for (const [end, reward] of rewards) {
+      const depth = reward ? Math.ceil(3 * Math.abs(reward) / most) : 0;
+      const kind = depth ? `${reward < 0 ? "blamed" : "praised"} depth${depth}` : "kept";
+      if (end > start) box.append(words("span", characters.slice(start, end).join(""), { class: kind, title: number(reward) }));
+      start = end;
+    }
+    return element("div", { class: "text" }, box);
+  }
+
   // Long texts come in pieces: browsers need many seconds to break a megabyte into lines at once.
   function passage(text) {
     if (text === "") return words("p", "(empty)", { class: "note" });
@@ -335,7 +351,7 @@
       [label, one.ranks[q] ? `${number(one.values[q])}, rank ${one.ranks[q]}` : one.values[q] === null ? "not scored" : `${number(one.values[q])}, no rank`]);
     const list = facts([...measured, ["tokens", one.truncated ? `${one.tokens}, cut off` : one.tokens],
       ["copies", one.copies > 1 ? one.copies : null], ["extracted", extra(one)], ["from", one.origin]]);
-    return element("div", { class: `card ${roles[0] ?? ""}` }, head, passage(one.text), list);
+    return element("div", { class: `card ${roles[0] ?? ""}` }, head, one.rewards ? coloured(one.text, one.rewards) : passage(one.text), list);
   }
 
   function answers(given) {
