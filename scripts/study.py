@@ -1,6 +1,6 @@
 """The study: when does a model gain from itself, and what tells its right labels from wrong ones.
 
-    python scripts/study.py run --short           # five arms, three seeds, `reverse`
+    python scripts/study.py run --short           # five arms and a control, three seeds, `reverse`
     python scripts/study.py run --families reverse,sort --seeds 11,12,13
     python scripts/study.py report                # docs/results/study.md from the stored records
 
@@ -33,9 +33,9 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "report"))
     parser.add_argument("--out", type=Path, default=ROOT / "runs/study")
     parser.add_argument("--families", default=TASK)
-    parser.add_argument("--groups", default="whole,halves")
+    parser.add_argument("--groups", default="whole,halves,known")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
-    parser.add_argument("--short", action="store_true", help="arms marked `short` of `whole` only")
+    parser.add_argument("--short", action="store_true", help="only arms marked `short`")
     parser.add_argument("--arms", default="", help="only these arms")
     parser.add_argument("--set", action="append", default=[], help="override of every recipe")
     parser.add_argument("--label", default="", help="name of a variant made by --set")
@@ -45,29 +45,33 @@ def main() -> None:
 
         write_report(given.out, ROOT / "docs/results")
         return
-    groups = ["whole"] if given.short else given.groups.split(",")
     for family in given.families.split(","):
-        run_family(given, family, groups)
+        run_family(given, family)
 
 
-def run_family(given: argparse.Namespace, family: str, groups: Sequence[str]) -> None:
+def run_family(given: argparse.Namespace, family: str) -> None:
     """All groups of one family of tasks, with the M0 that they share."""
-    arms = yaml.safe_load(ARMS.read_text(encoding="utf-8"))
+    arms, text = (
+        path.read_text(encoding="utf-8").replace(f"name: {TASK},", f"name: {family},")
+        for path in (ARMS, RECIPE)
+    )
+    arms = yaml.safe_load(arms)
     folder = given.out / (f"{family}-{given.label}" if given.label else family)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "recipe.yaml"
-    text = RECIPE.read_text(encoding="utf-8").replace(f"name: {TASK},", f"name: {family},")
     recipe.write_text(text, encoding="utf-8")
     begun = time.monotonic()
     for_all = [override for override in given.set if not override.startswith("method.")]
     seed_model = make_seed_model(recipe, folder / "seed-model", [*arms["seed_model"], *for_all])
-    for group in groups:
+    for group in given.groups.split(","):
         chosen = [
             arm
             for arm in arms["groups"][group]["arms"]
             if (arm.get("short", False) or not given.short)
             and (not given.arms or arm["name"] in given.arms.split(","))
         ]
+        if not chosen:
+            continue
         overrides = [
             *arms["groups"][group]["set"],
             *(o for o in given.set if not o.startswith("model.")),

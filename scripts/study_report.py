@@ -22,6 +22,7 @@ from cream.runs.reader import RunReader
 GROUPS = {
     "whole": "M1 on all seed examples",
     "halves": "M1 and its witness on half of the seed examples each",
+    "known": "the control, prompts of lengths that M1 was fine-tuned on",
 }
 SIGNALS_OF = ("unanimous", "srlm-implicit", "cross-answer")
 """Arms whose signals the page shows; the JSON has those of all."""

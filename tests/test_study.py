@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cream.runs.reader import RunReader
+
 ROOT = Path(__file__).parents[1]
 CUT = (
     "data.seed.sources.0.tasks.0.count=200",
@@ -33,6 +35,10 @@ def test_arms_are_run_on_one_seed_model_and_reported(tmp_path, monkeypatch):
     study.main()
     first = (out / "sort/whole/srlm-likelihood/seed-11/iteration-1/train/stage.json").stat()
     study.main()
+    of_unanimous = [o.replace("method.pairing.", "method.") for o in sets]
+    agreed = ["--set", "sampling.temperature=0.01"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--groups", "known", *of_unanimous, *agreed])
+    study.main()
     results.mkdir()
     (results / "study.md").write_text("# Study\n", encoding="utf-8")
     write_report(out, results)
@@ -42,7 +48,10 @@ def test_arms_are_run_on_one_seed_model_and_reported(tmp_path, monkeypatch):
     recipe = (out / "sort/recipe.yaml").read_text(encoding="utf-8")
     assert "name: sort" in recipe
     assert "name: reverse," not in recipe
-    (record,) = json.loads((results / "study.json").read_text(encoding="utf-8"))
+    record, control = json.loads((results / "study.json").read_text(encoding="utf-8"))
+    assert [m["name"] for m in control["comparison"]["methods"]] == ["control"]
+    known = RunReader(out / "sort/known/control/seed-11").recipe.data.prompts.by_iteration
+    assert [s.tasks[0].lengths for sources in known for s in sources] == [(1, 6)] * 3
     methods = {method["name"]: method for method in record["comparison"]["methods"]}
     assert set(methods) == {"srlm-implicit", "srlm-likelihood"}
     one_m1 = methods["srlm-likelihood"]["models"][1]["by_seed"]
