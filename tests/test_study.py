@@ -35,10 +35,6 @@ def test_arms_are_run_on_one_seed_model_and_reported(tmp_path, monkeypatch):
     study.main()
     first = (out / "sort/whole/srlm-likelihood/seed-11/iteration-1/train/stage.json").stat()
     study.main()
-    of_unanimous = [o.replace("method.pairing.", "method.") for o in sets]
-    agreed = ["--set", "sampling.temperature=0.01"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--groups", "known", *of_unanimous, *agreed])
-    study.main()
     results.mkdir()
     (results / "study.md").write_text("# Study\n", encoding="utf-8")
     write_report(out, results)
@@ -48,10 +44,7 @@ def test_arms_are_run_on_one_seed_model_and_reported(tmp_path, monkeypatch):
     recipe = (out / "sort/recipe.yaml").read_text(encoding="utf-8")
     assert "name: sort" in recipe
     assert "name: reverse," not in recipe
-    record, control = json.loads((results / "study.json").read_text(encoding="utf-8"))
-    assert [m["name"] for m in control["comparison"]["methods"]] == ["control"]
-    known = RunReader(out / "sort/known/control/seed-11").recipe.data.prompts.by_iteration
-    assert [s.tasks[0].lengths for sources in known for s in sources] == [(1, 6)] * 3
+    (record,) = json.loads((results / "study.json").read_text(encoding="utf-8"))
     methods = {method["name"]: method for method in record["comparison"]["methods"]}
     assert set(methods) == {"srlm-implicit", "srlm-likelihood"}
     one_m1 = methods["srlm-likelihood"]["models"][1]["by_seed"]
@@ -60,3 +53,22 @@ def test_arms_are_run_on_one_seed_model_and_reported(tmp_path, monkeypatch):
     assert page.startswith("# Study\n")
     assert "srlm-likelihood" in page
     assert "<svg" in (results / "study.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_control_is_asked_what_m1_knows(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setenv("CREAM_CACHE", str(tmp_path / "cache"))
+    import study  # pyright: ignore
+
+    agreed = [o.replace("method.pairing.", "method.") for o in CUT] + ["sampling.temperature=0.01"]
+    sets = [word for override in agreed for word in ("--set", override)]
+    arguments = ["study.py", "run", "--short", "--groups", "known", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--families", "sort", "--seeds", "11", *sets])
+    study.main()
+
+    run = RunReader(tmp_path / "sort/known/control/seed-11")
+    asked = run.recipe.data.prompts.by_iteration
+    assert asked is not None
+    tasks = [(t.name, t.lengths) for sources in asked for s in sources for t in s.tasks]  # pyright: ignore
+    assert tasks == [("sort", (1, 6))] * 3
