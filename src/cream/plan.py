@@ -28,7 +28,7 @@ from cream.recipe.pairing import (
     TopBottom,
 )
 from cream.recipe.parts import Calibrated, MethodParts
-from cream.recipe.policy_gradient import PolicyGradient
+from cream.recipe.policy_gradient import PolicyGradient, TokenAdvantage
 from cream.recipe.recipe import EvaluationConfig
 from cream.records import StageKind, StageSpec
 from cream.runs.plan import StoredPlan, TokenCounts
@@ -283,8 +283,13 @@ def weighing(
     own, reference = samples.spec, loss_reference(recipe, samples.spec.t)
     policy = f"M{own.t}"
     first = ("iteration-1/advantage",) if own.t > 1 else ()
+    rule = parts.advantage
+    paid = isinstance(rule, TokenAdvantage) and rule.kl is not None
+    under = [samples.tokens_under(model) for model in ((policy, reference) if paid else ())]
+    yield from under
+    read = (matrix.name, *first, *(spec.name for spec in under))
     weighed = samples.reader("advantage", "advantage", "weigh the samples", model=policy)
-    weighed = weighed.model_copy(update={"reference": reference, "inputs": (matrix.name, *first)})
+    weighed = weighed.model_copy(update={"reference": reference, "inputs": read})
     yield weighed
     tokens = []
     objective = parts.objective

@@ -126,7 +126,8 @@ class StageSpec(Record):
     """Stages that are read, by name. Of samples and evaluations: the frozen data that the prompts
     are from. Of edits: the samples. Of scores: the samples, or the edits with them; of token
     rewards then the log-probabilities of tokens. Of a matrix: all samples, those of the policy
-    first, then their scores. Of advantages: the matrix, then those of the first iteration.
+    first, then their scores. Of advantages: the matrix, then those of the first iteration,
+    then log-probabilities of tokens.
     Of a training: pairs or advantages and the matrix, then the transformed examples and their
     scores, or the reference's token log-probabilities, if there are any."""
     source: str | None = None

@@ -43,7 +43,8 @@ def whole() -> Example:
 
 def masked(touched) -> Example:
     one = np.ones(1)
-    pairs = PairTable(*(np.array([k], dtype=object) for k in ("p", "c", "r")), one, one, one, one)
+    prompt, chosen, rejected = (np.array([key], dtype=object) for key in ("p", "c", "r"))
+    pairs = PairTable(prompt, chosen, rejected, one, one, one, one)
     (example,) = on_touched([whole()], pairs, touched, REFERENCE)
     return example
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,33 @@ from cream.errors import RunError
 from cream.loop.context import Context
 from cream.loop.pairing import read_matrix
 from cream.loop.stage_runner import run_step
-from cream.recipe.columns import OF_TOKENS, VERIFIER
+from cream.recipe.columns import OF_TOKENS, VERIFIER, token_column
+from cream.recipe.policy_gradient import TokenAdvantage
 from cream.recipe.recipe import SamplingConfig
 from cream.records import AdvantageSummary, Share, StageSpec
 from cream.runs.files import read_table, write_table
 from cream.runs.reader import ADVANTAGES, PROMPTS, rows_of
 from cream.runs.store import Stage, StageRecord
 from cream.runs.tables import LOGP_PREFIX, NUM_TOKENS
-from cream.stages.advantage import TRAINED, Advantages, WeighedSample, sample_examples, weigh
-from cream.types import Example
+from cream.stages.advantage import (
+    TRAINED,
+    Advantages,
+    WeighedSample,
+    of_tokens,
+    sample_examples,
+    weigh,
+)
+from cream.types import Example, Origin
+
+CREDIT = "token_advantages"
+"""Column of lists: the advantage of every token, of methods that have one."""
 
 
 def advantage_stage(context: Context, spec: StageSpec) -> StageRecord:
     """What each sample of an iteration is worth against the others of its prompt."""
-    matrix_stage, *first = map(context.run.finished, spec.inputs)
+    matrix_stage, *read = map(context.run.finished, spec.inputs)
+    first = [made for made in read if made.spec.kind == "advantage"]
+    tokens = [made for made in read if made.spec.kind == "score_tokens"]
     parts, policy = context.plan.parts(spec.t), str(spec.model)
     rule = parts.advantage
     assert rule is not None, "planned for methods with advantages"
@@ -40,6 +53,7 @@ def advantage_stage(context: Context, spec: StageSpec) -> StageRecord:
             "reward": parts.reward.model_dump(mode="json"),
             "advantage": rule.model_dump(mode="json"),
             "reference": spec.reference if rule.kl else None,
+            **({"tokens": [made.fingerprint for made in tokens]} if tokens else {}),
         },
     )
 
@@ -48,7 +62,10 @@ def advantage_stage(context: Context, spec: StageSpec) -> StageRecord:
         found = weigh(matrix, parts, policy=policy, reference=str(spec.reference))
         if not (found.outcome == TRAINED).any():
             raise RunError(_nothing_to_train_on(spec, found))
-        write_table(stage.folder / ADVANTAGES, _sample_table(found))
+        by_token = None
+        if isinstance(rule, TokenAdvantage):
+            found, by_token = _of_tokens(found, rule, str(parts.reward), matrix_stage, tokens)
+        write_table(stage.folder / ADVANTAGES, _sample_table(found, by_token))
         write_table(stage.folder / PROMPTS, _prompt_table(found))
         gap = _behaviour_gap(matrix_stage, policy)
         summary = _summary(found, spec.t, gap, context.recipe.sampling, first)
@@ -57,6 +74,17 @@ def advantage_stage(context: Context, spec: StageSpec) -> StageRecord:
         return summary.as_json(), outcome_in_words(summary), None
 
     return run_step(stage, context.progress, work)
+
+
+def _of_tokens(
+    found: Advantages, rule: TokenAdvantage, reward: str, matrix: Stage, tokens: Sequence[Stage]
+) -> tuple[Advantages, dict[str, list[float]]]:
+    """Advantages of tokens, from the matrix and, if a divergence is paid, from both models."""
+    logps = None
+    if rule.kl is not None:
+        policy, reference = tokens[0], tokens[-1]  # one stage where both are the same model
+        logps = lists_of(policy, OF_TOKENS), lists_of(reference, OF_TOKENS)
+    return of_tokens(found, rule, lists_of(matrix, token_column(reward)), logps)
 
 
 def outcome_in_words(summary: AdvantageSummary) -> str:
@@ -86,6 +114,7 @@ def weighed_examples(
     names = ("prompt_id", "completion_id", "reward", "advantage", "outcome")
     rows = rows_of(read_table(weighed.folder / ADVANTAGES, list(names)), *names)
     samples = [WeighedSample(*told) for *told, outcome in rows if outcome == TRAINED]
+    table = read_table(weighed.folder / ADVANTAGES)
     shares = read_table(weighed.folder / PROMPTS, ["prompt_id", "vote_share"])
     return sample_examples(
         samples,
@@ -96,7 +125,13 @@ def weighed_examples(
             for key, value in rows_of(shares, "prompt_id", "vote_share")
         },
         None if tokens is None else lists_of(tokens, OF_TOKENS),
+        _by_token(table) if CREDIT in table.column_names else None,
     )
+
+
+def _by_token(table: pa.Table) -> dict[str, tuple[float, ...]]:
+    told = rows_of(table, "completion_id", CREDIT)
+    return {key: tuple(values) for key, values in told if values is not None}
 
 
 def lists_of(stage: Stage, name: str) -> dict[str, tuple]:
@@ -119,7 +154,7 @@ def _nothing_to_train_on(spec: StageSpec, found: Advantages) -> str:
     )
 
 
-def _sample_table(found: Advantages) -> pa.Table:
+def _sample_table(found: Advantages, by_token: Mapping[str, list[float]] | None) -> pa.Table:
     layout, present = found.layout, found.layout.groups.present
     prompt = np.nonzero(present)[0]
     columns = {
@@ -133,6 +168,9 @@ def _sample_table(found: Advantages) -> pa.Table:
     }
     if found.kl is not None:
         columns["kl"] = pa.array(found.kl[present], from_pandas=True)
+    if by_token is not None:
+        lists = [by_token.get(key) for key in columns["completion_id"].to_pylist()]
+        columns[CREDIT] = pa.array(lists, pa.list_(pa.float64()))
     return pa.table(columns)
 
 
@@ -151,10 +189,12 @@ def _prompt_table(found: Advantages) -> pa.Table:
 
 def _behaviour_gap(matrix: Stage, policy: str) -> float | None:
     """See `AdvantageSummary.behaviour_gap`; None where a sampler told no log-probability."""
-    names = ("sampling_logp", LOGP_PREFIX + policy, NUM_TOKENS)
+    names = ("origin", "sampling_logp", LOGP_PREFIX + policy, NUM_TOKENS)
     gaps, tokens = 0.0, 0
     for table in matrix.tables(list(names)):
-        for drawn, scored, length in rows_of(table, *names):
+        for origin, drawn, scored, length in rows_of(table, *names):
+            if origin != Origin.POLICY:
+                continue
             if drawn is None or scored is None:
                 return None
             gaps, tokens = gaps + drawn - scored, tokens + length

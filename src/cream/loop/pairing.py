@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cream.algorithms.answers import normalised
@@ -70,6 +71,8 @@ def read_matrix(
         *([ORIGIN] if parts.others or parts.editing else []),
     ]
     tables = list(stage.tables(wanted))
+    if parts.advantage and parts.editing:  # edits were not drawn, so no gradient is their own
+        tables = [table.filter(pc.equal(table[ORIGIN], Origin.POLICY)) for table in tables]
     return matrix_from_tables(tables, logp_columns, score_columns, label_columns)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cream.recipe.columns import TOKEN_REWARDS
 from cream.recipe.objectives import ChosenNll, Dpo
 from cream.recipe.pairing import BestWorst, EditedOriginal, MajorityVote, RandomPair
-from cream.recipe.policy_gradient import PolicyGradient
+from cream.recipe.policy_gradient import PolicyGradient, TokenAdvantage
 
 if TYPE_CHECKING:
     from cream.recipe.parts import MethodParts
@@ -82,12 +83,29 @@ def _refuse_pairs_beside_advantages(parts: MethodParts) -> None:
             f"objective {parts.objective.name} does not train on "
             + ("pairs" if parts.advantage is None else "advantages; take policy_gradient")
         )
+    if isinstance(parts.advantage, TokenAdvantage):
+        _refuse_lost_tokens(parts)
     given = [name for name in OF_PAIRS if getattr(parts, name) is not None]
     given += ["prompts: seed"] if parts.prompts == "seed" else []
     if parts.advantage is not None and given:
         raise ValueError(
             f"{', '.join(given)} would be ignored: an advantage is of M_t's own samples, all "
             "of them, and no pair is made"
+        )
+
+
+def _refuse_lost_tokens(parts: MethodParts) -> None:
+    """An advantage per token needs a reward per token, and a ratio per token to weigh."""
+    read = parts.reward
+    if read.kind != "score" or read.column not in TOKEN_REWARDS:
+        raise ValueError(
+            f"an advantage of every token needs a reward of every token, {', '.join(TOKEN_REWARDS)}"
+            f"; {read} is one of completions"
+        )
+    if isinstance(parts.objective, PolicyGradient) and parts.objective.ratio != "token":
+        raise ValueError(
+            f"objective.ratio: {parts.objective.ratio} is of completions and would weigh all "
+            "tokens by the advantage of the first; set it to token"
         )
 
 

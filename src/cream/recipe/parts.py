@@ -20,6 +20,7 @@ from cream.recipe.pairing import BestWorst as BestWorst
 from cream.recipe.pairing import EditedOriginal, PairingConfig
 from cream.recipe.policy_gradient import Advantage as Advantage
 from cream.recipe.policy_gradient import PolicyGradient
+from cream.recipe.policy_gradient import TokenAdvantage as TokenAdvantage
 
 if TYPE_CHECKING:
     from cream.algorithms.objective import Objective
@@ -262,7 +263,7 @@ class PastAndFuture(Section):
     draft. None in the draft itself."""
 
 
-GroupRule = PairingConfig | Advantage
+GroupRule = PairingConfig | Advantage | TokenAdvantage
 """What is said of a group of completions: how pairs are made of them, or how they are weighed."""
 
 
@@ -294,7 +295,7 @@ class MethodParts(Section):
     """Of pairs of an edit and its original: which tokens count, under the loss reference too."""
     pairing: PairingConfig | None = None
     """How pairs are made; None: none are, and every sample is weighed by its `advantage`."""
-    advantage: Advantage | None = None
+    advantage: Advantage | TokenAdvantage | None = None
     """How every sample is weighed by its reward against the others'; None: pairs are made."""
     transform: str | None = None
     """What stands between pairs and training, by the name it has in ``cream.run(...,

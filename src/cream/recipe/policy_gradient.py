@@ -92,7 +92,39 @@ class Advantage(Section):
         return self
 
 
-def refuse_silent_divergence(rule: Advantage | None, loss_reference: str) -> None:
+class TokenKl(Section):
+    """A divergence from the loss reference that is paid token by token, without a gradient."""
+
+    place: ClassVar[Literal["reward"]] = "reward"
+    beta: float = Field(gt=0)
+    """Factor, > 0, on ``log pi - log ref`` of each token, nats (k1, of either sign)."""
+
+
+class TokenAdvantage(Section):
+    """Every token of a sample has an advantage of its own, made of a reward of every token."""
+
+    scale: ClassVar[Literal["none"]] = "none"
+    without_variance: ClassVar[Literal["keep"]] = "keep"
+
+    truncated: Literal["keep", "drop"] = "keep"
+    """What to do with completions cut off at the token limit: take them like others, or not."""
+    baseline: Literal["none", "leave_one_out"] = "none"
+    """What is taken off what is still to come at a token: nothing, or its mean at the same place of
+    the prompt's other samples (0 where they have ended)."""
+    discount: float = Field(default=0.0, ge=0, le=1)
+    """gamma: how far a token answers for the rewards after it. 0: not at all; 1: for all of them
+    (AlpacaFarm and TLCR)."""
+    decay: float = Field(default=1.0, ge=0, le=1)
+    """lambda of generalised advantages, on top of gamma, with V = 0. TLCR: 0.95."""
+    clip: float | None = Field(default=None, gt=0)
+    """Rewards are held in [-clip, clip] before the divergence; null: not. TLCR: 5."""
+    whiten: bool = False
+    """Whether all advantages of an iteration are brought to mean 0 and deviation 1 (PPO)."""
+    kl: TokenKl | None = None
+    """Divergence taken off the rewards."""
+
+
+def refuse_silent_divergence(rule: Advantage | TokenAdvantage | None, loss_reference: str) -> None:
     """A divergence of the policy from itself is zero at every sample.
 
     Raises:
@@ -150,3 +182,10 @@ class PolicyGradient(ObjectiveSection):
             kl=None if self.kl is None else (estimators[self.kl.estimator], self.kl.beta),
             reads_reference=reads_reference,
         )
+
+
+class TokenRatio(PolicyGradient):
+    """GRPO's objective (arXiv 2402.03300), by default without a divergence."""
+
+    ratio: Literal["product", "geometric", "token"] = "token"
+    """What of pi / pi_start is clipped; GRPO: each token's own."""

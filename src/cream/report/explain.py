@@ -19,7 +19,7 @@ from rich.text import Text
 from cream.errors import RunError
 from cream.recipe import Recipe
 from cream.recipe.pairing import Penalise, RandomPair
-from cream.recipe.parts import Advantage, MethodParts
+from cream.recipe.parts import Advantage, MethodParts, TokenAdvantage
 from cream.records import Record
 from cream.report.ranked import (
     Asked,
@@ -295,7 +295,9 @@ def _further_words(run: RunReader, t: int, pairs: Sequence[ExplainedPair]) -> li
     ]
 
 
-def _advantage_words(rule: Advantage, parts: MethodParts, decided: Decided) -> list[str]:
+def _advantage_words(
+    rule: Advantage | TokenAdvantage, parts: MethodParts, decided: Decided
+) -> list[str]:
     """How the advantage of each sample comes about."""
     baselines = {
         "leave_one_out": "the mean of the other samples",
@@ -303,6 +305,12 @@ def _advantage_words(rule: Advantage, parts: MethodParts, decided: Decided) -> l
         "none": "nothing",
     }
     lines = [f"advantage: {parts.reward} less {baselines[rule.baseline]}"]
+    if isinstance(rule, TokenAdvantage):
+        lines = [
+            f"advantage of every token: its {parts.reward} reward and, by {rule.discount:g} times "
+            f"{rule.decay:g} a token, those after it, less {baselines[rule.baseline]}; shown is "
+            "the mean"
+        ]
     if rule.scale == "group_std":
         lines.append("divided by the standard deviation of the group's rewards")
     if rule.kl is not None:

@@ -6,8 +6,8 @@ what is not trained on is named.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -21,9 +21,16 @@ from cream.algorithms.advantages import (
 )
 from cream.algorithms.groups import Groups, pad
 from cream.algorithms.policy_gradient import ADVANTAGE, REFERENCE, REWARD, VOTE_SHARE, sample_roles
+from cream.algorithms.token_rewards import (
+    aligned_leave_one_out,
+    centred,
+    gae,
+    less_divergence,
+    whitened,
+)
 from cream.recipe.columns import EXTRACTED
 from cream.recipe.parts import MethodParts
-from cream.recipe.policy_gradient import Advantage
+from cream.recipe.policy_gradient import Advantage, TokenAdvantage
 from cream.stages.layout import Layout
 from cream.types import Example, ScoreMatrix, Tally, TokenSequence
 
@@ -52,7 +59,7 @@ class Advantages:
     kl: Padded | None
     """Log-ratio of M_t against the loss reference, nats per completion; None if none is paid."""
     advantage: Padded
-    """NaN where a sample is not trained on."""
+    """NaN where a sample is not trained on; of advantages of tokens their mean."""
     outcome: np.ndarray
     """Per prompt, one of `OUTCOMES`."""
     sample_outcome: np.ndarray
@@ -92,13 +99,15 @@ def weigh(matrix: ScoreMatrix, parts: MethodParts, *, policy: str, reference: st
     reward = _of_copies(quantity.values, groups)
     noise = np.nan_to_num(_of_copies(quantity.noise, groups))
     counted = layout.usable & ~np.isnan(reward)
-    enough = counted & (counted.sum(1, keepdims=True) > 1)
+    by_token = isinstance(rule, TokenAdvantage)
+    least = 1 if by_token and rule.baseline == "none" else 2
+    enough = counted & (counted.sum(1, keepdims=True) >= least)
     differs = varies(reward, noise, enough)
     trained = enough if rule.without_variance == "keep" else enough & differs[:, None]
     kl = None
     if rule.kl is not None:
         kl = pad(matrix.logps[policy] - matrix.logps[reference], groups)
-    advantage = _advantage(rule, reward, kl, enough)
+    advantage = np.zeros_like(reward) if by_token else _advantage(rule, reward, kl, enough)
     sample_outcome = np.full(reward.shape, "", dtype=object)
     sample_outcome[groups.present] = UNSCORED
     sample_outcome[groups.present & ~layout.usable] = TRUNCATED
@@ -110,7 +119,7 @@ def weigh(matrix: ScoreMatrix, parts: MethodParts, *, policy: str, reference: st
         reward,
         kl,
         np.where(trained, advantage, np.nan),
-        _outcomes(layout, enough.any(1), trained.any(1)),
+        _outcomes(layout, enough.any(1), trained.any(1), least),
         sample_outcome,
         _vote_share(layout),
     )
@@ -134,6 +143,55 @@ def _advantage(rule: Advantage, reward: Padded, kl: Padded | None, counted: np.n
     return found if inside else found - paid
 
 
+def of_tokens(
+    found: Advantages,
+    rule: TokenAdvantage,
+    rewards: Mapping[str, Sequence[float]],
+    logps: tuple[Mapping[str, Sequence[float]], Mapping[str, Sequence[float]]] | None,
+) -> tuple[Advantages, dict[str, list[float]]]:
+    """Advantages of single tokens of the samples that are trained on.
+
+    Args:
+        found: Of `weigh`, which says what is trained on.
+        rule: How a token's advantage comes about.
+        rewards: Rewards of tokens by completion id.
+        logps: Log-probabilities of tokens by completion id under M_t and under the loss reference;
+            None where no divergence is paid.
+
+    Returns:
+        The same with each sample's mean, and the advantages by completion id, in order.
+
+    Raises:
+        KeyError: A completion is not there (a damaged run).
+    """
+    groups, ids = found.layout.groups, found.layout.matrix.completion_ids
+    trained = found.sample_outcome == TRAINED
+    credit: dict[str, np.ndarray] = {}
+    for g in np.flatnonzero(trained.any(1)).tolist():
+        keys = [str(ids[row]) for row in groups.rows[g, trained[g]]]
+        own = [_reward_to_go(key, rule, rewards, logps) for key in keys]
+        given = own if rule.baseline == "none" else aligned_leave_one_out(own)
+        credit |= dict(zip(keys, given, strict=True))
+    if rule.whiten:
+        credit = dict(zip(credit, whitened(list(credit.values())), strict=True))
+    means = found.advantage.copy()
+    means[trained] = [credit[str(ids[row])].mean() for row in groups.rows[trained]]
+    return replace(found, advantage=means), {key: v.tolist() for key, v in credit.items()}
+
+
+def _reward_to_go(
+    key: str,
+    rule: TokenAdvantage,
+    rewards: Mapping[str, Sequence[float]],
+    logps: tuple[Mapping[str, Sequence[float]], Mapping[str, Sequence[float]]] | None,
+) -> np.ndarray:
+    own = centred(np.array(rewards[key], dtype=np.float64), 0.0, rule.clip)
+    if rule.kl is not None and logps is not None:
+        policy, reference = (np.array(under[key], dtype=np.float64) for under in logps)
+        own = less_divergence(own, policy, reference, beta=rule.kl.beta)
+    return gae(own, np.zeros_like(own), discount=rule.discount, decay=rule.decay)
+
+
 def _of_copies(values: Padded, groups: Groups) -> Padded:
     """Values of first copies for the later ones too, which votes leave without any."""
     found = values.copy()
@@ -143,9 +201,9 @@ def _of_copies(values: Padded, groups: Groups) -> Padded:
     return found
 
 
-def _outcomes(layout: Layout, enough: np.ndarray, trained: np.ndarray) -> np.ndarray:
+def _outcomes(layout: Layout, enough: np.ndarray, trained: np.ndarray, least: int) -> np.ndarray:
     found = np.full(len(enough), UNSCORED, dtype=object)
-    found[layout.usable.sum(1) < 2] = TRUNCATED
+    found[layout.usable.sum(1) < least] = TRUNCATED
     found[enough] = NO_VARIANCE
     found[trained] = TRAINED
     return found
@@ -173,6 +231,7 @@ def sample_examples(
     prompt_token_ids: Mapping[str, tuple[int, ...]],
     vote_share: Mapping[str, float],
     reference: Mapping[str, tuple[float, ...]] | None = None,
+    by_token: Mapping[str, tuple[float, ...]] | None = None,
 ) -> list[Example]:
     """One example per prompt, its samples as sequences, each with its advantage at every token.
 
@@ -182,6 +241,7 @@ def sample_examples(
         prompt_token_ids: By prompt id.
         vote_share: By prompt id; NaN where there is none.
         reference: Token log-probabilities under the loss reference by completion id, or None.
+        by_token: Advantages of single tokens by completion id, or None: those of the samples.
 
     Raises:
         KeyError: A completion or prompt is not there (a damaged run).
@@ -194,7 +254,7 @@ def sample_examples(
             prompt,
             prompt_token_ids[prompt],
             {
-                role: _sequence(sample, token_ids[sample.completion_id], reference)
+                role: _sequence(sample, token_ids[sample.completion_id], reference, by_token)
                 for role, sample in zip(sample_roles(len(group)), group, strict=True)
             },
             {REWARD: sum(s.reward for s in group) / len(group), VOTE_SHARE: vote_share[prompt]},
@@ -207,8 +267,10 @@ def _sequence(
     sample: WeighedSample,
     ids: tuple[int, ...],
     reference: Mapping[str, tuple[float, ...]] | None,
+    by_token: Mapping[str, tuple[float, ...]] | None,
 ) -> TokenSequence:
-    columns = {ADVANTAGE: (sample.advantage,) * len(ids)}
+    same = (sample.advantage,) * len(ids)
+    columns = {ADVANTAGE: same if by_token is None else by_token[sample.completion_id]}
     if reference is not None:
         columns[REFERENCE] = reference[sample.completion_id]
     return TokenSequence(ids, token_columns=columns)

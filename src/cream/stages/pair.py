@@ -184,15 +184,13 @@ def pair(
     said = _shared(layout, parts, pairs.prompt, pairs.chosen)
     reason[(reason == KEPT) & (said != KEPT)] = said[(reason == KEPT) & (said != KEPT)]
     kept = reason == KEPT
-    outcome = _outcome_names(pairs, reason)
+    outcome = _outcome_names(pairs, reason, parts.paired_by)
     agreed, unshared = _agreed(layout, parts, candidates, tie_break)
     outcome[agreed.prompt] = UNANIMOUS
     for prompt, why in unshared.items():
         outcome[prompt] = why
     alone = [UNANIMOUS] if parts.paired_by.unanimous == "nll" else []
-    if isinstance(parts.paired_by, EditedOriginal):
-        outcome[outcome == Outcome.TIED.name.lower()] = NO_EDIT
-        alone = [NO_EDIT]
+    alone += [NO_EDIT] if isinstance(parts.paired_by, EditedOriginal) else []
     reward = parts.reward
     return PairingResult(
         pairs=_pair_table(layout, candidates.reward, pairs, parts, consistency, kept),
@@ -342,11 +340,13 @@ def _level(
     return np.clip(best_worst_agreement(2 * shrunken - 1, size), 0.0, 1.0)  # sums of weights round
 
 
-def _outcome_names(pairs: Pairs, reason: np.ndarray) -> np.ndarray:
+def _outcome_names(pairs: Pairs, reason: np.ndarray, rule: PairingConfig) -> np.ndarray:
     """Outcome per prompt; one that lost all its pairs says why, a disagreeing witness first."""
     names = np.array([kind.name.lower() for kind in Outcome], dtype=object)[pairs.outcome]
     kept: Bool[np.ndarray, " prompt"] = np.zeros(len(names), dtype=bool)
     kept[pairs.prompt[reason == KEPT]] = True
+    if isinstance(rule, EditedOriginal):
+        names[names == Outcome.TIED.name.lower()] = NO_EDIT
     for name in DROPPED:
         lost = pairs.prompt[reason == name]
         names[lost[~kept[lost]]] = name

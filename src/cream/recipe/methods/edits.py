@@ -1,7 +1,8 @@
-"""Minimal edits as supervision: an edited completion against its original.
+"""Minimal edits as supervision: an edited completion against its original, and token rewards.
 
 Source: Xu et al., arXiv 2406.02756, whose annotator edits the worse response until it is better.
-Masked DPO on the touched tokens alone is ours.
+Masked DPO on the touched tokens alone is ours; so is reinforcement without a critic, by labels
+or by the implicit reward in place of a trained reward model.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from cream.recipe.columns import EDITED
+from cream.recipe.columns import EDITED, LABELS
 from cream.recipe.editing import Editing
 from cream.recipe.methods import MethodSection
 from cream.recipe.objectives import Dpo
 from cream.recipe.pairing import EditedOriginal
-from cream.recipe.parts import MethodParts, ScoreQuantity
+from cream.recipe.parts import MethodParts, ScoreQuantity, TokenAdvantage
+from cream.recipe.policy_gradient import TokenRatio
 
 
 class EditsMethod(MethodSection):
@@ -49,4 +51,39 @@ class EditsMethod(MethodSection):
         )
 
 
-METHODS = (EditsMethod,)
+class FineGrainedMethod(MethodSection):
+    """Policy gradient on fresh samples with a reward of every token."""
+
+    name: Literal["fine_grained"] = "fine_grained"
+    reward: Literal["labels", "implicit"] = "labels"
+    """``labels``: -1 for a token that an edit replaced, 0 for others; ``implicit``: log-ratio of
+    M_t against M0, nats, which needs no edit."""
+    editing: Editing | None = None
+    """Who edits, and which edits count, with ``reward: labels``; null: as `edits` does."""
+    advantage: TokenAdvantage = TokenAdvantage()
+    """How rewards of tokens become advantages of tokens."""
+    objective: TokenRatio = TokenRatio()
+    """Ratio, clipping, and a divergence in the loss."""
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> FineGrainedMethod:
+        if self.reward == "implicit" and self.editing is not None:
+            raise ValueError("editing would be ignored: the reward is implicit")
+        if self.objective.ratio != "token":
+            raise ValueError(
+                f"objective.ratio: {self.objective.ratio} is of completions and would weigh all "
+                "tokens by the advantage of the first; set it to token"
+            )
+        return self
+
+    def parts(self, t: int) -> MethodParts:
+        """The reward is a column of lists; of a completion it is their sum."""
+        return MethodParts(
+            reward=ScoreQuantity(column=self.reward),
+            editing=(self.editing or Editing()) if self.reward == LABELS else None,
+            advantage=self.advantage,
+            objective=self.objective,
+        )
+
+
+METHODS = (EditsMethod, FineGrainedMethod)

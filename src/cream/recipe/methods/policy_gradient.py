@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from cream.recipe.columns import JUDGE, REWARD_MODEL, SELF_CERTAINTY
 from cream.recipe.methods import MethodSection
 from cream.recipe.parts import Advantage, AnyQuantity, Majority, MethodParts, ScoreQuantity, Votes
-from cream.recipe.policy_gradient import LossKl, PolicyGradient
+from cream.recipe.policy_gradient import LossKl, PolicyGradient, TokenRatio
 from cream.recipe.scorers import AnyJudge, RewardModelConfig
 
 
@@ -25,13 +25,6 @@ class GroupNormalised(Advantage):
     """What is taken off a reward; GRPO takes the mean of all samples."""
     scale: Literal["none", "group_std"] = "group_std"
     """What it is divided by then; GRPO: the standard deviation of the group's rewards."""
-
-
-class TokenRatio(PolicyGradient):
-    """GRPO's objective (arXiv 2402.03300), by default without a divergence."""
-
-    ratio: Literal["product", "geometric", "token"] = "token"
-    """What of pi / pi_start is clipped; GRPO: each token's own."""
 
 
 def weighed(reward: AnyQuantity, method: RlooMethod | TtrlMethod | IntuitorMethod) -> MethodParts:
