@@ -124,14 +124,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     folder, begun = Path(tempfile.mkdtemp()), time.monotonic()
+    flips, rng = Flips(folder), random.Random(given.seed)
     try:
-        flips, rng = Flips(folder), random.Random(given.seed)
         for _ in range(given.flips):
             flips.flip(rng)
+    except KeyboardInterrupt:  # what was tried until then counts
+        pass
     finally:
         shutil.rmtree(folder)
     print(told(flips.outcomes))
-    print(f"{given.flips:,} flips in {time.monotonic() - begun:.0f} s, {len(flips.wrong)} wrong")
+    print(f"{flips.outcomes.total():,} flips in {time.monotonic() - begun:.0f} s, {len(flips.wrong)} wrong")
     print("\n".join(flips.wrong[:20]))
     raise SystemExit(bool(flips.wrong))
 
