@@ -16,7 +16,7 @@ from typing import assert_never
 from cream.data.splits import POLICY
 from cream.errors import RecipeError
 from cream.recipe import Recipe
-from cream.recipe.columns import EDITED, FROM_DATA, VERIFIER
+from cream.recipe.columns import EDITED, FROM_DATA, LAST_ANSWER, VERIFIER
 from cream.recipe.pairing import (
     AllPairs,
     BestRandom,
@@ -45,6 +45,7 @@ COLUMNS_WITHOUT_MODEL: Mapping[str, tuple[StageKind, str]] = {
     VERIFIER: ("verify", "verify"),
     FROM_DATA: ("mark", "mark the data's completions"),
     EDITED: ("mark", "mark the edits"),
+    LAST_ANSWER: ("segment", "cut into solutions and checks"),
 }
 """Score columns that no model fills: the kind of their stage, and what it does in words."""
 PartsAt = Callable[[int], MethodParts]
@@ -277,14 +278,22 @@ def with_answers(examples: Sequence[SeedExample], seed_name: tuple[str | int, ..
 
 
 def weighing(
-    recipe: Recipe, samples: Sampled, matrix: StageSpec, parts: MethodParts, result: str
+    recipe: Recipe,
+    samples: Sampled,
+    scores: Sequence[StageSpec],
+    matrix: StageSpec,
+    parts: MethodParts,
+    result: str,
 ) -> Iterator[StageSpec]:
     """Weigh every sample by its reward against the others', and train M_t to `result`."""
     own, reference = samples.spec, loss_reference(recipe, samples.spec.t)
     policy = f"M{own.t}"
     first = ("iteration-1/advantage",) if own.t > 1 else ()
-    rule = parts.advantage
+    rule, cut = parts.advantage, parts.trajectory
     paid = isinstance(rule, TokenAdvantage) and rule.kl is not None
+    if cut is not None and cut.per_action:
+        first += tuple(spec.name for spec in scores if spec.kind == "segment")
+        paid = cut.credit.beta > 0 and reference != policy
     under = [samples.tokens_under(model) for model in ((policy, reference) if paid else ())]
     yield from under
     read = (matrix.name, *first, *(spec.name for spec in under))

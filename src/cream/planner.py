@@ -157,7 +157,7 @@ class _Planner:
         matrix = self._matrix(folder, sets, scores, draft=draft)
         yield matrix
         if parts.advantage is not None:
-            yield from weighing(self.recipe, sets[0], matrix, parts, result)
+            yield from weighing(self.recipe, sets[0], scores, matrix, parts, result)
             return
         calibrated = (CALIBRATION_MATRIX,) if is_calibrated(self.parts(1)) else ()
         pairs = StageSpec(

@@ -73,6 +73,7 @@ StageKind = Literal[
     "answer",
     "certainty",
     "token_reward",
+    "segment",
     "matrix",
     "pair",
     "advantage",
@@ -86,8 +87,9 @@ log-probabilities under a model of the run. ``edit``: wrong completions edited, 
 them. ``mark``: which completions a data set or an editor brought. ``text_score``: a judge, a reward
 model or a scorer of the user's reads completions. ``answer``: a witness answers, and completions
 are compared with its answers. ``certainty``: how certain the policy is of its next tokens.
-``token_reward``: a reward of every token. ``matrix``: columns joined. ``advantage``: each sample's
-reward against the others'. ``score_tokens``: log-probabilities of every token under a model.
+``token_reward``: a reward of every token. ``segment``: completions cut into solutions and checks,
+each verified. ``matrix``: columns joined. ``advantage``: each sample's reward against the others'.
+``score_tokens``: log-probabilities of every token under a model.
 ``transform``: pairs to training examples of another shape, whose new sequences ``score_examples``
 scores under the loss reference. The three that freeze keep the data of the run."""
 
@@ -127,7 +129,7 @@ class StageSpec(Record):
     are from. Of edits: the samples. Of scores: the samples, or the edits with them; of token
     rewards then the log-probabilities of tokens. Of a matrix: all samples, those of the policy
     first, then their scores. Of advantages: the matrix, then those of the first iteration,
-    then log-probabilities of tokens.
+    what was segmented, and log-probabilities of tokens.
     Of a training: pairs or advantages and the matrix, then the transformed examples and their
     scores, or the reference's token log-probabilities, if there are any."""
     source: str | None = None
@@ -154,6 +156,16 @@ class Share(Record):
     high: Rate | None
     n: Count
     """Items."""
+
+
+class ActionSummary(Record):
+    """What the actions of an iteration are worth."""
+
+    tally: Tally
+    """Actions by what their reward was compared with; ``left_out``: not trained on."""
+    mean_reward: dict[str, float | None]
+    mean_abs_advantage: dict[str, float | None]
+    """By kind, of those trained on."""
 
 
 class AdvantageSummary(Record):
@@ -201,6 +213,8 @@ class AdvantageSummary(Record):
     mean_completion_tokens: float
     warnings: dict[str, str]
     """By name: a sentence each, see `cream.algorithms.advantages.collapse`."""
+    actions: ActionSummary | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of methods that weigh every action by itself."""
 
 
 class EngineUsed(Record):
@@ -336,6 +350,17 @@ class TrainSummary(Record):
         return self.model_dump(mode="json", by_alias=True, exclude=absent)
 
 
+class TrajectoryFigures(Record):
+    """What solutions and checks within completions came to."""
+
+    counts: Counts
+    """See `cream.algorithms.trajectories.TrajectoryCounts`."""
+    shares: dict[str, float | None]
+    """See its ``figures``; last - first = (1 - first) mended - first spoilt, on counts."""
+    one_retry: float | None
+    """Gain to expect of one retry, p (1 - p) J; null without checks of right and wrong ones."""
+
+
 class EvaluateSummary(EngineUsed):
     """What an evaluation counted; `Evaluation` is computed from its answers."""
 
@@ -343,6 +368,10 @@ class EvaluateSummary(EngineUsed):
     greedy_total: Count
     answers: Count
     """Greedy ones and samples."""
+    trajectories: TrajectoryFigures | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """Of greedy answers, where completions are cut; one is then right if its last solution is."""
 
 
 class ConstantAnswer(Record):

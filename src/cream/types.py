@@ -67,6 +67,14 @@ class SeedExample:
 
     prompt: Prompt
     completion: str
+    masked: tuple[tuple[int, int], ...] = ()
+    """Spans of characters, [first, after the last), in order and apart, that no loss is taken of:
+    what the policy reads in its own completion and shall not learn to say."""
+
+    @property
+    def content(self) -> list[Any]:
+        """What it is, for fingerprints."""
+        return [self.prompt.prompt_id, self.completion, *([self.masked] if self.masked else [])]
 
 
 class FinishReason(StrEnum):

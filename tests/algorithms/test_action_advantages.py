@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.algorithms.test_trajectories import FIVE, trajectory
+from signed_trajectories import FIVE, trajectory
 
 from cream.algorithms.action_advantages import (
     NO_BASELINE,

@@ -133,7 +133,9 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     print(told(flips.outcomes))
-    print(f"{flips.outcomes.total():,} flips in {time.monotonic() - begun:.0f} s, {len(flips.wrong)} wrong")
+    print(
+        f"{flips.outcomes.total():,} flips in {time.monotonic() - begun:.0f} s, {len(flips.wrong)} wrong"
+    )
     print("\n".join(flips.wrong[:20]))
     raise SystemExit(bool(flips.wrong))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,19 @@ def seed(count: int) -> list[SeedExample]:
     ]
 
 
+class Lengths:
+    """Encodes a completion as its length."""
+
+    def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        return (1, 2)
+
+    def encode_completion(self, messages: Sequence[Message], text: str) -> tuple[int, ...]:
+        return (3, len(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        raise AssertionError("nothing is masked")
+
+
 def drawn(count: int, share: float, beside: int, draw: int = 0, epochs: int = 1) -> list[list[str]]:
     """Numbers of the seed examples, by epoch."""
     by_epoch = replayed(
@@ -36,8 +49,7 @@ def drawn(count: int, share: float, beside: int, draw: int = 0, epochs: int = 1)
         beside=beside,
         epochs=epochs,
         seed=draw,
-        encode_prompt=lambda messages: (1, 2),
-        encode_completion=lambda messages, text: (3, len(text)),
+        encoder=Lengths(),
     )
     every = [example for epoch in by_epoch for example in epoch]
     assert all(example.weight == 2.0 for example in every)

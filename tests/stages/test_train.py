@@ -3,9 +3,14 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
-from cream.stages.train import pair_examples, seed_examples
-from cream.training.examples import completion_example
+from cream.algorithms.preference import supervised
+from cream.errors import DataError
+from cream.stages.train import imitated, pair_examples, seed_examples
+from cream.testing import tiny_model
+from cream.training.examples import BatchLayout, completion_example
+from cream.training.forward import choose_route
 from cream.types import Example, Message, PairTable, Prompt, SeedExample, TokenSequence
 
 PAIRS = PairTable(
@@ -71,14 +76,74 @@ def test_a_pair_whose_completion_or_prompt_is_gone_is_an_error():
         pair_examples(PAIRS, COMPLETIONS, PROMPT_IDS, reference_column="logps_M7")
 
 
+class Letters:
+    """A token per character, or per so many; the end is 2."""
+
+    def __init__(self, width=1, *, trims=False):
+        self.width, self.trims, self.known = width, trims, {2: ""}
+
+    def encode_prompt(self, messages):
+        return tuple(map(ord, messages[0].content))
+
+    def encode_completion(self, messages, text):
+        text = text.strip() if self.trims else text
+        pieces = [text[i : i + self.width] for i in range(0, len(text), self.width)]
+        ids = [int.from_bytes(piece.encode(), "big") for piece in pieces]
+        self.known |= dict(zip(ids, pieces, strict=True))
+        return (*ids, 2)
+
+    def decode(self, ids):
+        return "".join(self.known[i] for i in ids)
+
+
+class Rewriting(Letters):
+    """Comes out otherwise than it went in."""
+
+    def decode(self, ids):
+        return "other"
+
+
+def masked(text, *spans, encoder):
+    example = SeedExample(Prompt("p", (Message("user", "hi"),)), text, spans)
+    found = imitated(example, encoder).loss_mask
+    assert found is not None
+    return "".join(".x"[used] for used in found)
+
+
+def test_masked_spans_of_a_seed_completion_are_masked_tokens():
+    """abcdef with cd masked; with two characters a token the one of both spans goes to the later;
+    a last span takes the end token along."""
+    assert masked("abcdef", (2, 4), encoder=Letters()) == "xx..xxx"
+    assert masked("abcdef", (0, 1), (4, 6), encoder=Letters()) == ".xxx..."
+    assert masked("abcdef", (2, 4), encoder=Letters(2)) == "x.xx"
+    assert masked("abcdef", (1, 4), encoder=Letters(2)) == "..xx"
+    assert masked("abcdef", (0, 3), encoder=Letters(2)) == ".xxx"
+
+
+def test_spans_are_found_where_a_template_trims_and_refused_where_it_rewrites():
+    assert masked("  abcd ", (0, 4), encoder=Letters(trims=True)) == "..xxx"
+    with pytest.raises(DataError, match="changes the seed completion 'abcd' to 'other'"):
+        masked("abcd", (0, 2), encoder=Rewriting())
+
+
+def test_the_loss_of_fine_tuning_is_over_the_unmasked_tokens():
+    """Four tokens, the middle two masked: -(log p_1 + log p_4), which training divides by 2."""
+    model = tiny_model(seed=0)
+    sequence = TokenSequence((5, 6, 7, 2), loss_mask=(True, False, False, True))
+    layout = BatchLayout(supervised().needs, shared=False)
+    batch = layout.batch([Example("e", (3, 4), {"completion": sequence})])
+    computed = choose_route(model).forward(model, batch.tokens)
+    inputs = batch.inputs(computed.token_logps)
+    logits = model(torch.tensor([[3, 4, 5, 6, 7, 2]])).logits[0, 1:5].log_softmax(-1)
+    wanted = -(logits[0, 5] + logits[3, 2])
+    torch.testing.assert_close(supervised().loss(inputs).sum(), wanted, rtol=1e-4, atol=1e-4)
+    assert layout.loss_tokens(batch.examples[0]) == 2
+
+
 def test_seed_examples_are_encoded_as_the_policy_would_have_sampled_them():
     messages = (Message("user", "hi"),)
     examples = [SeedExample(Prompt("p", messages), "yes"), SeedExample(Prompt("p", messages), "no")]
-    encoded = seed_examples(
-        examples,
-        lambda m: tuple(map(ord, m[0].content)),
-        lambda m, text: (*map(ord, text), len(m[0].content)),
-    )
+    encoded = seed_examples(examples, Letters())
 
     assert encoded == [
         completion_example("p-0", (104, 105), (121, 101, 115, 2)),

@@ -99,6 +99,14 @@ class PreparedData(Record):
     files: dict[str, PreparedFile]
 
 
+class WrittenTrajectories(Record):
+    """Seed data made of a model's own answers."""
+
+    path: str
+    tally: Tally
+    """Seed prompts that were ``written``, and the others by reason."""
+
+
 class HarnessMetric(Record):
     """A metric of a task of lm-eval-harness."""
 
@@ -276,6 +284,7 @@ def documents() -> dict[str, Any]:
         "bench": BenchDocument,
         "compare": Comparison,
         "data-prepare": PreparedData,
+        "data-trajectories": WrittenTrajectories,
         "doctor": Machine,
         "eval": EvaluatedModel,
         "eval-lm-eval": OutsideEvaluation,
@@ -302,6 +311,7 @@ def documents() -> dict[str, Any]:
 
 SPOKEN = {"export": "export trl|flipped", "data-prepare": "data prepare"}
 SPOKEN |= {"export-edits": "export edits"}
+SPOKEN |= {"data-trajectories": "data trajectories"}
 SPOKEN |= {"eval-lm-eval": "eval --lm-eval"}
 SPOKEN |= {f"rerank-{name}": f"rerank {name}" for name in ("eval", "fit", "score")}
 """Commands that a schema's file name does not spell."""

@@ -164,6 +164,7 @@ def evaluate(
     from cream.recipe.recipe import EvaluationConfig
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
+    trajectory = None
     if recipe is not None:
         loaded = load_recipe(recipe, overrides or ())
         if loaded.data.test is None:
@@ -172,7 +173,7 @@ def evaluate(
             update={"name": model, "revision": None, "from_scratch": None}
         )
         test, settings, seed = loaded.data.test, loaded.evaluation, loaded.seed
-        engine = loaded.engine
+        engine, trajectory = loaded.engine, loaded.parts(1).trajectory
     elif names:
         config = ModelConfig(name=model)
         source = ReasoningGymSource(
@@ -199,6 +200,7 @@ def evaluate(
             engine,
             seed=seed,
             tasks=names,
+            trajectory=trajectory,
             base_dir=recipe.parent if recipe else Path(),
             cache_dir=cache_dir(),
             progress=progress,

@@ -1,4 +1,4 @@
-"""``cream init|models|data prepare``: a recipe, a model and data to begin with."""
+"""``cream init|models|data``: a recipe, a model and data to begin with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from cream.cache import cache_dir
-from cream.cli.console import Json, output, print_json, say
+from cream.cli.console import (
+    ConsoleProgress,
+    Json,
+    Overrides,
+    Quiet,
+    RecipePath,
+    messages,
+    output,
+    print_json,
+    say,
+)
 from cream.errors import RecipeError
 
 
@@ -115,6 +125,57 @@ def prepare(
     for file_name, entry in prepared.files.items():
         line = f"{out / file_name}: {entry.rows} rows ({_dropped(entry.tally)})"
         output().print(line, markup=False, soft_wrap=True)
+
+
+@data.command("trajectories")
+def trajectories(
+    recipe: RecipePath,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="JSONL file to write.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME|DIR", help="Whose answers; default: M0."),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Answers per prompt.")] = 5,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, help="Of the answers; top-p is 1.")
+    ] = 0.7,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help="Most solutions in a trajectory.")
+    ] = 4,
+    overrides: Overrides = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write seed data for s2r of a model's own answers: wrong ones, found wrong, then a right one.
+
+    Prompts, answers and verifier are those of the recipe's data.seed.
+    """
+    from cream.cli.documents import WrittenTrajectories
+    from cream.programs.trajectories import Drawing, write_trajectories
+    from cream.recipe import load_recipe
+
+    if out.exists() and not force:
+        raise RecipeError(f"{out} exists; choose another name or give --force")
+    progress = ConsoleProgress(messages(quiet=quiet))
+    try:
+        tally = write_trajectories(
+            load_recipe(recipe, overrides or ()),
+            out,
+            Drawing(model, samples, temperature),
+            most_rounds=rounds,
+            base_dir=recipe.parent,
+            cache_dir=cache_dir(),
+            progress=progress,
+        )
+    finally:
+        progress.close()
+    if as_json:
+        print_json(WrittenTrajectories(path=str(out), tally=tally))
+        return
+    output().print(
+        f"{out}: {tally.parts['written']} rows ({_dropped(tally)})", markup=False, soft_wrap=True
+    )
 
 
 def _dropped(tally: Any) -> str:

@@ -225,9 +225,12 @@ def train(
 
         _freeze(context)
         spec = context.plan.maker(f"M{t + 1}")
-        for name in spec.inputs:
-            if context.plan.named(name).kind in ("advantage", "score_tokens"):
-                run_stage(context, context.plan.named(name))
+        read = [context.plan.named(name) for name in spec.inputs]
+        read += [context.plan.named(name) for one in read for name in one.inputs]
+        wanted = [one for one in read if one.kind in ("advantage", "score_tokens")]
+        for one in sorted(wanted, key=context.plan.stages.index):
+            if one.t == spec.t:
+                run_stage(context, one)
         record = run_stage(context, spec)
         _tell(record.summary, as_json=as_json)
 

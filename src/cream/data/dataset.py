@@ -95,7 +95,7 @@ def load_data(config: DataConfig, *, seed: int, iterations: int, base_dir: Path)
     slices, pool = reader.read_prompts(config.prompts, iterations)
     check_leakage(test, [*seed_items, *pool])
     seed_examples = tuple(
-        SeedExample(item.prompt, item.completion)
+        SeedExample(item.prompt, item.completion, item.masked)
         for item in seed_items
         if item.completion is not None  # always: reading seed data requires it
     )

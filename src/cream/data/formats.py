@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from cream.data.columns import carries, is_empty
+from cream.data.completion_spans import COMPLETION_SPANS, read_spans
 from cream.data.files import Row, checked_text, parse_json
 from cream.errors import DataError
 from cream.recipe.data import ColumnMapping
@@ -53,6 +54,8 @@ class Conversation:
 
     messages: tuple[Message, ...]
     completion: str | None
+    masked: tuple[tuple[int, int], ...] = ()
+    """See `SeedExample.masked`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,12 @@ class _Reader:
         conversation = self._conversation()
         messages = self._with_history(conversation.messages)
         messages = self._with_system(messages)
-        conversation = Conversation(messages, conversation.completion)
+        completion, masked = conversation.completion, ()
+        if self._holds(COMPLETION_SPANS):
+            _, spans = self._list(COMPLETION_SPANS)
+            self._completion_from.add(COMPLETION_SPANS)
+            completion, masked = read_spans(spans, completion, self._row.where)
+        conversation = Conversation(messages, completion, masked)
         wanted = self._wanted(conversation)
         return Parsed(
             conversation,

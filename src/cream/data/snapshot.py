@@ -9,13 +9,14 @@ Cream as a `file` source.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cream.data.completion_spans import COMPLETION_SPANS, read_spans, written_spans
 from cream.data.dedup import prompt_id
 from cream.errors import DataError
 from cream.types import Message, Prompt, SeedExample
@@ -32,6 +33,7 @@ PROMPT_SCHEMA = pa.schema(_PROMPT_FIELDS)
 """Columns of a file of prompts."""
 SEED_SCHEMA = pa.schema([*_PROMPT_FIELDS, pa.field("completion", _MESSAGES, nullable=False)])
 """Columns of a file of seed examples."""
+_SPANS = pa.list_(pa.struct([("text", pa.string()), ("train", pa.bool_())]))
 
 
 def prompts_to_table(prompts: Sequence[Prompt]) -> pa.Table:
@@ -56,15 +58,35 @@ def seed_to_table(examples: Sequence[SeedExample]) -> pa.Table:
         | {"completion": [{"role": "assistant", "content": example.completion}]}
         for example in examples
     ]
-    return pa.Table.from_pylist(rows, SEED_SCHEMA)
+    table = pa.Table.from_pylist(rows, SEED_SCHEMA)
+    if not any(example.masked for example in examples):
+        return table
+    spans = [written_spans(_cut(e.completion, e.masked)) for e in examples]
+    return table.append_column(COMPLETION_SPANS, pa.array(spans, _SPANS))
+
+
+def _cut(text: str, masked: Sequence[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
+    """Parts of a completion, and whether they are trained on."""
+    place = 0
+    for start, end in masked:
+        if start > place:
+            yield text[place:start], True
+        yield text[start:end], False
+        place = end
+    if place < len(text):
+        yield text[place:], True
 
 
 def seed_from_table(table: pa.Table) -> tuple[SeedExample, ...]:
     """Return the seed examples of a table. See `prompts_from_table`."""
     _check_columns(table, SEED_SCHEMA)
-    return tuple(
-        SeedExample(_prompt(row), row["completion"][0]["content"]) for row in table.to_pylist()
-    )
+    return tuple(_example(row) for row in table.to_pylist())
+
+
+def _example(row: Mapping[str, Any]) -> SeedExample:
+    completion, spans = row["completion"][0]["content"], row.get(COMPLETION_SPANS)
+    masked = read_spans(spans, completion, row["prompt_id"])[1] if spans else ()
+    return SeedExample(_prompt(row), completion, masked)
 
 
 def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:

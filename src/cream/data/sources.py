@@ -34,6 +34,8 @@ class Item:
     prompt: Prompt
     completion: str | None
     where: str
+    masked: tuple[tuple[int, int], ...] = ()
+    """See `SeedExample.masked`."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,9 @@ def _item(
         used.add("metadata")
     if role != "seed":
         used -= parsed.completion_from
-    return Item(prompt, conversation.completion if role == "seed" else None, row.where), used
+    if role != "seed":
+        return Item(prompt, None, row.where), used
+    return Item(prompt, conversation.completion, row.where, conversation.masked), used
 
 
 _CSV_NUMBER = re.compile(r"[-+]?(?:0|[1-9]\d{0,30})(?:\.\d{1,30})?(?:[eE][-+]?\d{1,3})?")

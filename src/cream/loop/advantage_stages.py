@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,23 @@ from cream.errors import RunError
 from cream.loop.context import Context
 from cream.loop.pairing import read_matrix
 from cream.loop.stage_runner import run_step
+from cream.loop.trajectory_stages import (
+    ACTIONS,
+    WEIGHED_TYPE,
+    trajectories_of,
+    weighed_actions,
+)
 from cream.recipe.columns import OF_TOKENS, VERIFIER, token_column
+from cream.recipe.parts import MethodParts
 from cream.recipe.policy_gradient import TokenAdvantage
 from cream.recipe.recipe import SamplingConfig
+from cream.recipe.trajectory import ProcessCredit
 from cream.records import AdvantageSummary, Share, StageSpec
 from cream.runs.files import read_table, write_table
 from cream.runs.reader import ADVANTAGES, PROMPTS, rows_of
 from cream.runs.store import Stage, StageRecord
 from cream.runs.tables import LOGP_PREFIX, NUM_TOKENS
+from cream.stages.action_advantage import Trajectory, action_summary, weigh_actions
 from cream.stages.advantage import (
     TRAINED,
     Advantages,
@@ -42,6 +52,7 @@ def advantage_stage(context: Context, spec: StageSpec) -> StageRecord:
     matrix_stage, *read = map(context.run.finished, spec.inputs)
     first = [made for made in read if made.spec.kind == "advantage"]
     tokens = [made for made in read if made.spec.kind == "score_tokens"]
+    segmented = [made for made in read if made.spec.kind == "segment"]
     parts, policy = context.plan.parts(spec.t), str(spec.model)
     rule = parts.advantage
     assert rule is not None, "planned for methods with advantages"
@@ -54,12 +65,16 @@ def advantage_stage(context: Context, spec: StageSpec) -> StageRecord:
             "advantage": rule.model_dump(mode="json"),
             "reference": spec.reference if rule.kl else None,
             **({"tokens": [made.fingerprint for made in tokens]} if tokens else {}),
+            **_credited(parts, segmented),
         },
     )
 
     def work() -> tuple[dict[str, Any], str, None]:
         matrix = read_matrix(matrix_stage, parts, spec.t, report_consistency=False)
         found = weigh(matrix, parts, policy=policy, reference=str(spec.reference))
+        cut = _trajectories(segmented, tokens if segmented else [])
+        if cut and parts.trajectory and isinstance(parts.trajectory.credit, ProcessCredit):
+            found = weigh_actions(found, cut, parts.trajectory.credit)
         if not (found.outcome == TRAINED).any():
             raise RunError(_nothing_to_train_on(spec, found))
         by_token = None
@@ -69,6 +84,9 @@ def advantage_stage(context: Context, spec: StageSpec) -> StageRecord:
         write_table(stage.folder / PROMPTS, _prompt_table(found))
         gap = _behaviour_gap(matrix_stage, policy)
         summary = _summary(found, spec.t, gap, context.recipe.sampling, first)
+        if found.actions is not None:
+            total = sum(len(own.actions) for own in cut.values())
+            summary = summary.model_copy(update={"actions": action_summary(found, total)})
         for name, said in summary.warnings.items():
             context.progress.note(f"{name}: {said}")
         return summary.as_json(), outcome_in_words(summary), None
@@ -85,6 +103,26 @@ def _of_tokens(
         policy, reference = tokens[0], tokens[-1]  # one stage where both are the same model
         logps = lists_of(policy, OF_TOKENS), lists_of(reference, OF_TOKENS)
     return of_tokens(found, rule, lists_of(matrix, token_column(reward)), logps)
+
+
+def _credited(parts: MethodParts, segmented: Sequence[Stage]) -> dict[str, Any]:
+    """What the advantages of actions depend on beside those of samples."""
+    if not segmented or parts.trajectory is None:
+        return {}
+    credit = parts.trajectory.credit.model_dump(mode="json")
+    return {"actions": [made.fingerprint for made in segmented], "credit": credit}
+
+
+def _trajectories(segmented: Sequence[Stage], tokens: Sequence[Stage]) -> dict[str, Trajectory]:
+    """By completion id what was segmented, with log-ratios where their tokens were scored."""
+    ratios = None
+    if tokens:
+        own, reference = (lists_of(made, OF_TOKENS) for made in tokens)
+        ratios = {
+            key: tuple(a - b for a, b in zip(logps, reference[key], strict=True))
+            for key, logps in own.items()
+        }
+    return {k: v for made in segmented for k, v in trajectories_of(made, ratios).items()}
 
 
 def outcome_in_words(summary: AdvantageSummary) -> str:
@@ -113,8 +151,15 @@ def weighed_examples(
     """
     names = ("prompt_id", "completion_id", "reward", "advantage", "outcome")
     rows = rows_of(read_table(weighed.folder / ADVANTAGES, list(names)), *names)
-    samples = [WeighedSample(*told) for *told, outcome in rows if outcome == TRAINED]
     table = read_table(weighed.folder / ADVANTAGES)
+    actions = weighed_actions(table)
+    samples = [
+        WeighedSample(prompt, key, reward, advantage, actions.get(key))
+        for prompt, key, reward, advantage, outcome in rows
+        if outcome == TRAINED
+    ]
+    rule = context.plan.parts(weighed.spec.t).trajectory
+    credit = None if rule is None else rule.credit
     shares = read_table(weighed.folder / PROMPTS, ["prompt_id", "vote_share"])
     return sample_examples(
         samples,
@@ -126,6 +171,7 @@ def weighed_examples(
         },
         None if tokens is None else lists_of(tokens, OF_TOKENS),
         _by_token(table) if CREDIT in table.column_names else None,
+        phrases=not isinstance(credit, ProcessCredit) or credit.separator_credit == "own",
     )
 
 
@@ -171,6 +217,10 @@ def _sample_table(found: Advantages, by_token: Mapping[str, list[float]] | None)
     if by_token is not None:
         lists = [by_token.get(key) for key in columns["completion_id"].to_pylist()]
         columns[CREDIT] = pa.array(lists, pa.list_(pa.float64()))
+    if found.actions is not None:
+        own = [found.actions.get(key) for key in columns["completion_id"].to_pylist()]
+        told = [None if row is None else [asdict(action) for action in row] for row in own]
+        columns[ACTIONS] = pa.array(told, WEIGHED_TYPE)
     return pa.table(columns)
 
 

@@ -38,6 +38,7 @@ from cream.recipe.scorers import JudgeConfig, PairwiseJudgeConfig
 from cream.records import StageSpec
 from cream.runs.store import Run, Stage, fingerprint
 from cream.runs.trackers import RunTrackers
+from cream.stages.segment import LastAnswer
 from cream.types import EncodedPrompt, Goal, Prompt
 
 
@@ -133,7 +134,7 @@ class Context:
     seed_model_fingerprint: str
     plan: RunPlan
     verifier: Verifier
-    """Checks a completion the way its prompt says."""
+    """Checks an answer the way its prompt says; see `answer_verifier`."""
     scorers: ScorerModels = field(default_factory=ScorerModels)
     """Models outside the run that a method ranks by."""
     trackers: RunTrackers = field(default_factory=RunTrackers)
@@ -205,10 +206,17 @@ class Context:
         self.run.finished(self.plan.maker(model).name).check_model()
 
     def verified_by(self, prompts: Sequence[Prompt]) -> dict[str, str]:
-        """The user's verifier as an input of a stage that verifies these prompts, if it does."""
-        verifier = self.extensions.verifier
+        """What decides verdicts beside prompts: the user's verifier, how trajectories are cut."""
+        verifier, rule = self.extensions.verifier, self.plan.parts(1).trajectory
         named = any(prompt.metadata.get("verifier") == CUSTOM for prompt in prompts)
-        return {"verifier": verifier.fingerprint} if verifier is not None and named else {}
+        found = {"verifier": verifier.fingerprint} if verifier is not None and named else {}
+        return found if rule is None else {**found, "trajectory": fingerprint(rule.read_by)}
+
+    @cached_property
+    def answer_verifier(self) -> Verifier:
+        """What checks whole completions: of trajectories their last answer."""
+        rule = self.plan.parts(1).trajectory
+        return self.verifier if rule is None else LastAnswer(self.verifier, rule.phrases.grammar)
 
     def prompts_fingerprint(self, prompts: Sequence[Prompt]) -> str:
         """Fingerprint of prompts, their answers included."""

@@ -39,7 +39,7 @@ def freeze_prompts(context: Context, spec: StageSpec) -> StageRecord:
 def freeze_seed(context: Context, spec: StageSpec) -> StageRecord:
     """The seed examples. See `freeze_prompts`."""
     examples = context.data.seed_examples
-    content = [[e.prompt.prompt_id, e.completion] for e in examples]
+    content = [example.content for example in examples]
     summary = {
         "examples": len(examples),
         "tally": _as_json(context.data.tallies["seed"]),

@@ -20,6 +20,7 @@ from cream.algorithms.statistics import Absent
 from cream.engines.certainty import SelfCertainty
 from cream.loop.context import Context, sampling_params
 from cream.loop.stage_runner import PartProgress, batched, run_parts, run_shards
+from cream.loop.trajectory_stages import evaluated_trajectories, with_actions
 from cream.recipe.columns import OF_TOKENS, SELF_CERTAINTY
 from cream.records import (
     EngineUsed,
@@ -44,6 +45,7 @@ from cream.runs.tables import (
 from cream.stages.evaluate import evaluate
 from cream.stages.sample import greedily, sample, with_data_completions
 from cream.stages.score import measure_noise, score, scoring_requests
+from cream.stages.segment import in_words
 from cream.types import Completion, FinishReason, Origin, Prompt
 
 NOISE_GROUPS = 8
@@ -277,13 +279,15 @@ def evaluate_stage(context: Context, spec: StageSpec) -> StageRecord:
         rows = evaluate(
             context.encode(shard, settings.max_completion_tokens, goal),
             within.sampler(context.engine.sampler(model)),
-            context.verifier,
+            context.answer_verifier,
             params,
             num_samples=settings.num_samples,
             seed_of=lambda key, k: derive_seed(context.recipe.seed, "evaluate", key, k),
             decode=context.encoder.decode,
         )
-        return pa.Table.from_pylist([asdict(row) for row in rows], schema=EVALUATION_SCHEMA)
+        found = list(rows)
+        table = pa.Table.from_pylist([asdict(row) for row in found], schema=EVALUATION_SCHEMA)
+        return with_actions(context, found, table)
 
     return run_shards(
         stage,
@@ -311,10 +315,16 @@ def _summarise_evaluation(stage: Stage, engine: Mapping[str, str]) -> tuple[dict
     greedy = [correct for index, correct in rows if index == -1]
     right, total = sum(greedy), len(greedy)
     used = EngineUsed.read(engine, stage.folder)
+    trajectories = evaluated_trajectories(stage)
     summary = EvaluateSummary(
-        greedy_right=right, greedy_total=total, answers=table.num_rows, **dict(used)
+        greedy_right=right,
+        greedy_total=total,
+        answers=table.num_rows,
+        trajectories=trajectories,
+        **dict(used),
     )
-    return summary.as_json(), f"greedy accuracy {100 * right / total:.1f} % of {total}"
+    words = f"greedy accuracy {100 * right / total:.1f} % of {total}"
+    return summary.as_json(), words if trajectories is None else in_words(trajectories)
 
 
 def _groups(completions: Sequence[Completion]) -> list[list[Completion]]:

@@ -107,6 +107,7 @@ STAGES: Mapping[StageKind, Callable[[Context, StageSpec], StageRecord]] = {
     "answer": score_column_stage,
     "certainty": score_column_stage,
     "token_reward": score_column_stage,
+    "segment": score_column_stage,
     "matrix": matrix_stage,
     "pair": pair_stage,
     "advantage": advantage_stage,

@@ -11,6 +11,7 @@ from cream.recipe.columns import (
     FROM_DATA,
     IMPLICIT,
     LABELS,
+    LAST_ANSWER,
     SELF_CERTAINTY,
     VERDICT,
     VERIFIER,
@@ -33,6 +34,7 @@ def check_score_columns(context: Context) -> None:
     fillable |= context.extensions.scorers.keys()
     fillable |= {EDITED, LABELS} if context.plan.parts(1).editing else set()
     fillable |= {FROM_DATA} if context.plan.parts(1).prompts == "seed" else set()
+    fillable |= {LAST_ANSWER} if context.plan.parts(1).trajectory else set()
     for t in range(1, context.recipe.iterations + 1):
         parts = context.plan.parts(t)
         known = fillable | (parts.answered.columns.keys() if parts.answered else set())
@@ -44,6 +46,21 @@ def check_score_columns(context: Context) -> None:
                 "with methods srlm_judge, temporal and rloo, `reward_model` with reward_model, "
                 "temporal and rloo, any other with cream.run(..., scorers=...)"
             )
+
+
+def check_masks(context: Context) -> None:
+    """What of a seed completion is not trained on holds in fine-tuning, and in nothing else.
+
+    Raises:
+        RecipeError: The method makes pairs of seed completions, which would be trained on whole.
+    """
+    masked = sum(bool(example.masked) for example in context.data.seed_examples)
+    if masked and context.plan.parts(1).prompts == "seed":
+        raise RecipeError(
+            f"method {context.recipe.method.name} makes pairs of seed completions, and {masked} of "
+            "them have spans that are not to be trained on (completion_spans with train: false); "
+            "take the spans out, or another method"
+        )
 
 
 def check_objective(context: Context) -> None:

@@ -29,6 +29,7 @@ from cream.loop.edit_stages import token_reward_stage
 from cream.loop.extensions import OwnScorer
 from cream.loop.inference_stages import certainty_stage
 from cream.loop.stage_runner import run_parts
+from cream.loop.trajectory_stages import segment_stage
 from cream.models.chat import ChatEncoder
 from cream.protocols import Engine, SamplingParams
 from cream.recipe.columns import (
@@ -36,6 +37,7 @@ from cream.recipe.columns import (
     EXTRACTED,
     FROM_DATA,
     JUDGE,
+    LAST_ANSWER,
     REWARD_MODEL,
     SELF_CERTAINTY,
     TOKEN_REWARDS,
@@ -318,7 +320,7 @@ def verify_stage(context: Context, spec: StageSpec) -> StageRecord:
 
     def work(path: Path) -> pa.Table:
         completions = completions_from_table(read_table(path))
-        rows = verify(completions, prompts, context.verifier)
+        rows = verify(completions, prompts, context.answer_verifier)
         return pa.Table.from_pylist(
             [
                 {
@@ -380,4 +382,5 @@ SCORE_COLUMNS: Mapping[str, ScoreColumn] = {
         name: ScoreColumn(token_reward_stage, (name, token_column(name), ends_column(name)))
         for name in TOKEN_REWARDS
     },
+    LAST_ANSWER: ScoreColumn(segment_stage, (LAST_ANSWER,)),
 }

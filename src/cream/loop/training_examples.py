@@ -153,7 +153,7 @@ def replayed_examples(
     context: Context, spec: StageSpec, needs: Needs, *, beside: int
 ) -> list[list[Example]]:
     """Seed examples of M1 that this training takes beside its own, by epoch."""
-    settings, encoder = context.recipe.training, context.encoder
+    settings = context.recipe.training
     config = settings.replay
     if config is None:
         return []
@@ -164,8 +164,7 @@ def replayed_examples(
         beside=beside,
         epochs=settings.epochs,
         seed=derive_seed(context.recipe.seed, "replay", spec.t, *draft),
-        encode_prompt=encoder.encode_prompt,
-        encode_completion=encoder.encode_completion,
+        encoder=context.encoder,
     )
     marks = dict.fromkeys(set(needs.columns) & NO_PAIR_MARKS, 0.0)
     return [[replace(e, columns={**marks, **e.columns}) for e in epoch] for epoch in by_epoch]

@@ -24,9 +24,7 @@ from cream.records import StageSpec, TrainSummary
 from cream.runs.seeds import derive_seed
 from cream.runs.store import GIVEN, Stage, StageRecord, fingerprint
 from cream.runs.trackers import JsonlTracker, logged_metrics
-from cream.stages.train import (
-    seed_examples,
-)
+from cream.stages.train import seed_examples
 from cream.training.rank import Described, method_objective
 from cream.training.state import NO_RESULT
 from cream.training.train import TrainingSummary
@@ -44,7 +42,7 @@ def fine_tune_stage(context: Context, spec: StageSpec) -> StageRecord:
         spec,
         {
             "model": context.model_fingerprint("M0"),
-            "examples": fingerprint([[e.prompt.prompt_id, e.completion] for e in examples]),
+            "examples": fingerprint([example.content for example in examples]),
             "template": context.template_fingerprint,
             "settings": context.recipe.sft.model_dump(mode="json", exclude=_NO_RESULT),
         },
@@ -52,7 +50,7 @@ def fine_tune_stage(context: Context, spec: StageSpec) -> StageRecord:
 
     def given() -> Given:
         encoder = context.encoder
-        return Given(seed_examples(examples, encoder.encode_prompt, encoder.encode_completion))
+        return Given(seed_examples(examples, encoder))
 
     seed = derive_seed(context.recipe.seed, *seed_name)
     training = Training("sft", context.recipe.sft, supervised(), None, given, seed)

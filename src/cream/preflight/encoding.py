@@ -8,6 +8,7 @@ from cream.algorithms.goals import HIGHEST, with_goal
 from cream.errors import DataError
 from cream.loop.context import Context
 from cream.records import StageSpec
+from cream.stages.train import imitated
 from cream.types import EncodedPrompt, Origin
 
 SHOWN_FROM = 2_000
@@ -80,7 +81,7 @@ def check_seed_examples(context: Context) -> None:
     if shown:
         progress.start("check the seed examples", len(examples), "examples")
     for count, example in enumerate(examples, start=1):
-        context.encoder.encode_completion(example.prompt.messages, example.completion)
+        imitated(example, context.encoder)
         if shown and count % SHOWN_FROM == 0:
             progress.advance(SHOWN_FROM)
     if shown:

@@ -18,7 +18,7 @@ from cream.errors import DataError, RecipeError, RunError
 from cream.kernels.library import fit
 from cream.loop.context import Context
 from cream.loop.extensions import Extensions
-from cream.loop.refusals import check_objective, check_score_columns
+from cream.loop.refusals import check_masks, check_objective, check_score_columns
 from cream.models.devices import pick_compute_dtype
 from cream.models.fingerprints import model_fingerprint, stored_parameters
 from cream.plan import is_calibrated
@@ -28,7 +28,7 @@ from cream.preflight.models import check_trainings, open_models, open_scorers
 from cream.protocols import Engine, Progress
 from cream.recipe import Recipe
 from cream.recipe.cluster import RayCluster
-from cream.recipe.columns import VERIFIER
+from cream.recipe.columns import LAST_ANSWER, VERIFIER
 from cream.recipe.engine import VllmEngine
 from cream.recipe.scir import Scir
 from cream.runs.files import free_bytes, read_sealed, write_sealed
@@ -176,6 +176,7 @@ def check_run(
     _check_calibration(context)
     _check_dropout(context)
     check_score_columns(context)
+    check_masks(context)
     check_objective(context)
     check_lengths(context)
     if encode_seed:
@@ -307,7 +308,7 @@ def _check_verifiers(context: Context) -> None:
 def _check_answers(context: Context) -> None:
     """A method that ranks by the verifier needs prompts that can be verified."""
     for t in range(1, context.recipe.iterations + 1):
-        if VERIFIER not in context.plan.parts(t).score_columns:
+        if not {VERIFIER, LAST_ANSWER} & {*context.plan.parts(t).score_columns}:
             continue
         prompts = context.plan.prompts(t)
         if all(context.verifier.verify(prompt, "") is None for prompt in prompts):

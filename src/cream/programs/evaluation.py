@@ -22,11 +22,13 @@ from cream.recipe.data import TestData
 from cream.recipe.engine import AnyEngine
 from cream.recipe.model import ModelConfig
 from cream.recipe.recipe import EvaluationConfig
+from cream.recipe.trajectory import Trajectory
 from cream.records import ConstantAnswer
 from cream.runs.files import write_json
 from cream.runs.plan import RECIPE
 from cream.runs.seeds import derive_seed
 from cream.stages.evaluate import evaluate
+from cream.stages.segment import LastAnswer
 from cream.types import Prompt
 
 
@@ -38,6 +40,7 @@ def evaluate_model(
     *,
     seed: int,
     tasks: Sequence[str],
+    trajectory: Trajectory | None = None,
     base_dir: Path,
     cache_dir: Path,
     progress: Progress,
@@ -51,15 +54,13 @@ def evaluate_model(
         engine: What samples.
         seed: Decides generated prompts and samples.
         tasks: Only these tasks; all if empty.
+        trajectory: How completions are cut, where the last answer within them counts.
         base_dir: Folder that relative data paths start from.
         cache_dir: Cream's cache.
         progress: Shows what happens.
 
     Returns:
         Evaluation records (as a run keeps them), and the constant-answer baseline per task.
-
-    Raises:
-        CreamError: The data, the model or the template cannot be used.
     """
     prompts = load_test(test, seed=seed, base_dir=base_dir, tasks=tasks)
     checkpoints, encoder = open_models(model, base_dir, cache_dir)
@@ -68,6 +69,7 @@ def evaluate_model(
     )
     params = sampling_params(settings, encoder)
     verifier = PromptVerifier()
+    checked_by = LastAnswer(verifier, trajectory.phrases.grammar) if trajectory else verifier
     choice = choose_engine(engine, checkpoints.device)
     opened = open_engine(choice, checkpoints)
     progress.note(f"completions are sampled by {choice}")
@@ -80,7 +82,7 @@ def evaluate_model(
                 for row in evaluate(
                     shard,
                     opened.sampler("M0"),
-                    verifier,
+                    checked_by,
                     params,
                     num_samples=settings.num_samples,
                     seed_of=lambda key, k: derive_seed(seed, "evaluate", key, k),

@@ -23,8 +23,11 @@ IMPLICIT = "implicit"
 """Column of token rewards: log-ratio of M_t against M0, nats."""
 TOKEN_REWARDS = (LABELS, IMPLICIT)
 """Score columns that are sums of token rewards, which stand beside them (`token_column`)."""
+LAST_ANSWER = "last_answer"
+"""Score column: +1 if the last answer of a trajectory is right, -1 if not (arXiv 2502.12853). The
+stage that fills it keeps the actions."""
 OF_COMPLETIONS = (VERIFIER, JUDGE, REWARD_MODEL, VERDICT, FROM_DATA, EDITED, SELF_CERTAINTY)
-BUILT_IN_COLUMNS = (*OF_COMPLETIONS, *TOKEN_REWARDS)
+BUILT_IN_COLUMNS = (*OF_COMPLETIONS, LAST_ANSWER, *TOKEN_REWARDS)
 """Score columns whose names nothing else can take."""
 EXTRACTED = "extracted"
 """Label column: the answer found in a completion."""

@@ -87,6 +87,8 @@ def _refuse_pairs_beside_advantages(parts: MethodParts) -> None:
         _refuse_lost_tokens(parts)
     given = [name for name in OF_PAIRS if getattr(parts, name) is not None]
     given += ["prompts: seed"] if parts.prompts == "seed" else []
+    if parts.trajectory is not None and parts.advantage is None:
+        raise ValueError("trajectory would be ignored: pairs are of whole completions")
     if parts.advantage is not None and given:
         raise ValueError(
             f"{', '.join(given)} would be ignored: an advantage is of M_t's own samples, all "

@@ -21,6 +21,7 @@ from cream.recipe.pairing import EditedOriginal, PairingConfig
 from cream.recipe.policy_gradient import Advantage as Advantage
 from cream.recipe.policy_gradient import PolicyGradient
 from cream.recipe.policy_gradient import TokenAdvantage as TokenAdvantage
+from cream.recipe.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from cream.algorithms.objective import Objective
@@ -298,11 +299,12 @@ class MethodParts(Section):
     advantage: Advantage | TokenAdvantage | None = None
     """How every sample is weighed by its reward against the others'; None: pairs are made."""
     transform: str | None = None
-    """What stands between pairs and training, by the name it has in ``cream.run(...,
-    transforms=...)``: pairs in, training examples out. None: the pairs are the examples."""
+    """What stands between pairs and training, by its name in ``cream.run(..., transforms=...)``.
+    None: the pairs are the examples."""
+    trajectory: Trajectory | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How completions are cut into solutions and checks; None: a completion is one answer."""
     goals: Goals | None = None
-    """How scores are told to the policy; pairs are then trained under both goals (see
-    `cream.algorithms.goals`). None: not at all."""
+    """How scores are told to the policy; pairs are then trained under both. None: not at all."""
     sampled_goal: Score | None = None
     """The goal that M_t is told when it answers the prompts, and under which its answers are scored
     by every model; None: none."""

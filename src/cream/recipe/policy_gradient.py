@@ -158,13 +158,16 @@ class PolicyGradient(ObjectiveSection):
         """See `ObjectiveSection`; it has no chosen completion."""
         return False
 
-    def build_for(self, num_completions: int, *, reads_reference: bool) -> Objective:
+    def build_for(
+        self, num_completions: int, *, reads_reference: bool, per_action: bool = False
+    ) -> Objective:
         """The objective over so many samples per prompt.
 
         Args:
             num_completions: The most that a prompt has.
             reads_reference: Whether the loss reference is another model than the policy at the
                 start, so that examples bring its token log-probabilities.
+            per_action: Whether examples say which action of a completion a token is part of.
         """
         from cream.algorithms import policy_gradient as pg
 
@@ -181,6 +184,7 @@ class PolicyGradient(ObjectiveSection):
             clip=self.clip,
             kl=None if self.kl is None else (estimators[self.kl.estimator], self.kl.beta),
             reads_reference=reads_reference,
+            per_action=per_action,
         )
 
 

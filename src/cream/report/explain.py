@@ -20,6 +20,7 @@ from cream.errors import RunError
 from cream.recipe import Recipe
 from cream.recipe.pairing import Penalise, RandomPair
 from cream.recipe.parts import Advantage, MethodParts, TokenAdvantage
+from cream.recipe.trajectory import ProcessCredit
 from cream.records import Record
 from cream.report.ranked import (
     Asked,
@@ -35,6 +36,7 @@ from cream.report.ranked import (
 from cream.report.table import Table, figure, terminal
 from cream.report.terminal import printable
 from cream.report.training_rows import training_words
+from cream.report.trajectories import action_words
 from cream.runs.reader import PROMPTS, RunReader, rows_of
 
 Question = Literal["consistency", "pair", "reward"]
@@ -195,7 +197,8 @@ def _words(
         case "consistency":
             return _consistency_words(run.recipe, ranked, decided, pairs)
         case "pair" if ranked.parts.advantage is not None:
-            return _advantage_words(ranked.parts.advantage, ranked.parts, decided)
+            words = _advantage_words(ranked.parts.advantage, ranked.parts, decided)
+            return [*words, *action_words(run, ranked.t, completions)]
         case "pair":
             answers = ranked.witness_answers(prompt_id)
             words = _pair_words(ranked.parts, decided, completions, pairs, answers)
@@ -311,6 +314,9 @@ def _advantage_words(
             f"{rule.decay:g} a token, those after it, less {baselines[rule.baseline]}; shown is "
             "the mean"
         ]
+    if parts.trajectory is not None and isinstance(parts.trajectory.credit, ProcessCredit):
+        over = parts.trajectory.credit.baseline
+        lines = [f"advantage: of every action by itself, baseline {over}; here the mean of them"]
     if rule.scale == "group_std":
         lines.append("divided by the standard deviation of the group's rewards")
     if rule.kl is not None:

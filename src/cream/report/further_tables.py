@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from cream.report.edits import EditedIteration
 from cream.report.exploration import Exploration, FoundBySamples
 from cream.report.summary import Accuracy, Difference, GoalResult, ModelResult, RunSummary
-from cream.report.table import Table, counts, figure, percent, points, share, within
+from cream.report.table import (
+    Table,
+    counts,
+    figure,
+    percent,
+    points,
+    share,
+    signed,
+    within,
+)
+from cream.report.trajectories import TrajectoryResult
 from cream.report.weighed import WeighedIteration
 
 
@@ -22,6 +32,8 @@ def further_tables(summary: RunSummary) -> list[Table]:
         found.append(edits_table(summary.edits))
     if summary.weighed:
         found.append(weighed_table(summary.weighed))
+    if summary.trajectories:
+        found.append(trajectory_table(summary.trajectories))
     return found
 
 
@@ -144,3 +156,39 @@ def _left_out(row: WeighedIteration) -> str:
     of_samples = counts(row.completion_tally.parts, without=["trained"])
     prompts = f"prompts {of_prompts}; " if of_prompts else ""
     return f"iteration {row.iteration}: {prompts}samples {of_samples}" if of_samples else ""
+
+
+def trajectory_table(rows: Sequence[TrajectoryResult]) -> Table:
+    """First and last answers, mended and spoilt, and verdicts."""
+    head = ("model", "on", "n", "first", "last", "gain", "mended", "spoilt", "retry right")
+    return Table(
+        "first and last answers",
+        (*head, "verdicts true", "balanced", "J", "solves"),
+        tuple(_trajectory_cells(row) for row in rows),
+        "gain = (1 - first) mended - first spoilt, on counts; mended: of wrong first answers, "
+        "those whose last is right; spoilt: of right ones, those whose last is wrong; balanced: "
+        "mean of right solutions judged correct and wrong ones judged incorrect; J: how much "
+        'likelier "correct" is of a right solution, 0 if checks know nothing',
+        words=2,
+    )
+
+
+def _trajectory_cells(row: TrajectoryResult) -> tuple[str, ...]:
+    shares, counts = row.shares, row.counts
+    first, last = shares["first"], shares["last"]
+    total = counts["total"]
+    return (
+        row.model,
+        "test, greedy" if row.sampled_in is None else f"samples of iteration {row.sampled_in}",
+        str(total),
+        percent(first),
+        percent(last),
+        "" if first is None or last is None else f"{signed(100 * (last - first), 1)} points",
+        percent(shares["mended"]),
+        percent(shares["spoilt"]),
+        percent(shares["retry"]),
+        percent(shares["verdict_accuracy"]),
+        figure(shares["balanced"], ".3f"),
+        figure(shares["youden"], ".3f"),
+        figure(counts["solves"] / total if total else None, ".2f"),
+    )

@@ -35,6 +35,7 @@ from cream.records import (
 from cream.report.edits import EditedIteration, edited_iterations
 from cream.report.exploration import Exploration, exploration_of_run
 from cream.report.run_warnings import RunWarning, warnings_of
+from cream.report.trajectories import TrajectoryResult, trajectory_results
 from cream.report.weighed import WeighedIteration, weighed_iterations
 from cream.runs.reader import PAIRS, FinishedStage, RunReader
 from cream.runs.verification import StageState, stage_state, verify_run
@@ -148,6 +149,8 @@ class RunSummary(Record):
     edits: list[EditedIteration] = Field(default=[], exclude_if=lambda value: not value)
     weighed: list[WeighedIteration] = Field(default=[], exclude_if=lambda value: not value)
     """Those of a method that weighs every sample."""
+    trajectories: list[TrajectoryResult] = Field(default=[], exclude_if=lambda value: not value)
+    """First and last answers, of a method that cuts completions into solutions and checks."""
     seconds: dict[str, Annotated[float, Field(ge=0)]]
     """Per finished stage, over all attempts, in running order."""
     seconds_by_kind: dict[StageKind, Annotated[float, Field(ge=0)]]
@@ -214,6 +217,7 @@ def summary_of(run: RunReader) -> RunSummary:
         ],
         edits=edited_iterations(run),
         weighed=weighed_iterations(run),
+        trajectories=trajectory_results(run),
         seconds={name: stage.seconds for name, stage in run.finished.items()},
         seconds_by_kind=by_kind,
         warnings=warnings_of(run),

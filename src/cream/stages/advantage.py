@@ -20,7 +20,14 @@ from cream.algorithms.advantages import (
     varies,
 )
 from cream.algorithms.groups import Groups, pad
-from cream.algorithms.policy_gradient import ADVANTAGE, REFERENCE, REWARD, VOTE_SHARE, sample_roles
+from cream.algorithms.policy_gradient import (
+    ACTION,
+    ADVANTAGE,
+    REFERENCE,
+    REWARD,
+    VOTE_SHARE,
+    sample_roles,
+)
 from cream.algorithms.token_rewards import (
     aligned_leave_one_out,
     centred,
@@ -49,6 +56,21 @@ SAMPLE_OUTCOMES = (*OUTCOMES, ALONE)
 Padded = Float64[np.ndarray, "prompt member"]
 
 
+@dataclass(frozen=True, slots=True)
+class WeighedAction:
+    """A solution or a check within a sample that is trained on."""
+
+    kind: str
+    opened: int
+    """Position of its first token after the phrase that opens it."""
+    end: int
+    """Position after its last token."""
+    reward: float
+    advantage: float
+    compared_with: str
+    """What the actions that its reward is compared with have in common with it."""
+
+
 @dataclass(frozen=True)
 class Advantages:
     """What became of the samples of an iteration."""
@@ -66,6 +88,9 @@ class Advantages:
     """``(prompt, member)``, one of `SAMPLE_OUTCOMES`; empty in padding."""
     vote_share: Float64[np.ndarray, " prompt"]
     """See `cream.algorithms.advantages.largest_vote`; NaN where no answer is found."""
+    actions: Mapping[str, tuple[WeighedAction, ...]] | None = None
+    """By completion id, of the samples that are trained on; None where samples are weighed whole,
+    else the advantage of a sample is the mean of those of its actions."""
 
     @property
     def tally(self) -> Tally:
@@ -223,6 +248,8 @@ class WeighedSample:
     completion_id: str
     reward: float
     advantage: float
+    actions: tuple[WeighedAction, ...] | None = None
+    """None where it is weighed whole."""
 
 
 def sample_examples(
@@ -232,8 +259,10 @@ def sample_examples(
     vote_share: Mapping[str, float],
     reference: Mapping[str, tuple[float, ...]] | None = None,
     by_token: Mapping[str, tuple[float, ...]] | None = None,
+    *,
+    phrases: bool = True,
 ) -> list[Example]:
-    """One example per prompt, its samples as sequences, each with its advantage at every token.
+    """One example per prompt, its samples as sequences, with the advantage of each token.
 
     Args:
         samples: Of all prompts.
@@ -242,6 +271,7 @@ def sample_examples(
         vote_share: By prompt id; NaN where there is none.
         reference: Token log-probabilities under the loss reference by completion id, or None.
         by_token: Advantages of single tokens by completion id, or None: those of the samples.
+        phrases: Whether the phrase that opens an action is part of it, or not trained on.
 
     Raises:
         KeyError: A completion or prompt is not there (a damaged run).
@@ -254,7 +284,9 @@ def sample_examples(
             prompt,
             prompt_token_ids[prompt],
             {
-                role: _sequence(sample, token_ids[sample.completion_id], reference, by_token)
+                role: _sequence(
+                    sample, token_ids[sample.completion_id], reference, by_token, phrases
+                )
                 for role, sample in zip(sample_roles(len(group)), group, strict=True)
             },
             {REWARD: sum(s.reward for s in group) / len(group), VOTE_SHARE: vote_share[prompt]},
@@ -268,9 +300,26 @@ def _sequence(
     ids: tuple[int, ...],
     reference: Mapping[str, tuple[float, ...]] | None,
     by_token: Mapping[str, tuple[float, ...]] | None,
+    phrases: bool,
 ) -> TokenSequence:
     same = (sample.advantage,) * len(ids)
     columns = {ADVANTAGE: same if by_token is None else by_token[sample.completion_id]}
+    if sample.actions is not None:
+        columns = _action_columns(sample.actions, phrases=phrases)
     if reference is not None:
         columns[REFERENCE] = reference[sample.completion_id]
     return TokenSequence(ids, token_columns=columns)
+
+
+def _action_columns(
+    actions: Sequence[WeighedAction], *, phrases: bool
+) -> dict[str, tuple[float, ...]]:
+    """Per token the number of its action and the advantage of that."""
+    number: list[float] = []
+    advantage: list[float] = []
+    for k, action in enumerate(actions):
+        start = len(number)
+        first = start if phrases else action.opened
+        number += [-1.0] * (first - start) + [float(k)] * (action.end - first)
+        advantage += [0.0] * (first - start) + [action.advantage] * (action.end - first)
+    return {ADVANTAGE: tuple(advantage), ACTION: tuple(number)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 
@@ -13,33 +13,55 @@ import pyarrow as pa
 
 from cream.algorithms.optimism import ANSWER, IS_CHOSEN, IS_REJECTED
 from cream.algorithms.preference import PAIR
+from cream.algorithms.trajectories import token_places
+from cream.errors import DataError
+from cream.protocols import TextEncoder
 from cream.recipe.training import ReplayConfig
 from cream.runs.seeds import derive_seed
-from cream.training.examples import completion_example, pair_example
-from cream.types import Example, Message, PairTable, SeedExample, Tally, TokenSequence
+from cream.training.examples import pair_example
+from cream.types import Example, PairTable, SeedExample, Tally, TokenSequence
 
 APART = "apart"
 """Of an answer: it is neither completion of its pair."""
 _IDS = ("completion_id", "token_ids")
 
-EncodePrompt = Callable[[Sequence[Message]], tuple[int, ...]]
-EncodeCompletion = Callable[[Sequence[Message], str], tuple[int, ...]]
 
-
-def seed_examples(
-    examples: Sequence[SeedExample],
-    encode_prompt: EncodePrompt,
-    encode_completion: EncodeCompletion,
-) -> list[Example]:
+def seed_examples(examples: Sequence[SeedExample], encoder: TextEncoder) -> list[Example]:
     """Seed examples as the ids the policy would have had to sample, end token included."""
     return [
-        completion_example(
+        Example(
             f"{example.prompt.prompt_id}-{index}",
-            encode_prompt(example.prompt.messages),
-            encode_completion(example.prompt.messages, example.completion),
+            encoder.encode_prompt(example.prompt.messages),
+            {"completion": imitated(example, encoder)},
         )
         for index, example in enumerate(examples)
     ]
+
+
+def imitated(example: SeedExample, encoder: TextEncoder) -> TokenSequence:
+    """The completion of a seed example, with the tokens that a loss may be taken of.
+
+    A token with characters of two spans belongs to the later one, the end token to the last.
+
+    Raises:
+        DataError: The template changes the completion, so that its spans cannot be found.
+    """
+    ids = encoder.encode_completion(example.prompt.messages, example.completion)
+    if not example.masked:
+        return TokenSequence(ids)
+    left_out = example.completion.find(encoder.decode(ids))
+    if left_out < 0:
+        raise DataError(
+            f"the chat template or the tokenizer changes the seed completion "
+            f"{example.completion!r:.60} to {encoder.decode(ids)!r:.60}, so that its masked spans "
+            "cannot be found; write it as it comes out, or take the spans out"
+        )
+    places = [max(place - left_out, 0) for span in example.masked for place in span]
+    found = token_places(places, ids, encoder.decode)
+    mask = [True] * len(ids)
+    for start, end in zip(found[::2], found[1::2], strict=True):
+        mask[start:end] = [False] * (end - start)
+    return TokenSequence(ids, loss_mask=tuple(mask))
 
 
 def pair_columns(completion_columns: Iterable[str]) -> tuple[str, ...]:
@@ -182,8 +204,7 @@ def replayed(
     beside: int,
     epochs: int,
     seed: int,
-    encode_prompt: EncodePrompt,
-    encode_completion: EncodeCompletion,
+    encoder: TextEncoder,
 ) -> list[list[Example]]:
     """Seed examples to be trained on beside others, without a rejected sequence, C = 1.
 
@@ -195,8 +216,7 @@ def replayed(
         beside: How many other examples there are in an epoch.
         epochs: How many lists are made.
         seed: Decides, with the ids, which ones are taken.
-        encode_prompt: Messages to ids.
-        encode_completion: A completion to ids, end token included.
+        encoder: Messages and completions to ids.
     """
     order = sorted(
         enumerate(examples),
@@ -205,12 +225,10 @@ def replayed(
     count = min(config.beside(beside), len(order))
 
     def made(epoch: int, index: int, example: SeedExample) -> Example:
-        messages = example.prompt.messages
-        answer = TokenSequence(encode_completion(messages, example.completion))
         return Example(
             f"replayed-{epoch}-{example.prompt.prompt_id}-{index}",
-            encode_prompt(messages),
-            {"chosen": answer},
+            encoder.encode_prompt(example.prompt.messages),
+            {"chosen": imitated(example, encoder)},
             {"consistency": 1.0},
             config.weight,
         )

@@ -106,7 +106,11 @@ class Described:
 def method_objective(parts: MethodParts, samples: int, *, reads_reference: bool) -> Objective:
     """The method's objective; that over samples knows how many a prompt has."""
     if isinstance(parts.objective, PolicyGradient):
-        return parts.objective.build_for(samples, reads_reference=reads_reference)
+        return parts.objective.build_for(
+            samples,
+            reads_reference=reads_reference,
+            per_action=parts.trajectory is not None and parts.trajectory.per_action,
+        )
     return parts.build_objective()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cream.records import StageSpec, TrainSummary
-from cream.report.further_tables import weighed_table
+from cream.report.further_tables import trajectory_table, weighed_table
 from cream.report.markup import Html, PageSection, join, paragraph, tag
 from cream.report.page.axes import Axis, Frame, axis_over, axis_within, category_axis
 from cream.report.page.figures import Point, Reference, Series, Words, line_figure, point_figure
@@ -170,6 +170,8 @@ def samples(records: RunRecords) -> PageSection | None:
         tag("div", *figures, attributes={"class": "figures"}),
         html(weighed_table(rows)),
     ]
+    if records.summary.trajectories:
+        body.append(html(trajectory_table(records.summary.trajectories)))
     return PageSection("samples", "Reward, and how varied the samples are", join(body))
 
 
