@@ -306,8 +306,7 @@ class MethodParts(Section):
     goals: Goals | None = None
     """How scores are told to the policy; pairs are then trained under both. None: not at all."""
     sampled_goal: Score | None = None
-    """The goal that M_t is told when it answers the prompts, and under which its answers are scored
-    by every model; None: none."""
+    """The goal that M_t is told with the prompts, and under which its answers are scored."""
     objective: ObjectiveConfig
     verdicts: bool = Field(default=False, exclude_if=lambda value: not value)
     """Whether the matrix has the column ``verdict``: set by the recipe's ``scoring.verdicts``."""
