@@ -133,9 +133,8 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     print(told(flips.outcomes))
-    print(
-        f"{flips.outcomes.total():,} flips in {time.monotonic() - begun:.0f} s, {len(flips.wrong)} wrong"
-    )
+    seconds = time.monotonic() - begun
+    print(f"{flips.outcomes.total():,} flips in {seconds:.0f} s, {len(flips.wrong)} wrong")
     print("\n".join(flips.wrong[:20]))
     raise SystemExit(bool(flips.wrong))
 
