@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cream.algorithms.answers import normalised
@@ -72,7 +71,8 @@ def read_matrix(
     ]
     tables = list(stage.tables(wanted))
     if parts.advantage and parts.editing:  # edits were not drawn, so no gradient is their own
-        tables = [table.filter(pc.equal(table[ORIGIN], Origin.POLICY)) for table in tables]
+        drawn = [[o == Origin.POLICY for o in table[ORIGIN].to_pylist()] for table in tables]
+        tables = [t.filter(pa.array(d, pa.bool_())) for t, d in zip(tables, drawn, strict=True)]
     return matrix_from_tables(tables, logp_columns, score_columns, label_columns)
 
 
