@@ -105,6 +105,7 @@ def cases(work: Path) -> dict[str, Case]:
     testing.tiny_model_folder(work / "model")
     testing.tiny_reward_model_folder(work / "reward-model")
     testing.tiny_judge_folder(work / "judge")
+    testing.tiny_steered_folder(work / "steered", work / "model")
     sums = [(a, b) for a, b in ((a, b) for b in range(6, 8) for a in range(6))]
     rows = [{"prompt": f"{a}+{b}=", "answer": str((a + b) % 2)} for a, b in sums]
     (work / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -123,6 +124,7 @@ def cases(work: Path) -> dict[str, Case]:
     )
     own = {
         "reward_model": (f"method.reward_model.name={work / 'reward-model'}",),
+        "steered": (f"method.steer.reward={work / 'steered'}",),
         "srlm_judge": (f"method.judge.model={work / 'judge'}", "iterations=1"),
         "temporal": ("data.test=null",),
     }

@@ -200,6 +200,46 @@ def tiny_judge_folder(folder: Path) -> Path:
     return folder
 
 
+def tiny_steered_folder(folder: Path, model: Path) -> Path:
+    """Fit a steered reward on four invented users, two of either taste, and return its folder.
+
+    Args:
+        folder: Where to; it must not hold one.
+        model: Folder of the model whose states it reads.
+    """
+    from cream.data.preferences import ContextSet, PreferenceRow, Preferences
+    from cream.programs.steering import fit_reward, steering_config
+    from cream.types import Message, Tally
+
+    users = tuple(
+        ContextSet(
+            f"u{k}",
+            tuple(
+                PreferenceRow((Message("user", f"{n}?"),), "0", "1", "ab"[k % 2], f"u{k}")
+                for n in range(4)
+            ),
+        )
+        for k in range(4)
+    )
+    pairs = Preferences("invented users", users, Tally(16, {"kept": 16}), {})
+    small = ["steps=20", "latent=8", "components=8", "learning_rate=0.01"]
+    config = steering_config({"model": {"name": str(model), "compute_dtype": "float32"}}, small)
+    fit_reward(pairs, config, folder, cache_dir=folder, progress=_Unheard())
+    return folder
+
+
+class _Unheard:
+    """A `Progress` that nobody hears."""
+
+    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None: ...
+    def advance(self, count: int, live: Mapping[str, float] | None = None) -> None: ...
+    def advance_to(
+        self, done: int, total: int, live: Mapping[str, float] | None = None
+    ) -> None: ...
+    def finish(self, result: str = "") -> None: ...
+    def note(self, text: str) -> None: ...
+
+
 class CountingModel(nn.Module):
     """A causal language model that expects token (t + 1) mod V after token t.
 

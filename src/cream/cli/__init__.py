@@ -21,6 +21,7 @@ from cream.cli.bench import bench
 from cream.cli.compare import compare
 from cream.cli.console import STOPS, messages, spell_what_cannot_be_shown
 from cream.cli.rerank import rerank
+from cream.cli.steer import steer
 from cream.errors import CreamError, Interrupted
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ app.command("train")(running.train)
 app.command("bench")(bench)
 app.add_typer(preparing.data, name="data")
 app.add_typer(rerank, name="rerank")
+app.add_typer(steer, name="steer")
 app.add_typer(sharing.export, name="export")
 app.command("push")(sharing.push)
 

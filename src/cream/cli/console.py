@@ -308,3 +308,16 @@ AcceptChanges = Annotated[
     ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+
+
+@contextmanager
+def held_folder(out: Path, *, quiet: bool) -> Iterator[ConsoleProgress]:
+    """A folder held against other processes, and progress; Ctrl-C keeps what is whole."""
+    from cream.runs.store import Run
+
+    progress = ConsoleProgress(messages(quiet=quiet))
+    try:
+        with Run(out).locked(), stopping_gently(progress.stop_when_kept):
+            yield progress
+    finally:
+        progress.close()

@@ -272,6 +272,8 @@ def documents() -> dict[str, Any]:
     from cream.programs.ranking_evaluation import RankingFigures
     from cream.programs.recompute import RecomputedPairs
     from cream.programs.reranking import FittedReranker, ScoredCandidates
+    from cream.programs.steering import FittedSteering, SteeredScores
+    from cream.programs.steering_evaluation import SteeringEvaluation
     from cream.report.comparison import Comparison
     from cream.report.edits import WrittenEdits
     from cream.report.explain import Explanation
@@ -303,6 +305,9 @@ def documents() -> dict[str, Any]:
         "sample": SampleSummary,
         "score": MatrixSummary,
         "status": RunStatus,
+        "steer-eval": SteeringEvaluation,
+        "steer-fit": FittedSteering,
+        "steer-score": SteeredScores,
         "train": TrainSummary,
         "trust": TrustReport,
         "verify": Verification,
@@ -314,6 +319,7 @@ SPOKEN |= {"export-edits": "export edits"}
 SPOKEN |= {"data-trajectories": "data trajectories"}
 SPOKEN |= {"eval-lm-eval": "eval --lm-eval"}
 SPOKEN |= {f"rerank-{name}": f"rerank {name}" for name in ("eval", "fit", "score")}
+SPOKEN |= {f"steer-{name}": f"steer {name}" for name in ("eval", "fit", "score")}
 """Commands that a schema's file name does not spell."""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,15 +9,13 @@ import typer
 
 from cream.cache import cache_dir
 from cream.cli.console import (
-    ConsoleProgress,
     Json,
     Overrides,
     Quiet,
-    messages,
+    held_folder,
     output,
     print_json,
     say,
-    stopping_gently,
 )
 from cream.recipe.model import EMBEDDED_NAME
 
@@ -49,19 +45,6 @@ Judgements = Annotated[
     Path | None, typer.Option("--qrels", help="Judgements of TREC, MS MARCO or BEIR.")
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.")]
-
-
-@contextmanager
-def _held(out: Path, *, quiet: bool) -> Iterator[ConsoleProgress]:
-    """A folder held against other processes, and progress; Ctrl-C keeps what is whole."""
-    from cream.runs.store import Run
-
-    progress = ConsoleProgress(messages(quiet=quiet))
-    try:
-        with Run(out).locked(), stopping_gently(progress.stop_when_kept):
-            yield progress
-    finally:
-        progress.close()
 
 
 def _groups(
@@ -103,7 +86,7 @@ def fit(
         {"model": {"name": model}, "windows": {"scale": "none"}}, overrides or ()
     )
     given = _groups(groups, queries, passages, qrels)
-    with _held(out, quiet=quiet) as progress:
+    with held_folder(out, quiet=quiet) as progress:
         fitted = fit_reranker(given, config, out, cache_dir=cache_dir(), progress=progress)
     if as_json:
         print_json(fitted)
@@ -140,7 +123,7 @@ def score(
     from cream.recipe.model import ModelConfig
 
     groups = _groups(candidates, queries, passages, None)
-    with _held(out, quiet=quiet) as progress:
+    with held_folder(out, quiet=quiet) as progress:
         with progress.busy("checking the model"):
             opened = open_reranker(reranker, ModelConfig(), out, cache_dir())
         scored = score_candidates(groups, opened, overrides or (), out, progress=progress)

@@ -28,6 +28,9 @@ class Unscorable(StrEnum):
     """The reward model gave NaN or infinity."""
     NO_OPPONENT = "no_opponent"
     """No other text of its group to be compared with."""
+    NOT_SAMPLED = "not_sampled"
+    """The template of the scorer's model does not end a prompt and go on with this response, as a
+    completion that begins with white space may not."""
 
 
 @dataclass(frozen=True, slots=True)

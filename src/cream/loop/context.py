@@ -21,7 +21,9 @@ from cream.data.verifiers import CUSTOM
 from cream.engines.checkpoints import Checkpoints
 from cream.engines.crew import Crew
 from cream.engines.crew_engine import OnCrew
+from cream.engines.embedder import Embedder
 from cream.engines.engine import EngineChoice, OnTorch
+from cream.engines.texts import Text
 from cream.engines.window import WindowScorer, window_scorer
 from cream.errors import DataError
 from cream.loop.extensions import Extensions
@@ -29,6 +31,7 @@ from cream.models.chat import ChatEncoder
 from cream.models.conversations import ConversationEncoder
 from cream.models.loading import load_reward_model
 from cream.models.reranker import Heads
+from cream.models.steered_reward import FittedReward
 from cream.plan import RunPlan
 from cream.protocols import Engine, Progress, SamplingParams, Verifier
 from cream.recipe import Recipe
@@ -93,17 +96,45 @@ class ExternalReranker:
 
 
 @dataclass(frozen=True, slots=True)
+class ExternalSteering:
+    """A steered reward and the model whose states it reads; that one is not loaded."""
+
+    checkpoints: Checkpoints
+    encoder: ChatEncoder
+    fitted: FittedReward
+    context: tuple[tuple[Text, Text], ...] = ()
+    """Winner and loser of each choice of the user."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the reward, the model it reads, its arithmetic, and what is known of the user."""
+        known = [[one.text_id for one in pair] for pair in self.context]
+        embedding = [self.fitted.record["embedding"], str(self.checkpoints.compute_dtype)]
+        return fingerprint([self.fitted.fingerprint, embedding, known])
+
+    def embedder(self) -> Embedder:
+        """What it reads completions by, its model loaded."""
+        return Embedder(
+            self.checkpoints.for_inference("M0"),
+            self.encoder,
+            token_budget=self.fitted.module.config.token_budget,
+            context_length=self.checkpoints.context_length,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ScorerModels:
     """What a method needs beside the models of its run; mostly nothing."""
 
     judge: ExternalJudge | None = None
     """None also where a model of the run judges."""
     reward_model: ExternalRewardModel | None = None
+    steering: ExternalSteering | None = None
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint per scorer, for the manifest."""
-        found = {"judge": self.judge, "reward_model": self.reward_model}
+        found = {"judge": self.judge, "reward_model": self.reward_model, "steer": self.steering}
         return {name: model.fingerprint for name, model in found.items() if model is not None}
 
 

@@ -44,7 +44,8 @@ def check_score_columns(context: Context) -> None:
                 f"method {method.name} reads the score column {', '.join(wrong)} at iteration {t}, "
                 f"which this run cannot fill; it has {', '.join(sorted(fillable))}. `judge` comes "
                 "with methods srlm_judge, temporal and rloo, `reward_model` with reward_model, "
-                "temporal and rloo, any other with cream.run(..., scorers=...)"
+                "temporal and rloo, `steer` with steered, any other with "
+                "cream.run(..., scorers=...)"
             )
 
 

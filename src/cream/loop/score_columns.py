@@ -1,4 +1,4 @@
-"""Stages that fill the score columns beside the log-probabilities: verifier, judge, reward model.
+"""Stages that fill the score columns beside the log-probabilities: verifier, judge, rewards.
 
 `SCORE_COLUMNS` is the one place where the name of a column leads to what makes its stage and to
 what the score matrix takes from it. What is needed follows from the parts of the method.
@@ -21,6 +21,7 @@ from cream.algorithms.judging import VERDICT_LABELS, verdict_prompt
 from cream.engines.checkpoints import Checkpoints
 from cream.engines.judge import AskedModel, PairwiseJudge, RubricJudge
 from cream.engines.reward_model import RewardModel
+from cream.engines.steering import SteeredScorer
 from cream.engines.texts import TextScorer
 from cream.engines.verdict import DETAILS, VerdictJudge
 from cream.loop.answers import answer_stage
@@ -40,6 +41,7 @@ from cream.recipe.columns import (
     LAST_ANSWER,
     REWARD_MODEL,
     SELF_CERTAINTY,
+    STEER,
     TOKEN_REWARDS,
     VERDICT,
     VERIFIER,
@@ -148,6 +150,21 @@ def reward_model_stage(context: Context, spec: StageSpec) -> StageRecord:
         )
 
     return _score_texts_stage(context, spec, inputs, scorer, REWARD_MODEL_SCHEMA)
+
+
+def steer_stage(context: Context, spec: StageSpec) -> StageRecord:
+    """Scores that a reward steered by one user's choices gives completions; the same for all t."""
+    opened = context.scorers.steering
+    assert opened is not None, "the steered reward was opened with the run"
+
+    def scorer() -> TextScorer:
+        context.checkpoints.release()
+        return SteeredScorer(opened.fitted.module, opened.embedder(), opened.context)
+
+    inputs = {"reward": opened.fingerprint}
+    record = _score_texts_stage(context, spec, inputs, scorer, _text_schema(STEER))
+    opened.checkpoints.release()
+    return record
 
 
 def verdict_stage(context: Context, spec: StageSpec) -> StageRecord:
@@ -335,9 +352,7 @@ def verify_stage(context: Context, spec: StageSpec) -> StageRecord:
             schema=VERDICT_SCHEMA,
         )
 
-    return run_parts(
-        stage, context.progress, context.run.finished(spec.inputs[0]), work, _summarise_verdicts
-    )
+    return run_parts(stage, context.progress, sampled, work, _summarise_verdicts)
 
 
 def mark_stage(context: Context, spec: StageSpec) -> StageRecord:
@@ -377,6 +392,7 @@ SCORE_COLUMNS: Mapping[str, ScoreColumn] = {
     JUDGE: ScoreColumn(judge_stage, (JUDGE, f"{JUDGE}_reason", f"{JUDGE}_count")),
     VERDICT: ScoreColumn(verdict_stage, (VERDICT, f"{VERDICT}_reason", *VERDICT_DETAILS)),
     REWARD_MODEL: ScoreColumn(reward_model_stage, (REWARD_MODEL, f"{REWARD_MODEL}_reason")),
+    STEER: ScoreColumn(steer_stage, (STEER, f"{STEER}_reason")),
     SELF_CERTAINTY: ScoreColumn(certainty_stage, (SELF_CERTAINTY,)),
     **{
         name: ScoreColumn(token_reward_stage, (name, token_column(name), ends_column(name)))

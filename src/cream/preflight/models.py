@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cream.cache import expanded
+from cream.data.preferences import read_context
 from cream.engines.checkpoints import Checkpoints
+from cream.engines.embedder import POOLING
 from cream.errors import ModelError
 from cream.loop.context import (
     Context,
     ExternalJudge,
     ExternalReranker,
     ExternalRewardModel,
+    ExternalSteering,
     ScorerModels,
     empty_question,
 )
@@ -32,14 +36,22 @@ from cream.models.loading import (
 )
 from cream.models.positions import context_length, fast_reach
 from cream.models.reranker import is_reranker, load_reranker
+from cream.models.steered_reward import load_steered_reward, require_same_embedding
 from cream.recipe import Recipe
 from cream.recipe.model import ModelConfig
 from cream.recipe.reranking import RerankerConfig
-from cream.recipe.scorers import OWN_MODELS, JudgeConfig, PairwiseJudgeConfig, RewardModelConfig
+from cream.recipe.scorers import (
+    OWN_MODELS,
+    JudgeConfig,
+    PairwiseJudgeConfig,
+    RewardModelConfig,
+    SteerConfig,
+)
 from cream.recipe.training import TrainingSettings
 from cream.runs.manifest import MadeBy
 from cream.runs.store import fingerprint
 from cream.runs.verification import refuse_damaged_model
+from cream.stages.score import choice_texts
 from cream.training.launch import number_of_ranks
 from cream.training.lora import refuse_unfit
 from cream.types import Message
@@ -142,6 +154,8 @@ def open_scorers(
             return ScorerModels()
         if isinstance(scorer, RewardModelConfig):
             return ScorerModels(reward_model=_open_reward_model(scorer, device, cache_dir))
+        if isinstance(scorer, SteerConfig):
+            return ScorerModels(steering=_open_steer(scorer, device, checkpoints.folder, cache_dir))
         own = scorer.model in OWN_MODELS
         outside = None if own else _open_judge(scorer, recipe.model, checkpoints.folder, cache_dir)
         asked = (
@@ -235,6 +249,45 @@ def _open_reward_model(
         compute_dtype=pick_compute_dtype(device, reward.compute_dtype).dtype,
         trust_remote_code=reward.trust_remote_code,
     )
+
+
+def open_steering(
+    folder: Path, model: str | None, device: str, models: Path, cache_dir: Path
+) -> ExternalSteering:
+    """Find a steered reward that ``cream steer fit`` wrote, and the model that it reads.
+
+    Args:
+        folder: Of the reward.
+        model: Where the model is now; None: where it was.
+        device: What the model runs on.
+        models: Where models of a run go; nothing is written there.
+        cache_dir: Cream's cache.
+
+    Raises:
+        ModelError: It cannot be used, or the model is another than it was fitted on.
+    """
+    fitted = load_steered_reward(folder)
+    config = fitted.module.config.model.model_copy(update={"device": device})
+    if model is not None:
+        config = config.model_copy(update={"name": model, "revision": None})
+    checkpoints, encoder = open_models(config, models, cache_dir)
+    require_same_embedding(fitted, embedding_identity(checkpoints, encoder))
+    return ExternalSteering(checkpoints, encoder, fitted)
+
+
+def _open_steer(steer: SteerConfig, device: str, models: Path, cache_dir: Path) -> ExternalSteering:
+    known = None if steer.context is None else read_context(expanded(steer.context))
+    opened = open_steering(expanded(steer.reward), steer.model, device, models, cache_dir)
+    return replace(opened, context=choice_texts(known.users[0]) if known else ())
+
+
+def embedding_identity(checkpoints: Checkpoints, encoder: ChatEncoder) -> dict[str, str]:
+    """What decides an embedding, beside rounding."""
+    return {
+        "model": model_fingerprint(checkpoints.seed_folder),
+        "template": fingerprint([encoder.template, list(encoder.stop_ids)]),
+        "pooling": POOLING,
+    }
 
 
 @contextmanager

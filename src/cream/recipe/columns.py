@@ -8,6 +8,8 @@ JUDGE = "judge"
 """Score column: what the method's judge gives a completion."""
 REWARD_MODEL = "reward_model"
 """Score column: what the method's reward model gives a completion."""
+STEER = "steer"
+"""Score column: what a reward steered by one user's choices gives a completion."""
 VERDICT = "verdict"
 """Score column: how probable M_t, or M0, holds it that a completion is better than another of its
 group, asked for one letter; see ``scoring.verdicts``."""
@@ -26,7 +28,16 @@ TOKEN_REWARDS = (LABELS, IMPLICIT)
 LAST_ANSWER = "last_answer"
 """Score column: +1 if the last answer of a trajectory is right, -1 if not (arXiv 2502.12853). The
 stage that fills it keeps the actions."""
-OF_COMPLETIONS = (VERIFIER, JUDGE, REWARD_MODEL, VERDICT, FROM_DATA, EDITED, SELF_CERTAINTY)
+OF_COMPLETIONS = (
+    VERIFIER,
+    JUDGE,
+    REWARD_MODEL,
+    STEER,
+    VERDICT,
+    FROM_DATA,
+    EDITED,
+    SELF_CERTAINTY,
+)
 BUILT_IN_COLUMNS = (*OF_COMPLETIONS, LAST_ANSWER, *TOKEN_REWARDS)
 """Score columns whose names nothing else can take."""
 EXTRACTED = "extracted"

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from cream.recipe.base import Section, usual
-from cream.recipe.columns import JUDGE, REWARD_MODEL, VERDICT
+from cream.recipe.columns import JUDGE, REWARD_MODEL, STEER, VERDICT
 from cream.recipe.model import EMBEDDED_NAME, NonBlank
 
 OWN_MODELS = ("policy", "seed")
@@ -136,5 +136,20 @@ class RewardModelConfig(Section):
         return self
 
 
-TextScorerConfig = JudgeConfig | PairwiseJudgeConfig | RewardModelConfig
+class SteerConfig(Section):
+    """A reward of ``cream steer fit``, for one user."""
+
+    column: ClassVar = STEER
+
+    reward: NonBlank
+    """Folder that ``cream steer fit`` wrote."""
+    context: NonBlank | None = None
+    """JSONL of the user's choices (``prompt``, ``a``, ``b``, ``choice``, ``user_id``); null:
+    nobody in particular, C = 0."""
+    model: NonBlank | None = None
+    """Where the model that the reward reads is now; null: where it was when the reward was
+    fitted."""
+
+
+TextScorerConfig = JudgeConfig | PairwiseJudgeConfig | RewardModelConfig | SteerConfig
 """What a method can rank by that reads text; ``column`` is the score column that it fills."""

@@ -11,11 +11,16 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from cream.recipe.base import Section
+from cream.recipe.model import ModelConfig
 
 
 class SteeringConfig(Section):
     """Encoder of a user's choices, and the reward that reads it."""
 
+    model: ModelConfig = ModelConfig()
+    """Which model's hidden states are read."""
+    token_budget: int = Field(default=4096, ge=64)
+    """Tokens in one forward pass of the model, padding included; a longer text goes alone."""
     form: Literal["deterministic", "elbo", "reference"] = "deterministic"
     """``deterministic``: the latent is a function of the context. ``elbo``: a Gaussian, trained by
     the bound of a neural process: drawn given context and targets, KL from there to the context

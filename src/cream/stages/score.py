@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cream.data.preferences import ContextSet, Response
 from cream.engines.texts import Text, TextScore, TextScorer
 from cream.protocols import LogpScorer, Verifier
 from cream.types import Completion, Prompt, ScoringRequest, Tally
@@ -125,6 +126,16 @@ def verify(
             )
         )
     return rows
+
+
+def text_of(one: Response) -> Text:
+    """An answer as scorers read it, named by its id."""
+    return Text(one.completion_id, one.completion_id, one.prompt, one.text)
+
+
+def choice_texts(user: ContextSet) -> tuple[tuple[Text, Text], ...]:
+    """Winner and loser of each of a user's choices."""
+    return tuple((text_of(row.winner), text_of(row.loser)) for row in user.rows)
 
 
 SCORED = "scored"

@@ -1,4 +1,4 @@
-"""Ranking by a score column, every pair trusted fully: a judge's, a reward model's, the verifier's.
+"""Ranking by a score column, every pair trusted fully: of a judge, a reward, or the verifier.
 
 Sources: the judge, Yuan et al., arXiv 2401.10020, a baseline in the CREAM paper; the reward model,
 that paper's oracle. Our oracle reads the answers: an upper bound.
@@ -13,7 +13,7 @@ from cream.recipe.methods import MethodSection
 from cream.recipe.objectives import Dpo, PlainObjective
 from cream.recipe.pairing import BestWorst, RewardPairing
 from cream.recipe.parts import LogpQuantity, MethodParts, ScoreQuantity, Unit
-from cream.recipe.scorers import AnyJudge, JudgeConfig, RewardModelConfig
+from cream.recipe.scorers import AnyJudge, JudgeConfig, RewardModelConfig, SteerConfig
 from cream.recipe.witness import reported_agreement
 
 
@@ -75,6 +75,23 @@ class RewardModelMethod(ScoredMethod):
         return self._parts(t, self.reward_model.column)
 
 
+class SteeredMethod(ScoredMethod):
+    """A reward steered by one user's choices picks the pairs, C = 1 (arXiv 2412.13998)."""
+
+    name: Literal["steered"] = "steered"
+    steer: SteerConfig
+    """Which reward, for whom."""
+
+    @property
+    def scorer(self) -> SteerConfig:
+        """The reward."""
+        return self.steer
+
+    def parts(self, t: int) -> MethodParts:
+        """Pairs by the reward for the user."""
+        return self._parts(t, self.steer.column)
+
+
 class OracleMethod(ScoredMethod):
     """The verifier's binary verdict as the reward: an upper bound, it reads the answers."""
 
@@ -85,4 +102,4 @@ class OracleMethod(ScoredMethod):
         return self._parts(t, VERIFIER)
 
 
-METHODS = (SrlmJudgeMethod, RewardModelMethod, OracleMethod)
+METHODS = (SrlmJudgeMethod, RewardModelMethod, SteeredMethod, OracleMethod)
