@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import stdev
 
 import numpy as np
+from falsifiers.steered_policy import policies
 from falsifiers.wheels import fetched
 from falsify import Arm, Claim, Falsified
 
@@ -276,6 +277,11 @@ def run(seeds: int) -> Falsified:
         made, expert = generated(seed)
         everything, near = people(seed)
         add("generated, told the taste", "pooled", expert)
+        for arm, values in policies(seed).items():
+            for name, value in values.items():
+                add(f"policy: {arm}", name, value)
+            if "late" in values:
+                add(f"policy: {arm}", "late - early", values["late"] - values["early"])
         for what, rows in (("generated", made), ("people", everything), ("near", near)):
             for one in rows:
                 arm = f"{what}, C = {one.size}"
@@ -337,6 +343,18 @@ def claims(figures: dict[str, dict[str, list[float]]]) -> list[Claim]:
             "people, near pairs, C = 20: another's context does not beat none",
             interval(beyond),
             sum(beyond) / len(beyond) <= 0.01,
+        ),
+        Claim(
+            "policy: the loop run per user moves answers apart by a place or more in every seed",
+            seen(figures["policy: loop"]["late - early"]),
+            min(figures["policy: loop"]["late - early"]) > 1,
+        ),
+        Claim(
+            "policy: choices as text move a small model less than the loop",
+            seen(figures["policy: context as text"]["late - early"]),
+            max(figures["policy: context as text"]["late - early"])
+            < min(figures["policy: loop"]["late - early"]),
+            "helps",
         ),
         Claim(
             "specification's figures within .05",

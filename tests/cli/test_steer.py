@@ -193,8 +193,8 @@ def test_another_set_of_answers_needs_a_folder_of_its_own(
     assert cream("steer", "score", reward, folder / "answers.jsonl", "--out", tmp_path).code == 0
     fewer = jsonl(tmp_path / "fewer.jsonl", [{"prompt": "number 1", "completion": "ab"}])
     result = cream("steer", "score", reward, fewer, "--out", tmp_path)
-    assert result.code == 1
-    assert "completions" in result.err
+    assert result.code == 2
+    assert "made from other inputs (changed: completions)" in result.err
 
 
 def test_embeddings_are_those_of_the_answers_whoever_asks(
