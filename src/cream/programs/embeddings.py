@@ -21,6 +21,7 @@ from cream.algorithms.steering import Choices
 from cream.data.preferences import ContextSet, Response
 from cream.engines.embedder import Embedder
 from cream.errors import DataError
+from cream.loop.context import ExternalSteering
 from cream.loop.stage_runner import batched, run_shards
 from cream.protocols import Progress
 from cream.records import StageSpec
@@ -114,16 +115,28 @@ def embed_responses(
         work=work,
         summarise=summarise,
     )
-    table = pa.concat_tables(stage.tables(SCHEMA.names)).to_pylist()
-    there = [row for row in table if row["embedding"] is not None]
-    if not there:
-        reasons = Counter(row["reason"] for row in table)
-        raise DataError(f"no completion can be read: {dict(reasons)}")
-    return Embedded(
-        {row["completion_id"]: k for k, row in enumerate(there)},
-        {row["completion_id"]: row["reason"] for row in table if row["embedding"] is None},
-        np.array([row["embedding"] for row in there], dtype=np.float32),
-    )
+    return _read(stage)
+
+
+def embed_for(
+    reward: ExternalSteering, shown: Sequence[Response], out: Path, progress: Progress
+) -> Embedded:
+    """Embeddings of answers that a reward reads; see `embed_responses`."""
+    dtype = str(reward.checkpoints.compute_dtype)
+    identity = reward.fitted.record["embedding"]
+    return embed_responses(shown, reward.embedder, identity, dtype, out, progress)
+
+
+def _read(stage: Stage) -> Embedded:
+    table = pa.concat_tables(stage.tables(SCHEMA.names))
+    embedding = table["embedding"]
+    there, left = table.filter(embedding.is_valid()), table.filter(embedding.is_null())
+    reasons = dict(zip(left["completion_id"].to_pylist(), left["reason"].to_pylist(), strict=True))
+    if not len(there):
+        raise DataError(f"no completion can be read: {dict(Counter(reasons.values()))}")
+    flat = there["embedding"].combine_chunks().flatten().to_numpy()
+    numbers = {name: k for k, name in enumerate(there["completion_id"].to_pylist())}
+    return Embedded(numbers, reasons, flat.reshape(len(there), -1))
 
 
 def numbered_choices(users: Sequence[ContextSet], found: Embedded) -> ToldChoices:

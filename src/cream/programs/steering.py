@@ -28,6 +28,7 @@ from cream.models.steered_reward import SteeredReward, save_steered_reward
 from cream.preflight.models import embedding_identity, open_models
 from cream.programs.embeddings import (
     Embedded,
+    embed_for,
     embed_responses,
     hashed_user,
     numbered_choices,
@@ -185,14 +186,7 @@ def score_responses(
     module = reward.fitted.module
     user = context.users[0] if context is not None else None
     with closing(reward.checkpoints):
-        found = embed_responses(
-            [one.response for one in given],
-            reward.embedder,
-            reward.fitted.record["embedding"],
-            str(reward.checkpoints.compute_dtype),
-            out,
-            progress,
-        )
+        found = embed_for(reward, [one.response for one in given], out, progress)
         pairs = choice_texts(user) if user else ()
         known = _known(module, reward, pairs)
     most = module.config.context_max

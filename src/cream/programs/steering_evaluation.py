@@ -17,7 +17,7 @@ from cream.data.preferences import Preferences, responses
 from cream.errors import DataError
 from cream.loop.context import ExternalSteering
 from cream.models.steered_reward import SteeredReward
-from cream.programs.embeddings import embed_responses, hashed_user, numbered_choices
+from cream.programs.embeddings import embed_for, hashed_user, numbered_choices
 from cream.protocols import Progress
 from cream.records import Count, Record
 from cream.runs.files import write_json
@@ -96,14 +96,7 @@ def evaluate_reward(
             f"the reward was trained on every user of {pairs.name}; give choices of others"
         )
     with closing(reward.checkpoints):
-        found = embed_responses(
-            list(responses(unseen)),
-            reward.embedder,
-            reward.fitted.record["embedding"],
-            str(reward.checkpoints.compute_dtype),
-            out,
-            progress,
-        )
+        found = embed_for(reward, list(responses(unseen)), out, progress)
     told = numbered_choices(unseen, found)
     rewards, pooled = reward_functions(module, found.vectors)
     figures = steering_figures(told.users, rewards, pooled, sizes=sizes, seed=seed)
