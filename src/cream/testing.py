@@ -215,7 +215,7 @@ def tiny_steered_folder(folder: Path, model: Path) -> Path:
         ContextSet(
             f"u{k}",
             tuple(
-                PreferenceRow((Message("user", f"{n}?"),), "0", "1", "ab"[k % 2], f"u{k}")
+                PreferenceRow((Message("user", f"{n}?"),), "0", "1", "a" if k % 2 else "b", f"u{k}")
                 for n in range(4)
             ),
         )

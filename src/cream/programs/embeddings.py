@@ -134,7 +134,7 @@ def _read(stage: Stage) -> Embedded:
     reasons = dict(zip(left["completion_id"].to_pylist(), left["reason"].to_pylist(), strict=True))
     if not len(there):
         raise DataError(f"no completion can be read: {dict(Counter(reasons.values()))}")
-    flat = there["embedding"].combine_chunks().flatten().to_numpy()
+    flat = there["embedding"].combine_chunks().flatten().to_numpy().copy()  # arrow's is read-only
     numbers = {name: k for k, name in enumerate(there["completion_id"].to_pylist())}
     return Embedded(numbers, reasons, flat.reshape(len(there), -1))
 
