@@ -72,3 +72,26 @@ class KillOncePerStage:
 
     def note(self, text: str) -> None:
         pass
+
+
+class KillInside:
+    """A `Progress` that kills the run after the first part of one stage, named by its label."""
+
+    def __init__(self, label: str) -> None:
+        self.label, self.stage = label, ""
+
+    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        self.stage = stage
+
+    def advance(self, count: int, live: Mapping[str, float] | None = None) -> None:
+        if self.label in self.stage:
+            raise Killed
+
+    def advance_to(self, done: int, total: int, live: Mapping[str, float] | None = None) -> None:
+        pass
+
+    def finish(self, result: str = "") -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cream.recipe import Recipe
 from cream.recipe.load import load_recipe
 from cream.testing import tiny_judge_folder, tiny_model_folder, tiny_reward_model_folder
 from cream.types import Message
+from kills import Killed, KillInside
 from run_contents import contents, stage_record, table
 
 MakeRecipe = Callable[..., Recipe]
@@ -184,33 +185,6 @@ def test_both_make_other_pairs_than_srlm_from_the_same_completions(judged: Path,
             {(r["chosen_id"], r["rejected_id"]) for r in rows} for rows in (srlm, pairs_of(root))
         ]
         assert keys[0] != keys[1]
-
-
-class Killed(BaseException):
-    """Stands for a kill."""
-
-
-class KillInside:
-    """A `Progress` that kills the run after the first part of one stage."""
-
-    def __init__(self, label: str) -> None:
-        self.label, self.stage = label, ""
-
-    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
-        self.stage = stage
-
-    def advance(self, count: int, live: Mapping[str, float] | None = None) -> None:
-        if self.label in self.stage:
-            raise Killed
-
-    def advance_to(self, done: int, total: int, live: Mapping[str, float] | None = None) -> None:
-        pass
-
-    def finish(self, result: str = "") -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
 
 
 def test_a_judge_killed_between_parts_resumes_to_the_same_scores(

@@ -14,7 +14,7 @@ from cream.data.preferences import read_preferences
 from cream.errors import CreamError, DataError, ModelError
 from cream.programs.steering import fit_reward, steering_config
 from cream.recipe import Recipe
-from kills import Killed, KillOncePerStage
+from kills import Killed, KillInside
 from run_contents import contents, stage_record, table
 from tiny_run import Silence, write_inputs
 
@@ -108,7 +108,7 @@ def test_the_column_is_in_the_matrix_and_its_stage_counts(steered: dict[str, Pat
     assert summary["tally"] == {"total": 32, "parts": {"scored": 32}}
 
 
-def test_a_run_killed_in_every_stage_is_the_same_run(
+def test_a_run_killed_between_parts_of_the_column_goes_on_to_the_same_scores(
     folder: Path,
     steered: dict[str, Path],
     tmp_path: Path,
@@ -116,16 +116,16 @@ def test_a_run_killed_in_every_stage_is_the_same_run(
     run_whole: RunWhole,
 ) -> None:
     recipe = tiny_recipe(tmp_path / "run", *options(folder, "one"))
-    kill = KillOncePerStage(after=1)
-    for _ in range(40):
-        try:
-            run_whole(recipe, kill)
-            break
-        except Killed:
-            continue
-    assert any("steer" in stage for stage in kill.killed)
-    column = Path("iteration-1") / "score" / "steer"
-    assert contents(tmp_path / "run" / column) == contents(steered["one"] / column)
+    with pytest.raises(Killed):
+        run_whole(recipe, KillInside("score by steer"))
+    name = Path("iteration-1") / "score" / "steer"
+    column = tmp_path / "run" / name
+    first = (column / "part-00000.parquet").stat()
+    assert not (column / "part-00001.parquet").exists()
+    with pytest.raises(Killed):
+        run_whole(recipe, KillInside("score matrix"))
+    assert (column / "part-00000.parquet").stat().st_mtime_ns == first.st_mtime_ns
+    assert contents(column) == contents(steered["one"] / name)
 
 
 def test_what_cannot_steer_is_refused_before_anything_runs(
