@@ -45,6 +45,8 @@ FILMS, RATINGS = (f"recbole/dataset_example/ml-100k/ml-100k.{n}" for n in ("item
 GENERATED = SteeringConfig(components=64, latent=64, steps=300)
 PEOPLE = SteeringConfig(components=48, latent=64, steps=1000, context_max=20)
 PROMPTS, TRAINED_PROMPTS, ANSWERS = 150, 100, 6
+NOTICED = 0.3
+"""Letters per word by which answers must differ for an invented user to choose."""
 WORDS = (
     "river",
     "bread",
@@ -186,7 +188,7 @@ def generated(seed: int) -> tuple[list[ArmFigures], float]:
     pools: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     for a in range(len(prompt)):
         for b in range(a + 1, len(prompt)):
-            if prompt[a] == prompt[b] and length[a] != length[b]:
+            if prompt[a] == prompt[b] and abs(length[a] - length[b]) >= NOTICED:
                 pools[int(prompt[a]) not in known].append((a, b))
     signs = [1 if k % 2 else -1 for k in range(60)]
     users = [taste(pools[0], length, s, 40, 1000 * seed + k) for k, s in enumerate(signs)]
@@ -310,9 +312,9 @@ def claims(figures: dict[str, dict[str, list[float]]]) -> list[Claim]:
     opposed = [o - n for o, n in zip(ten["other"], ten["none"], strict=True)]
     return [
         Claim(
-            "generated users: accuracy with the own context rises from C = 0 to 10 in every seed",
+            "generated users: the own context of ten beats none by .05 or more in every seed",
             seen(figures["generated, C = 0"]["own"]) + " to " + seen(ten["own"]),
-            min(ten["own"]) > max(figures["generated, C = 0"]["own"]) + 0.1,
+            min(ten["own"]) > max(figures["generated, C = 0"]["own"]) + 0.05,
         ),
         Claim(
             "generated users: flipped is as far below 1/2 as own above, within .05",
