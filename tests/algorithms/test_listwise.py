@@ -1,4 +1,4 @@
-"""Worked values: sections A, B and C of the derivation in docs/methods/listwise.md."""
+"""Worked values: sections A, B and C of the derivation in docs/concepts/listwise.md."""
 
 import math
 

@@ -7,7 +7,7 @@ cannot be compared; the point view can, and calibration hands its offsets on. A 
 each window could not: it is blind to c_W as well.
 
 Source: the idea of SCaLR (Ren et al., arXiv 2411.04602), whose losses are not public; every formula
-here is derived in ``docs/methods/listwise.md``. RankNet: Burges et al. 2005. ListMLE: Xia et al.
+here is derived in ``docs/concepts/listwise.md``. RankNet: Burges et al. 2005. ListMLE: Xia et al.
 2008. ListNet: Cao et al. 2007. Weights 1/(rank_i + rank_j): FIRST (arXiv 2406.15657), normalised.
 """
 

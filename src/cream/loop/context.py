@@ -25,7 +25,7 @@ from cream.engines.embedder import Embedder
 from cream.engines.engine import EngineChoice, OnTorch
 from cream.engines.texts import Text
 from cream.engines.window import WindowScorer, window_scorer
-from cream.errors import DataError
+from cream.errors import DataError, RecipeError
 from cream.loop.extensions import Extensions
 from cream.models.chat import ChatEncoder
 from cream.models.conversations import ConversationEncoder
@@ -76,6 +76,10 @@ class ExternalRewardModel:
         )
 
 
+DECIDED = ("instruction", "max_candidate_tokens")
+"""Settings of windows that decide what heads were trained to read."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExternalReranker:
     """A reranker, or a model that reranks by its own answers; examined and not loaded."""
@@ -88,9 +92,26 @@ class ExternalReranker:
     heads: Heads | None = None
     """None: the model's own answers are the scores."""
 
-    def scorer(self, windows: WindowConfig, seed: int) -> WindowScorer:
-        """The scorer, its model loaded."""
-        model = self.checkpoints.for_inference("M0")
+    def windows(self, given: WindowConfig | None) -> WindowConfig:
+        """How candidates are put to it: as said, or as it was trained.
+
+        Raises:
+            RecipeError: Something is to be changed that training has decided.
+        """
+        own = self.config.windows
+        if given is None:
+            return own
+        for name in DECIDED if self.heads is not None else ():
+            if getattr(given, name) != getattr(own, name):
+                raise RecipeError(
+                    f"windows.{name}: training has decided it, it is {getattr(own, name)!r}; "
+                    "leave it so, or fit another reranker"
+                )
+        return given
+
+    def scorer(self, windows: WindowConfig, seed: int, name: str = "M0") -> WindowScorer:
+        """The scorer, its model loaded: that of its own, or a model of a run by name."""
+        model = self.checkpoints.for_inference(name)
         tokenizer, template = self.encoder.tokenizer, self.encoder.template
         return window_scorer(model, tokenizer, template, self.heads, windows, seed=seed)
 
@@ -130,11 +151,18 @@ class ScorerModels:
     """None also where a model of the run judges."""
     reward_model: ExternalRewardModel | None = None
     steering: ExternalSteering | None = None
+    reranker: ExternalReranker | None = None
+    """None also where a model of the run reranks."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint per scorer, for the manifest."""
-        found = {"judge": self.judge, "reward_model": self.reward_model, "steer": self.steering}
+        found = {
+            "judge": self.judge,
+            "reward_model": self.reward_model,
+            "steer": self.steering,
+            "reranker": self.reranker,
+        }
         return {name: model.fingerprint for name, model in found.items() if model is not None}
 
 

@@ -8,6 +8,7 @@ from cream.loop.context import Context
 from cream.loop.training_examples import NO_PAIR_MARKS, matrix_columns
 from cream.recipe.columns import (
     EDITED,
+    FILLED_WITH,
     FROM_DATA,
     IMPLICIT,
     LABELS,
@@ -35,6 +36,7 @@ def check_score_columns(context: Context) -> None:
     fillable |= {EDITED, LABELS} if context.plan.parts(1).editing else set()
     fillable |= {FROM_DATA} if context.plan.parts(1).prompts == "seed" else set()
     fillable |= {LAST_ANSWER} if context.plan.parts(1).trajectory else set()
+    fillable |= {name for name, other in FILLED_WITH.items() if other in fillable}
     for t in range(1, context.recipe.iterations + 1):
         parts = context.plan.parts(t)
         known = fillable | (parts.answered.columns.keys() if parts.answered else set())
@@ -44,7 +46,8 @@ def check_score_columns(context: Context) -> None:
                 f"method {method.name} reads the score column {', '.join(wrong)} at iteration {t}, "
                 f"which this run cannot fill; it has {', '.join(sorted(fillable))}. `judge` comes "
                 "with methods srlm_judge, temporal and rloo, `reward_model` with reward_model, "
-                "temporal and rloo, `steer` with steered, any other with "
+                "temporal and rloo, `steer` with steered, `listwise` and `pointwise` with "
+                "cream_views, any other with "
                 "cream.run(..., scorers=...)"
             )
 

@@ -9,9 +9,9 @@ uninterrupted one: seeds are derived from iteration, completion and number of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -23,13 +23,15 @@ from cream.engines.judge import AskedModel, PairwiseJudge, RubricJudge
 from cream.engines.reward_model import RewardModel
 from cream.engines.steering import SteeredScorer
 from cream.engines.texts import TextScorer
-from cream.engines.verdict import DETAILS, VerdictJudge
+from cream.engines.verdict import VerdictJudge
+from cream.engines.window import DETAILS as VIEW_DETAILS
 from cream.loop.answers import answer_stage
-from cream.loop.context import Context, empty_question
+from cream.loop.context import Context, ExternalReranker, empty_question
 from cream.loop.edit_stages import token_reward_stage
 from cream.loop.extensions import OwnScorer
 from cream.loop.inference_stages import certainty_stage
 from cream.loop.stage_runner import run_parts
+from cream.loop.text_scores import VERDICT_DETAILS, score_texts_stage, text_schema
 from cream.loop.trajectory_stages import segment_stage
 from cream.models.chat import ChatEncoder
 from cream.protocols import Engine, SamplingParams
@@ -39,6 +41,8 @@ from cream.recipe.columns import (
     FROM_DATA,
     JUDGE,
     LAST_ANSWER,
+    LISTWISE,
+    POINTWISE,
     REWARD_MODEL,
     SELF_CERTAINTY,
     STEER,
@@ -48,47 +52,31 @@ from cream.recipe.columns import (
     ends_column,
     token_column,
 )
+from cream.recipe.reranking import UNTRAINED, RerankerConfig, RerankerSource, WindowConfig
 from cream.recipe.scorers import JudgeConfig, JudgeModel, PairwiseJudgeConfig, RewardModelConfig
-from cream.records import StageSpec, TextScoreSummary
+from cream.records import StageSpec
 from cream.runs.files import read_table
 from cream.runs.seeds import derive_seed
 from cream.runs.store import Stage, StageRecord, fingerprint
 from cream.runs.tables import completions_from_table
-from cream.stages.score import ScoreRow, score_texts, tally_scores, verify
+from cream.stages.score import verify
 from cream.types import Origin
 
 MARKED = {FROM_DATA: Origin.DATA, EDITED: Origin.EDITED}
 """Columns that mark completions by who made them."""
 NAMES_THE_MODEL = {"model", "name", "revision", "chat_template", "trust_remote_code"}
 """Settings that say where a model is; what it is, its fingerprint says."""
-VERDICT_DETAILS = tuple(f"{VERDICT}_{name}" for name in DETAILS)
 
 
-def _text_schema(column: str, **further: pa.DataType) -> pa.Schema:
-    """Of a column that a reader of text fills: values, why they are missing, and what follows."""
-    ids = [("prompt_id", pa.string()), ("completion_id", pa.string())]
-    values = [(column, pa.float64()), (f"{column}_reason", pa.string())]
-    return pa.schema([*ids, *values, *further.items()])
+JUDGE_SCHEMA = text_schema(JUDGE, **{f"{JUDGE}_count": pa.int32()})
+REWARD_MODEL_SCHEMA = text_schema(REWARD_MODEL)
+LETTER_SCHEMA = text_schema(VERDICT, **dict.fromkeys(VERDICT_DETAILS, pa.float64()))
 
 
-JUDGE_SCHEMA = _text_schema(JUDGE, **{f"{JUDGE}_count": pa.int32()})
-REWARD_MODEL_SCHEMA = _text_schema(REWARD_MODEL)
-LETTER_SCHEMA = _text_schema(VERDICT, **dict.fromkeys(VERDICT_DETAILS, pa.float64()))
-
-
-def _text_table(rows: Sequence[ScoreRow], column: str, schema: pa.Schema) -> pa.Table:
-    told = [
-        {
-            "prompt_id": row.prompt_id,
-            "completion_id": row.completion_id,
-            column: row.value,
-            f"{column}_reason": row.reason,
-            f"{column}_count": row.count,
-            **{f"{column}_{name}": value for name, value in row.details.items()},
-        }
-        for row in rows
-    ]
-    return pa.Table.from_pylist(told, schema=schema)
+LISTWISE_SCHEMA = text_schema(
+    LISTWISE,
+    **{name if name == POINTWISE else f"{LISTWISE}_{name}": pa.float64() for name in VIEW_DETAILS},
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +109,7 @@ def judge_stage(context: Context, spec: StageSpec) -> StageRecord:
             context.checkpoints.release()
         return _text_scorer(context, spec.t, settings, judge)
 
-    record = _score_texts_stage(context, spec, inputs, scorer, JUDGE_SCHEMA, crewed=True)
+    record = score_texts_stage(context, spec, inputs, scorer, JUDGE_SCHEMA, crewed=True)
     if judge.checkpoints is not context.checkpoints:
         judge.checkpoints.release()
     return record
@@ -149,7 +137,7 @@ def reward_model_stage(context: Context, spec: StageSpec) -> StageRecord:
             context_length=model.context_length,
         )
 
-    return _score_texts_stage(context, spec, inputs, scorer, REWARD_MODEL_SCHEMA)
+    return score_texts_stage(context, spec, inputs, scorer, REWARD_MODEL_SCHEMA)
 
 
 def steer_stage(context: Context, spec: StageSpec) -> StageRecord:
@@ -162,7 +150,7 @@ def steer_stage(context: Context, spec: StageSpec) -> StageRecord:
         return SteeredScorer(opened.fitted.module, opened.embedder(), opened.context)
 
     inputs = {"reward": opened.fingerprint}
-    record = _score_texts_stage(context, spec, inputs, scorer, _text_schema(STEER))
+    record = score_texts_stage(context, spec, inputs, scorer, text_schema(STEER))
     opened.checkpoints.release()
     return record
 
@@ -189,13 +177,44 @@ def verdict_stage(context: Context, spec: StageSpec) -> StageRecord:
             temperature=settings.temperature,
         )
 
-    return _score_texts_stage(context, spec, inputs, scorer, LETTER_SCHEMA, crewed=True)
+    return score_texts_stage(context, spec, inputs, scorer, LETTER_SCHEMA, crewed=True)
 
 
 def own_scorer_stage(scorer: OwnScorer, context: Context, spec: StageSpec) -> StageRecord:
     """Scores of a scorer that the user brought."""
-    inputs, schema = {"scorer": scorer.fingerprint}, _text_schema(str(spec.column))
-    return _score_texts_stage(context, spec, inputs, lambda: scorer, schema)
+    inputs, schema = {"scorer": scorer.fingerprint}, text_schema(str(spec.column))
+    return score_texts_stage(context, spec, inputs, lambda: scorer, schema)
+
+
+def listwise_stage(context: Context, spec: StageSpec) -> StageRecord:
+    """Both views of the method's reranker: of one that is no model of the run, of M_t or of M0."""
+    settings, reranker = context.recipe.method.scorer, context.scorers.reranker
+    assert isinstance(settings, RerankerSource), "a method that reads `listwise` has a reranker"
+    model = "M0" if settings.model == "seed" else f"M{spec.t}"
+    if reranker is None:
+        own = context.checkpoints
+        known = context.model_fingerprint(model)
+        config = RerankerConfig(windows=WindowConfig(scale=UNTRAINED))
+        reranker = ExternalReranker(own, context.encoder, config, known)
+    else:
+        model = "M0"
+    windows = reranker.windows(settings.windows)
+    inputs = {
+        "reranker": reranker.fingerprint,
+        "template": fingerprint(reranker.encoder.template),
+        "compute_dtype": str(reranker.checkpoints.compute_dtype),
+        "windows": windows.model_dump(mode="json", exclude={"token_budget"}),
+    }
+
+    def scorer() -> TextScorer:
+        if reranker.checkpoints is not context.checkpoints:
+            context.checkpoints.release()
+        return reranker.scorer(windows, context.recipe.seed, model)
+
+    record = score_texts_stage(context, spec, inputs, scorer, LISTWISE_SCHEMA)
+    if reranker.checkpoints is not context.checkpoints:
+        reranker.checkpoints.release()
+    return record
 
 
 def _judge(context: Context, settings: JudgeConfig | PairwiseJudgeConfig, t: int) -> _Judge:
@@ -234,53 +253,6 @@ def _text_scorer(
             return PairwiseJudge(asked, seed_of=seed_of)
         case _:
             assert_never(settings)
-
-
-def _score_texts_stage(
-    context: Context,
-    spec: StageSpec,
-    inputs: dict[str, Any],
-    make_scorer: Callable[[], TextScorer],
-    schema: pa.Schema,
-    crewed: bool = False,
-) -> StageRecord:
-    """Fill one column; the scorer, which asks the crew if `crewed`, is made when it is needed."""
-    (source,), column = spec.inputs, str(spec.column)
-    sampled = context.run.finished(source)
-    prompts = {p.prompt_id: p for p in context.plan.sets[source].prompts}
-    stage = context.stage(spec, {"completions": sampled.fingerprint, **inputs})
-    scorer = cache(make_scorer)
-
-    def work(path: Path) -> pa.Table:
-        completions = completions_from_table(read_table(path))
-        return _text_table(score_texts(completions, prompts, scorer()), column, schema)
-
-    return run_parts(
-        stage,
-        context.progress,
-        sampled,
-        work,
-        partial(_summarise, column=column),
-        crew=context.crew if crewed else None,
-    )
-
-
-def _summarise(stage: Stage, column: str) -> tuple[dict[str, Any], str]:
-    reason, details = f"{column}_reason", VERDICT_DETAILS if column == VERDICT else ()
-    table = pa.concat_tables(stage.tables([column, reason, *details]))
-    tally = tally_scores(table[reason].to_pylist())
-    values = [value for value in table[column].to_pylist() if value is not None]
-    mean = sum(values) / len(values) if values else None
-    told = {name: [v for v in table[name].to_pylist() if v is not None] for name in details}
-    summary = TextScoreSummary(
-        tally=tally,
-        mean_score=mean,
-        distinct_scores=len(set(values)),
-        details={name: sum(found) / len(found) for name, found in told.items() if found},
-    )
-    words = [f"{name} {count}" for name, count in tally.parts.items()]
-    average = "" if mean is None else f", mean {mean:.2f}"
-    return summary.as_json(), f"{', '.join(words)} of {tally.total}{average}"
 
 
 VERDICT_SCHEMA = pa.schema(
@@ -394,6 +366,7 @@ SCORE_COLUMNS: Mapping[str, ScoreColumn] = {
     REWARD_MODEL: ScoreColumn(reward_model_stage, (REWARD_MODEL, f"{REWARD_MODEL}_reason")),
     STEER: ScoreColumn(steer_stage, (STEER, f"{STEER}_reason")),
     SELF_CERTAINTY: ScoreColumn(certainty_stage, (SELF_CERTAINTY,)),
+    LISTWISE: ScoreColumn(listwise_stage, (LISTWISE, f"{LISTWISE}_reason", POINTWISE)),
     **{
         name: ScoreColumn(token_reward_stage, (name, token_column(name), ends_column(name)))
         for name in TOKEN_REWARDS

@@ -39,7 +39,7 @@ from cream.models.reranker import is_reranker, load_reranker
 from cream.models.steered_reward import load_steered_reward, require_same_embedding
 from cream.recipe import Recipe
 from cream.recipe.model import ModelConfig
-from cream.recipe.reranking import RerankerConfig
+from cream.recipe.reranking import UNTRAINED, RerankerConfig, RerankerSource, WindowConfig
 from cream.recipe.scorers import (
     OWN_MODELS,
     JudgeConfig,
@@ -152,6 +152,8 @@ def open_scorers(
     with _section(recipe.method.scorer_section):
         if scorer is None:
             return ScorerModels()
+        if isinstance(scorer, RerankerSource):
+            return _open_own_reranker(scorer, recipe.model, checkpoints.folder, cache_dir)
         if isinstance(scorer, RewardModelConfig):
             return ScorerModels(reward_model=_open_reward_model(scorer, device, cache_dir))
         if isinstance(scorer, SteerConfig):
@@ -194,7 +196,8 @@ def open_reranker(name: str, model: ModelConfig, folder: Path, cache_dir: Path) 
     """
     path = expanded(name)
     if not is_reranker(path):
-        config = RerankerConfig(model=model.model_copy(update={"name": name}))
+        plain = model.model_copy(update={"name": name, "revision": None, "from_scratch": None})
+        config = RerankerConfig(model=plain, windows=WindowConfig(scale=UNTRAINED))
         checkpoints, encoder = open_models(config.model, folder, cache_dir)
         return ExternalReranker(
             checkpoints, encoder, config, model_fingerprint(checkpoints.seed_folder)
@@ -212,6 +215,16 @@ def open_reranker(name: str, model: ModelConfig, folder: Path, cache_dir: Path) 
         )
     both = fingerprint([found.fingerprint, found.heads_digest])
     return ExternalReranker(checkpoints, encoder, config, both, found.heads)
+
+
+def _open_own_reranker(
+    source: RerankerSource, model: ModelConfig, folder: Path, cache_dir: Path
+) -> ScorerModels:
+    if source.model in OWN_MODELS:
+        return ScorerModels()
+    found = open_reranker(source.model, model, folder, cache_dir)
+    found.windows(source.windows)
+    return ScorerModels(reranker=found)
 
 
 def _check_rubric_fits(

@@ -44,8 +44,6 @@ SCORES, RUN_FILE = "scores", "run.trec"
 QUERIES_PER_PART = 16
 STATE = "state"
 """Folder of an unfinished training, in that of its reranker."""
-UNTRAINED_SCALE = "affine"
-"""Logits of letters and of Yes against No are of different size, so windows get a slope too."""
 SCHEMA = pa.schema(
     [
         ("query_id", pa.string()),
@@ -267,19 +265,13 @@ def score_candidates(
 
 
 def _scoring_config(reranker: ExternalReranker, overrides: Sequence[str]) -> RerankerConfig:
-    decided = () if reranker.heads is None else ("instruction", "max_candidate_tokens")
     for override in overrides:
         key = override.partition("=")[0]
-        if key == "seed" or (
-            key.startswith("windows.") and key.removeprefix("windows.") not in decided
-        ):
-            continue
-        why = "training has decided it" if reranker.heads is not None else "scores do not read it"
-        raise RecipeError(f"--set {key}: {why}; windows.* and seed may be set")
-    values = reranker.config.model_dump(mode="json")
-    if reranker.heads is None:
-        values["windows"]["scale"] = UNTRAINED_SCALE
-    return reranker_config(values, overrides)
+        if key != "seed" and not key.startswith("windows."):
+            raise RecipeError(f"--set {key}: scores do not read it; windows.* and seed may be set")
+    config = reranker_config(reranker.config.model_dump(mode="json"), overrides)
+    reranker.windows(config.windows)
+    return config
 
 
 def _rows(groups: Sequence[CandidateGroup], scorer: WindowScorer) -> list[dict[str, Any]]:

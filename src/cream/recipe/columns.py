@@ -19,6 +19,10 @@ EDITED = "edited"
 """Score column of groups that hold edits: 1 for an edited completion, 0 for a sampled one."""
 SELF_CERTAINTY = "self_certainty"
 """Score column: how far M_t's next-token distributions are from uniform (arXiv 2502.18581)."""
+LISTWISE = "listwise"
+"""Score column: what the method's reranker gives a completion that has seen the others."""
+POINTWISE = "pointwise"
+"""Score column: what the method's reranker gives a completion by itself."""
 LABELS = "labels"
 """Column of token rewards: -1 for a token that an edit replaced, 1 for a new one, else 0."""
 IMPLICIT = "implicit"
@@ -37,9 +41,13 @@ OF_COMPLETIONS = (
     FROM_DATA,
     EDITED,
     SELF_CERTAINTY,
+    LISTWISE,
+    POINTWISE,
 )
 BUILT_IN_COLUMNS = (*OF_COMPLETIONS, LAST_ANSWER, *TOKEN_REWARDS)
 """Score columns whose names nothing else can take."""
+FILLED_WITH = {POINTWISE: LISTWISE}
+"""Score columns that the stage of another column fills."""
 EXTRACTED = "extracted"
 """Label column: the answer found in a completion."""
 EDIT_OF = "edit_of"

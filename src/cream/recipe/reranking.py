@@ -6,17 +6,20 @@ says how candidates are put to a model, with a trained artifact or without any t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from cream.recipe.base import Section
+from cream.recipe.columns import LISTWISE
 from cream.recipe.model import ModelConfig, NonBlank
 from cream.recipe.training import ComputeConfig, LoraConfig, OptimiserConfig
 
 if TYPE_CHECKING:
     from cream.algorithms.listwise import ViewOptions
 
+UNTRAINED = "affine"
+"""Scale of scores without training: logits of letters and of Yes against No differ in size."""
 IDENTIFIERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Letters that name the candidates of a window, in order."""
 
@@ -43,6 +46,20 @@ class WindowConfig(Section):
     """What the model is told before query and candidates."""
     token_budget: int = Field(default=4096, ge=1)
     """Most tokens, padding included, in one forward pass; a longer window goes alone."""
+
+
+class RerankerSource(Section):
+    """What scores the completions of a prompt in windows, in a run."""
+
+    column: ClassVar = LISTWISE
+
+    model: NonBlank = "policy"
+    """``policy``: M_t scores its own completions by its answers, without training. ``seed``: M0
+    does. Anything else is the folder of a reranker that ``cream rerank fit`` wrote, or of another
+    model, or a hub id."""
+    windows: WindowConfig | None = None
+    """How completions are put to it; None: as a trained reranker was trained, otherwise the
+    defaults with ``scale: affine``. Of a trained one the instruction and the token limit stay."""
 
 
 class RerankOptimiserConfig(OptimiserConfig):

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from cream.recipe.base import Section, usual
 from cream.recipe.columns import JUDGE, REWARD_MODEL, STEER, VERDICT
 from cream.recipe.model import EMBEDDED_NAME, NonBlank
+from cream.recipe.reranking import RerankerSource
 
 OWN_MODELS = ("policy", "seed")
 """Judges that are models of the run itself."""
@@ -151,5 +152,7 @@ class SteerConfig(Section):
     fitted."""
 
 
-TextScorerConfig = JudgeConfig | PairwiseJudgeConfig | RewardModelConfig | SteerConfig
+TextScorerConfig = (
+    JudgeConfig | PairwiseJudgeConfig | RewardModelConfig | SteerConfig | RerankerSource
+)
 """What a method can rank by that reads text; ``column`` is the score column that it fills."""

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from cream.errors import RecipeError
 from cream.recipe.base import Section, usual
+from cream.recipe.columns import LISTWISE, POINTWISE
 from cream.recipe.methods import MethodSection
 from cream.recipe.model import NonBlank
 from cream.recipe.objectives import AgreementObjective, ChosenNll
@@ -30,10 +31,12 @@ from cream.recipe.parts import (
     PairFilter,
     SameAnswer,
     SameAnswers,
+    ScoreQuantity,
     Statistic,
     TwoGaussian,
     Unit,
 )
+from cream.recipe.reranking import RerankerSource
 from cream.recipe.witness import (
     PreviousModel,
     WitnessChoice,
@@ -335,7 +338,53 @@ class CreamReferenceMethod(MethodSection):
         )
 
 
-METHODS = (CreamMethod, CreamSampleMethod, CreamPairMethod, CreamCrossMethod, CreamReferenceMethod)
+class CreamViewsMethod(MethodSection):
+    """C from two views of one reranker: a completion among the others, and by itself (ours)."""
+
+    name: Literal["cream_views"] = "cream_views"
+    reranker: RerankerSource = RerankerSource()
+    """What scores the completions of a prompt, in one pass."""
+    level: Literal["set", "sample", "shrunken"] = "set"
+    """As in ``cream``."""
+    filter: PairFilter = "none"
+    """``agreeing`` trains only on pairs that the point view orders the same way."""
+    below_half: BelowHalf = "floor"
+    """What happens to a C below 1/2 before it enters the loss."""
+    pairing: RewardPairing = BestWorst()
+    objective: AgreementObjective = CreamObjective()
+
+    @model_validator(mode="after")
+    def _options_that_fit(self) -> CreamViewsMethod:
+        _refuse_set_level_action(self.objective, self.level)
+        return self
+
+    @property
+    def scorer(self) -> RerankerSource:
+        """The reranker."""
+        return self.reranker
+
+    @property
+    def scorer_section(self) -> str:
+        """Where its settings stand."""
+        return "method.reranker"
+
+    def parts(self, t: int) -> MethodParts:
+        """Pairs by the list view, C from its agreement with the point view."""
+        listwise, pointwise = ScoreQuantity(column=LISTWISE), ScoreQuantity(column=POINTWISE)
+        return MethodParts(
+            reward=listwise,
+            agreement=Agreement(
+                first=listwise,
+                second=pointwise,
+                **self.model_dump(include={"level", "below_half", "filter"}),
+            ),
+            pairing=self.pairing,
+            objective=self.objective,
+        )
+
+
+METHODS = (CreamMethod, CreamSampleMethod, CreamPairMethod, CreamCrossMethod)
+METHODS += (CreamReferenceMethod, CreamViewsMethod)
 
 
 def _refuse_set_level_action(objective: AgreementObjective, level: str) -> None:
