@@ -26,7 +26,7 @@ from tiny_run import Silence
 RecipeMaker = Callable[..., Recipe]
 METHOD = (
     "method={name: cream_views, pairing: {truncated: keep}, "
-    "reranker: {model: %s, windows: {size: 3, max_candidate_tokens: 12, scale: affine}}}"
+    "reranker: {model: %s, windows: {size: 3, max_candidate_tokens: 12, scale: none}}}"
 )
 
 
@@ -46,7 +46,7 @@ def table(root: Path, stage: str) -> pa.Table:
 def test_pairs_and_c_are_those_of_the_two_columns(
     recipe: RecipeMaker, tiny_inputs: Path, tmp_path: Path
 ):
-    """Restated with SciPy: C = mean (tau_b + 1) / 2 over prompts, best against worst by listwise."""
+    """Restated with SciPy: C = mean (tau_b + 1) / 2, best against worst by the list view."""
     run(recipe("run"), base_dir=tiny_inputs)
     root = tmp_path / "run"
     rows = table(root, "iteration-1/matrix").to_pylist()
@@ -146,6 +146,14 @@ def test_a_reranker_that_is_not_there_is_refused_before_anything_runs(
 ):
     with pytest.raises(CreamError, match=r"method\.reranker"):
         run(recipe("run", reranker="./nothing"), base_dir=tiny_inputs)
+    assert not (tmp_path / "run/sft").exists()
+
+
+def test_a_scale_that_hides_disagreement_is_refused(
+    recipe: RecipeMaker, tiny_inputs: Path, tmp_path: Path
+):
+    with pytest.raises(CreamError, match=r"method\.reranker.*affine"):
+        run(recipe("run", "method.reranker.windows.scale=affine"), base_dir=tiny_inputs)
     assert not (tmp_path / "run/sft").exists()
 
 

@@ -52,7 +52,7 @@ from cream.recipe.columns import (
     ends_column,
     token_column,
 )
-from cream.recipe.reranking import UNTRAINED, RerankerConfig, RerankerSource, WindowConfig
+from cream.recipe.reranking import RerankerConfig, RerankerSource, WindowConfig
 from cream.recipe.scorers import JudgeConfig, JudgeModel, PairwiseJudgeConfig, RewardModelConfig
 from cream.records import StageSpec
 from cream.runs.files import read_table
@@ -194,7 +194,7 @@ def listwise_stage(context: Context, spec: StageSpec) -> StageRecord:
     if reranker is None:
         own = context.checkpoints
         known = context.model_fingerprint(model)
-        config = RerankerConfig(windows=WindowConfig(scale=UNTRAINED))
+        config = RerankerConfig(windows=WindowConfig())
         reranker = ExternalReranker(own, context.encoder, config, known)
     else:
         model = "M0"

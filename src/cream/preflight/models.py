@@ -39,7 +39,7 @@ from cream.models.reranker import is_reranker, load_reranker
 from cream.models.steered_reward import load_steered_reward, require_same_embedding
 from cream.recipe import Recipe
 from cream.recipe.model import ModelConfig
-from cream.recipe.reranking import UNTRAINED, RerankerConfig, RerankerSource, WindowConfig
+from cream.recipe.reranking import RerankerConfig, RerankerSource, WindowConfig
 from cream.recipe.scorers import (
     OWN_MODELS,
     JudgeConfig,
@@ -197,7 +197,7 @@ def open_reranker(name: str, model: ModelConfig, folder: Path, cache_dir: Path) 
     path = expanded(name)
     if not is_reranker(path):
         plain = model.model_copy(update={"name": name, "revision": None, "from_scratch": None})
-        config = RerankerConfig(model=plain, windows=WindowConfig(scale=UNTRAINED))
+        config = RerankerConfig(model=plain, windows=WindowConfig())
         checkpoints, encoder = open_models(config.model, folder, cache_dir)
         return ExternalReranker(
             checkpoints, encoder, config, model_fingerprint(checkpoints.seed_folder)
@@ -220,10 +220,15 @@ def open_reranker(name: str, model: ModelConfig, folder: Path, cache_dir: Path) 
 def _open_own_reranker(
     source: RerankerSource, model: ModelConfig, folder: Path, cache_dir: Path
 ) -> ScorerModels:
-    if source.model in OWN_MODELS:
-        return ScorerModels()
-    found = open_reranker(source.model, model, folder, cache_dir)
-    found.windows(source.windows)
+    found, windows = None, source.windows or WindowConfig()
+    if source.model not in OWN_MODELS:
+        found = open_reranker(source.model, model, folder, cache_dir)
+        windows = found.windows(source.windows)
+    if windows.scale == "affine":
+        raise ModelError(
+            "windows.scale: affine ties a window whose views disagree (its slope would be "
+            "negative), so C would count agreement alone. Set scale: offset or none."
+        )
     return ScorerModels(reranker=found)
 
 

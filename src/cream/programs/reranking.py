@@ -214,20 +214,8 @@ def score_candidates(
         RunError: The folder holds scores of something else.
     """
     config = _scoring_config(reranker, overrides)
-    told = [
-        [g.query_id, g.query, [[c.candidate_id, c.text, c.label] for c in g.candidates]]
-        for g in groups
-    ]
-    run = Run(out)
     spec = StageSpec(name=SCORES, kind="text_score", label="rerank", prompts=len(groups))
-    inputs = {
-        "candidates": fingerprint(told),
-        "reranker": reranker.fingerprint,
-        "windows": config.windows.model_dump(mode="json", exclude={"token_budget"}),
-        "seed": config.seed,
-        "dtype": str(reranker.checkpoints.compute_dtype),
-        "template": fingerprint(reranker.encoder.template),
-    }
+    stage = Run(out).stage(spec, _inputs(groups, reranker, config))
     made: list[WindowScorer] = []
 
     def work(shard: Sequence[CandidateGroup]) -> pa.Table:
@@ -235,15 +223,7 @@ def score_candidates(
             made.append(reranker.scorer(config.windows, config.seed))
         return pa.Table.from_pylist(_rows(shard, made[0]), schema=SCHEMA)
 
-    def summarise(stage: Stage) -> tuple[dict[str, Any], str]:
-        table = pa.concat_tables(stage.tables(["reason", "cut"]))
-        tally = tally_scores(table["reason"].to_pylist())
-        cut = sum(value == 1 for value in table["cut"].to_pylist())
-        words = ", ".join(f"{name} {count}" for name, count in tally.parts.items())
-        return {"tally": asdict(tally), "cut": cut}, words
-
     with closing(reranker.checkpoints):
-        stage = run.stage(spec, inputs)
         record = run_shards(
             stage,
             progress,
@@ -251,7 +231,7 @@ def score_candidates(
             unit="queries",
             shards=batched(groups, QUERIES_PER_PART),
             work=work,
-            summarise=summarise,
+            summarise=_summarise,
         )
     _write_run(stage, out / RUN_FILE)
     return ScoredCandidates(
@@ -262,6 +242,32 @@ def score_candidates(
         cut=record.summary["cut"],
         tokens=sum(scorer.tokens for scorer in made),
     )
+
+
+def _inputs(
+    groups: Sequence[CandidateGroup], reranker: ExternalReranker, config: RerankerConfig
+) -> dict[str, Any]:
+    """What decides scores: another of these is another scoring."""
+    told = [
+        [g.query_id, g.query, [[c.candidate_id, c.text, c.label] for c in g.candidates]]
+        for g in groups
+    ]
+    return {
+        "candidates": fingerprint(told),
+        "reranker": reranker.fingerprint,
+        "windows": config.windows.model_dump(mode="json", exclude={"token_budget"}),
+        "seed": config.seed,
+        "dtype": str(reranker.checkpoints.compute_dtype),
+        "template": fingerprint(reranker.encoder.template),
+    }
+
+
+def _summarise(stage: Stage) -> tuple[dict[str, Any], str]:
+    table = pa.concat_tables(stage.tables(["reason", "cut"]))
+    tally = tally_scores(table["reason"].to_pylist())
+    cut = sum(value == 1 for value in table["cut"].to_pylist())
+    words = ", ".join(f"{name} {count}" for name, count in tally.parts.items())
+    return {"tally": asdict(tally), "cut": cut}, words
 
 
 def _scoring_config(reranker: ExternalReranker, overrides: Sequence[str]) -> RerankerConfig:

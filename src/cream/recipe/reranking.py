@@ -18,8 +18,6 @@ from cream.recipe.training import ComputeConfig, LoraConfig, OptimiserConfig
 if TYPE_CHECKING:
     from cream.algorithms.listwise import ViewOptions
 
-UNTRAINED = "affine"
-"""Scale of scores without training: logits of letters and of Yes against No differ in size."""
 IDENTIFIERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Letters that name the candidates of a window, in order."""
 
@@ -59,7 +57,8 @@ class RerankerSource(Section):
     model, or a hub id."""
     windows: WindowConfig | None = None
     """How completions are put to it; None: as a trained reranker was trained, otherwise the
-    defaults with ``scale: affine``. Of a trained one the instruction and the token limit stay."""
+    defaults. Of a trained one the instruction and the token limit stay. ``scale: affine`` is
+    refused: it would tie windows whose views disagree."""
 
 
 class RerankOptimiserConfig(OptimiserConfig):
