@@ -16,7 +16,7 @@ from typing import assert_never
 from cream.data.splits import POLICY
 from cream.errors import RecipeError
 from cream.recipe import Recipe
-from cream.recipe.columns import EDITED, FROM_DATA, LAST_ANSWER, VERIFIER
+from cream.recipe.columns import EDITED, FILLED_WITH, FROM_DATA, LAST_ANSWER, VERIFIER
 from cream.recipe.pairing import (
     AllPairs,
     BestRandom,
@@ -246,6 +246,11 @@ def token_counts(
 def score_columns(parts: MethodParts) -> tuple[str, ...]:
     """Columns beside the log-probabilities: the verdicts always, others as the method says."""
     return tuple(dict.fromkeys((VERIFIER, *parts.score_columns)))
+
+
+def stage_columns(parts: MethodParts) -> tuple[str, ...]:
+    """Those whose stages fill them all, each once."""
+    return tuple(dict.fromkeys(FILLED_WITH.get(name, name) for name in score_columns(parts)))
 
 
 def is_calibrated(parts: MethodParts) -> bool:

@@ -31,11 +31,12 @@ from cream.plan import (
     most_pairs,
     refuse_missing_models,
     score_columns,
+    stage_columns,
     weighing,
     with_answers,
 )
 from cream.recipe import Recipe
-from cream.recipe.columns import FILLED_WITH, IMPLICIT, SELF_CERTAINTY, TOKEN_REWARDS, VERIFIER
+from cream.recipe.columns import IMPLICIT, SELF_CERTAINTY, TOKEN_REWARDS, VERIFIER
 from cream.recipe.editing import Editing
 from cream.recipe.parts import MethodParts
 from cream.recipe.policy_gradient import refuse_silent_divergence
@@ -149,7 +150,7 @@ class _Planner:
             scores += [self._score(samples, m) for m in columns(self.recipe, self.parts(t), t)]
             scores += [
                 self._score_column(samples, name, self.parts(t))
-                for name in _made(score_columns(self.parts(t)))
+                for name in stage_columns(self.parts(t))
             ]
         if IMPLICIT in score_columns(parts):
             yield from (sets[0].tokens_under(model) for model in (f"M{t}", "M0"))
@@ -397,8 +398,3 @@ class _Planner:
             prompts=sets[0].spec.prompts,
             completions=sets[0].completions,
         )
-
-
-def _made(columns: Sequence[str]) -> list[str]:
-    """The columns whose stages fill these, each once."""
-    return list(dict.fromkeys(FILLED_WITH.get(name, name) for name in columns))
