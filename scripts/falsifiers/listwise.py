@@ -41,9 +41,9 @@ CUTS = ("random", "first stage")
 
 def lee() -> tuple[list[str], np.ndarray]:
     """The texts and their mean human similarities, symmetric, 0 on the diagonal."""
-    said = fetched("gensim", "gensim/test/test_data/lee.cor").decode("latin-1")
-    told = fetched("gensim", "gensim/test/test_data/similarities0-1.txt")
-    upper = np.triu(np.loadtxt(io.BytesIO(told)), 1)
+    members = [f"gensim/test/test_data/{n}" for n in ("lee.cor", "similarities0-1.txt")]
+    said, told = fetched("gensim", members, encoding="latin-1")
+    upper = np.triu(np.loadtxt(io.StringIO(told)), 1)
     return said.splitlines(), upper + upper.T
 
 

