@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cream.records import EvaluateSummary, TrajectoryFigures
+from cream.records import TrajectoryFigures
 from cream.report.ranked import ExplainedCompletion
 from cream.runs.reader import ADVANTAGES, RunReader, rows_of
 from cream.stages.segment import SegmentSummary
@@ -29,7 +29,8 @@ def trajectory_results(run: RunReader) -> list[TrajectoryResult]:
         if spec.kind == "segment":
             told: TrajectoryFigures | None = stage.summary(SegmentSummary)
         else:
-            told = stage.summary(EvaluateSummary).trajectories
+            value = stage.figures.get("trajectories")
+            told = None if value is None else TrajectoryFigures.read(value, stage.folder)
         if told is not None:
             named = {name: getattr(told, name) for name in TrajectoryFigures.model_fields}
             segmented = spec.kind == "segment"
