@@ -86,6 +86,8 @@ def test_what_cannot_be_written_is_counted():
     assert built("7", "6")[1] == {"no_right_answer": 1}
     assert built("8", answer=None)[1] == {"unverifiable": 1}
     assert built("8", cut=(0,))[1] == {"no_right_answer": 1}, "an answer that was cut off"
+    assert built("8\0 is 8")[1] == {"no_right_answer": 1}, "text that no file holds"
+    assert solutions(built("7\0 is 7", "8")[0]) == ["8"]
     own = f"7 {PHRASES.recheck} 8"
     assert built(own)[1] == {"no_right_answer": 1}, "an answer that is a trajectory already"
 

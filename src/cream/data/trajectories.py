@@ -15,6 +15,8 @@ from typing import Any
 
 from cream.algorithms.trajectories import Grammar, segment
 from cream.data.completion_spans import COMPLETION_SPANS, written_spans
+from cream.data.files import checked_text
+from cream.errors import DataError
 from cream.protocols import Verifier
 from cream.recipe.trajectory import Phrases
 from cream.types import Completion, FinishReason, Prompt, Tally
@@ -96,8 +98,7 @@ def _rounds(
         told = verifier.verify(prompt, one.text)
         correct = told is not None and told.correct and told.extracted is not None
         num_wrong += not correct
-        whole = one.finish_reason == FinishReason.STOP and len(segment(one.text, grammar)) == 1
-        if told is None or told.extracted is None or not whole:
+        if told is None or told.extracted is None or not _fit_to_write(one, grammar):
             continue
         attempt = Attempt(one.text.strip(), told.extracted, correct)
         if correct:
@@ -107,6 +108,15 @@ def _rounds(
     wanted = 1 + (num_wrong >= 1) + (num_wrong >= 2) + (num_wrong >= 4)
     before = list(wrong.values())[: min(wanted, most_rounds) - 1]
     return [*before, right[0]] if right else []
+
+
+def _fit_to_write(one: Completion, grammar: Grammar) -> bool:
+    """Whether an answer is whole, no trajectory itself, and text that a file can hold."""
+    try:
+        checked_text(one.text, one.completion_id, COMPLETION_SPANS)
+    except DataError:
+        return False
+    return one.finish_reason == FinishReason.STOP and len(segment(one.text, grammar)) == 1
 
 
 def _spans(
