@@ -31,7 +31,7 @@ from cream.types import EncodedPrompt, Prompt
 
 LETTERS, LENGTH, LIMIT = "abcdefgh", 6, 96
 KNOWN, OWN, HELD_OUT = 700, 1500, 300
-ITERATIONS, PROMPTS, SAMPLES = 8, 32, 4
+ITERATIONS, PROMPTS, SAMPLES = 4, 32, 4
 PHRASES = {
     "recheck": "?",
     "retry": "!",
@@ -41,7 +41,7 @@ PHRASES = {
     "confirm": "y",
     "reject": "n",
 }
-SFT = {"epochs": 12, "optimiser": {"learning_rate": 2e-3, "batch_size": 32}}
+SFT = {"epochs": 14, "optimiser": {"learning_rate": 5e-3, "batch_size": 32}}
 
 
 def words(count: int, seed: int) -> list[str]:
@@ -103,12 +103,7 @@ def shuffled(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def plain(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The right answers alone."""
-    return [{"prompt": row["prompt"], "completion": row["answer"]} for row in rows]
-
-
-def recipe(folder: Path, seed: int, method: Any, iterations: int, samples: int) -> dict[str, Any]:
+def recipe(folder: Path, seed: int, iterations: int) -> dict[str, Any]:
     """A run on the words of a folder."""
     compute = {"precision": "float32"}
     source = {"source": "file", "verifier": "exact_match"}
@@ -116,7 +111,12 @@ def recipe(folder: Path, seed: int, method: Any, iterations: int, samples: int) 
         "name": "s2r",
         "seed": seed,
         "iterations": iterations,
-        "method": method,
+        "method": {
+            "name": "s2r",
+            "phrases": PHRASES,
+            "credit": {"level": "process", "beta": 0.01},
+            "objective": {"ratio": "geometric"},
+        },
         "model": {"name": str(folder / "model"), "device": "cpu", "compute_dtype": "float32"},
         "data": {
             "seed": {"sources": [{"source": "file", "path": str(folder / "seed.jsonl")}]},
@@ -128,7 +128,7 @@ def recipe(folder: Path, seed: int, method: Any, iterations: int, samples: int) 
         },
         "sft": {**SFT, "compute": compute},
         "sampling": {
-            "num_completions": samples,
+            "num_completions": SAMPLES,
             "temperature": 1.0,
             "top_p": 1.0,
             "max_completion_tokens": LIMIT,
@@ -136,7 +136,7 @@ def recipe(folder: Path, seed: int, method: Any, iterations: int, samples: int) 
         "training": {
             "epochs": 2,
             "loss_reference": "sft",
-            "optimiser": {"learning_rate": 1e-3, "batch_size": 16, "schedule": "constant"},
+            "optimiser": {"learning_rate": 1e-4, "batch_size": 16, "schedule": "constant"},
             "compute": compute,
         },
         "evaluation": {"max_completion_tokens": LIMIT},
@@ -146,7 +146,7 @@ def recipe(folder: Path, seed: int, method: Any, iterations: int, samples: int) 
 
 
 def arm(
-    world: Path, name: str, rows: Sequence[dict[str, Any]], seed: int, method: Any, **size: int
+    world: Path, name: str, rows: Sequence[dict[str, Any]], seed: int, *, iterations: int
 ) -> RunSummary:
     """One run of `cream`."""
     folder = world / name
@@ -155,8 +155,7 @@ def arm(
         (folder / shared).symlink_to(world / shared)
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "seed.jsonl").write_text(text, encoding="utf-8")
-    size = {"iterations": ITERATIONS, "samples": SAMPLES, **size}
-    return cream_run(validate_recipe(recipe(folder, seed, method, **size), source=name)).summary
+    return cream_run(validate_recipe(recipe(folder, seed, iterations), source=name)).summary
 
 
 def world_of(seed: int, folder: Path) -> list[dict[str, Any]]:
@@ -189,33 +188,34 @@ def figures_of(found: TrajectoryResult) -> dict[str, float]:
     return {**told, "gain": change / counts["total"], "identity off": off}
 
 
+def of_seed(seed: int) -> dict[str, dict[str, float]]:
+    """All arms of one seed."""
+    with tempfile.TemporaryDirectory() as place:
+        world = Path(place)
+        rows = world_of(seed, world)
+        honest = arm(world, "honest", rows, seed, iterations=ITERATIONS)
+        wrong = arm(world, "shuffled", shuffled(rows, seed), seed, iterations=1)
+    return {
+        "M0": measured(honest, "M0"),
+        "BI": measured(honest, "M1"),
+        "BI, checks shuffled": measured(wrong, "M1"),
+        "BI + process": measured(honest, f"M{ITERATIONS + 1}"),
+    }
+
+
 def run(seeds: int) -> Falsified:
     """All arms."""
-    arms: dict[str, list[dict[str, float]]] = {}
-    process = {"name": "s2r", "phrases": PHRASES, "credit": {"level": "process", "beta": 0.01}}
-    outcome = {"name": "s2r", "phrases": PHRASES, "credit": {"level": "outcome", "beta": 0.01}}
-    for seed in range(seeds):
-        with tempfile.TemporaryDirectory() as place:
-            world = Path(place)
-            rows = world_of(seed, world)
-            trained = arm(world, "process", rows, seed, process)
-            arms.setdefault("BI", []).append(measured(trained, "M1"))
-            last = f"M{ITERATIONS + 1}"
-            arms.setdefault("BI + process", []).append(measured(trained, last))
-            by_outcome = arm(world, "outcome", rows, seed, outcome)
-            arms.setdefault("BI + outcome", []).append(measured(by_outcome, last))
-            wrong = arm(world, "shuffled", shuffled(rows, seed), seed, process, iterations=1)
-            arms.setdefault("BI, checks shuffled", []).append(measured(wrong, "M1"))
-            alone = arm(world, "rloo", plain(rows), seed, "rloo", samples=3 * SAMPLES)
-            accuracy = {row.model: row.overall for row in alone.models}
-            told = {"first": accuracy["M1"].accuracy, "last": accuracy[last].accuracy}
-            arms.setdefault("RLOO on right answers, 3 x samples", []).append(told)
-            print(f"seed {seed} done", flush=True)
+    return told([of_seed(seed) for seed in range(seeds)])
+
+
+def told(found: Sequence[dict[str, dict[str, float]]]) -> Falsified:
+    """What came out of some seeds."""
+    arms = {name: [one[name] for one in found] for name in found[0]}
     return Falsified(
         "s2r",
-        f"words of {LENGTH} letters backwards, 0.1 M weights, {ITERATIONS} iterations of {PROMPTS} "
-        f"prompts with {SAMPLES} samples, {HELD_OUT} held out, greedy",
-        [Arm(name, _by_name(found)) for name, found in arms.items()],
+        f"words of {LENGTH} letters backwards, 0.1 M weights, {HELD_OUT} held out, greedy; "
+        f"{ITERATIONS} iterations of {PROMPTS} prompts with {SAMPLES} samples",
+        [Arm(name, _by_name(figures)) for name, figures in arms.items()],
         claims(arms),
     )
 
@@ -227,36 +227,31 @@ def _by_name(found: Sequence[dict[str, float]]) -> dict[str, list[float]]:
 
 def claims(arms: dict[str, list[dict[str, float]]]) -> list[Claim]:
     """What must hold, and what would be good."""
-    honest, wrong = arms["BI"], arms["BI, checks shuffled"]
-    off = [one["identity off"] for found in arms.values() for one in found if "gain" in one]
+    honest, wrong, process = (arms[n] for n in ("BI", "BI, checks shuffled", "BI + process"))
+    off = [one["identity off"] for found in arms.values() for one in found]
     predicted = [_prediction(one) for one in honest]
-    j = [one.get("youden", float("nan")) for one in honest]
-    j_wrong = [one.get("youden", 0.0) for one in wrong]
-    after = {name: [one["last"] for one in arms[name]] for name in arms}
+    j, j_wrong, j_after = ([one["youden"] for one in found] for found in (honest, wrong, process))
     gained = [one["gain"] for one in honest]
-    process = [b["youden"] - a for a, b in zip(j, arms["BI + process"], strict=True)]
-    outcome = [b - a["last"] for a, b in zip(honest, after["BI + outcome"], strict=True)]
-    rloo = after["RLOO on right answers, 3 x samples"]
-    best = [max(a, b) for a, b in zip(after["BI + process"], after["BI + outcome"], strict=True)]
+    beside = [one["gain"] for one in wrong]
+    risen = [b - a for a, b in zip(j, j_after, strict=True)]
     return [
         Claim("the identity holds to the last count, every model", _seen(off), not any(off)),
         Claim("honest checks: J >= .3", _seen(j), min(j) >= 0.3),
         Claim("shuffled checks: J within .1 of 0", _seen(j_wrong), max(map(abs, j_wrong)) <= 0.1),
         Claim(
-            "gain of honest checks within 2 s.e. of the closed form with the retries' own accuracy",
+            "gain within 2 s.e. of (1 - p)(1 - c) q - p (1 - b)(1 - q), q of the retries",
             "; ".join(f"{a:+.3f} for {b:+.3f} +- {c:.3f}" for a, b, c in predicted),
             all(abs(a - b) <= c for a, b, c in predicted),
             "helps",
         ),
         Claim("honest checks: last - first > 0", _seen(gained), min(gained) > 0, "helps"),
-        Claim("process: J up by .1", _seen(process), min(process) >= 0.1, "helps"),
-        Claim("outcome: last accuracy up", _seen(outcome), min(outcome) > 0, "helps"),
         Claim(
-            "RLOO on right answers, 3 x samples, does not reach the better level's last accuracy",
-            _seen([a - b for a, b in zip(best, rloo, strict=True)]),
-            all(a > b for a, b in zip(best, rloo, strict=True)),
+            "shuffled checks: gain within .02 of 0",
+            _seen(beside),
+            max(map(abs, beside)) <= 0.02,
             "helps",
         ),
+        Claim("process: J up by .1", _seen(risen), min(risen) >= 0.1, "helps"),
     ]
 
 
