@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cream.runs.reader import RunReader
+from run_contents import contents, same_weights, weights
 
 
 class Killed(BaseException):
@@ -95,3 +100,27 @@ class KillInside:
 
     def note(self, text: str) -> None:
         pass
+
+
+def require_equal_after_kills(run: Callable[[Any], Any], root: Path, whole: Path) -> None:
+    """Kill a run of two iterations wherever a stage begins or is under way; compare its end.
+
+    It is killed whenever a second stage begins, and, while stages last, once within every part or
+    training.
+
+    Args:
+        run: Runs, or goes on with, the run in `root`, reporting to the `Progress` given.
+        root: Its folder.
+        whole: That of the same run, not interrupted.
+    """
+    within, kills = KillOncePerStage(1), 0
+    for progress in (lambda: KillAt("start", 2), lambda: within):
+        while True:
+            try:
+                run(progress())
+                break
+            except Killed:
+                kills += 1
+    assert kills >= len(RunReader(whole).plan.stages) - 6, "every stage but the frozen data"
+    assert contents(root) == contents(whole)
+    assert same_weights(weights(root, "M3"), weights(whole, "M3"))

@@ -7,6 +7,7 @@ and leave its value to chance, so groups hold right and wrong answers and every 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ from cream.runs.files import read_sealed, write_json, write_sealed
 from cream.runs.integrity import mark
 from cream.runs.store import Run
 from cream.testing import tiny_model_folder
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """A file of rows."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 class Silence:

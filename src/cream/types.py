@@ -2,14 +2,13 @@
 
 Shapes use these letters: ``prompt`` (groups), ``completion`` (all completions of a table, flat),
 ``member`` (position inside a padded group), ``pair``, ``token``. Log-probabilities are natural
-logarithms (nats) of completion tokens only, the end token included when it was sampled.
-
-Terms are defined once, in ``docs/glossary.md``.
+logarithms (nats) of completion tokens only, the end token included when it was sampled. Terms:
+``docs/glossary.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal
@@ -260,6 +259,11 @@ class Tally:
     def __post_init__(self) -> None:
         if sum(self.parts.values()) != self.total or min(self.parts.values(), default=0) < 0:
             raise TallyError(f"tally does not add up: total {self.total}, parts {dict(self.parts)}")
+
+
+def counts(parts: Mapping[str, int], *, without: Sequence[str] = ()) -> str:
+    """Named counts that are not 0, on a line."""
+    return ", ".join(f"{name} {n}" for name, n in parts.items() if n and name not in without)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from cream.recipe.model import ModelConfig
 from cream.runs.store import Run
 from cream.testing import tiny_model_folder
 from kills import KillAt, Killed
+from tiny_run import write_jsonl
 
 Cream = Callable[..., Any]
 SMALL = (
@@ -48,11 +49,6 @@ def queries(count: int, candidates: int = 9, seed: int = 0) -> list[dict[str, An
     return rows
 
 
-def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model_folder(tmp_path_factory.mktemp("models") / "tiny")
@@ -60,12 +56,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def train(tmp_path: Path) -> Path:
-    return jsonl(tmp_path / "train.jsonl", queries(6))
+    return write_jsonl(tmp_path / "train.jsonl", queries(6))
 
 
 @pytest.fixture
 def test_file(tmp_path: Path) -> Path:
-    return jsonl(tmp_path / "test.jsonl", queries(5, seed=1))
+    return write_jsonl(tmp_path / "test.jsonl", queries(5, seed=1))
 
 
 def printed(cream: Cream, name: str, *arguments: object) -> Any:
@@ -114,7 +110,7 @@ def trec(tmp_path: Path, rows: list[dict[str, Any]]) -> list[object]:
     run.write_text("".join(lines))
     texts.write_text("".join(f"{row['query_id']}\t{row['query']}\n" for row in rows))
     told = [{"_id": c["id"], "text": c["text"]} for row in rows for c in row["candidates"]]
-    jsonl(passages, [*told, {"_id": "unasked", "title": "t", "text": "x"}])
+    write_jsonl(passages, [*told, {"_id": "unasked", "title": "t", "text": "x"}])
     (tmp_path / "qrels.tsv").write_text("".join(judged))
     return [run, "--queries", texts, "--passages", passages]
 
@@ -358,7 +354,7 @@ def test_groups_without_contrast_are_counted_and_alone_are_refused(
     for one in rows[1]["candidates"]:
         one["label"] = 1
     del rows[2]["candidates"][0]["label"]
-    given = jsonl(tmp_path / "some.jsonl", rows)
+    given = write_jsonl(tmp_path / "some.jsonl", rows)
     short = ("--set", "training.epochs=1")
     fitted = printed(cream, "fit", given, "--model", model, "--out", tmp_path / "a", *SMALL, *short)
     assert fitted["tally"] == {
@@ -368,7 +364,7 @@ def test_groups_without_contrast_are_counted_and_alone_are_refused(
     again = cream("rerank", "fit", given, "--model", model, "--out", tmp_path / "a", *SMALL)
     assert (again.code, "holds a reranker already" in again.err) == (2, True)
 
-    alone = jsonl(tmp_path / "none.jsonl", [rows[1]])
+    alone = write_jsonl(tmp_path / "none.jsonl", [rows[1]])
     result = cream("rerank", "fit", alone, "--model", model, "--out", tmp_path / "b", *SMALL)
     assert (result.code, "nothing to train on" in result.err) == (2, True)
 

@@ -19,7 +19,7 @@ from cream.protocols import Progress
 from cream.runs.store import part_files
 from cream.testing import tiny_model_folder
 from kills import KillAt, Killed
-from tiny_run import Silence
+from tiny_run import Silence, write_jsonl
 
 Cream = Callable[..., Any]
 SMALL = (
@@ -43,24 +43,19 @@ def choices(name: str, sign: int, seed: int, count: int = 40) -> list[dict[str, 
     return rows
 
 
-def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, choices of ten users of two tastes, and answers to be scored."""
     root = tmp_path_factory.mktemp("steer")
     tiny_model_folder(root / "model")
     rows = [r for k in range(10) for r in choices(f"u{k}", 1 if k % 2 else -1, seed=k)]
-    jsonl(root / "pairs.jsonl", [*rows, {**rows[0], "choice": "tie"}, rows[0]])
+    write_jsonl(root / "pairs.jsonl", [*rows, {**rows[0], "choice": "tie"}, rows[0]])
     others = [r for k in range(6) for r in choices(f"v{k}", 1 if k % 2 else -1, seed=50 + k)]
-    jsonl(root / "others.jsonl", others)
-    jsonl(root / "alice.jsonl", choices("alice", 1, seed=99, count=8))
-    jsonl(root / "bob.jsonl", choices("bob", -1, seed=98, count=8))
+    write_jsonl(root / "others.jsonl", others)
+    write_jsonl(root / "alice.jsonl", choices("alice", 1, seed=99, count=8))
+    write_jsonl(root / "bob.jsonl", choices("bob", -1, seed=98, count=8))
     answers = [{"prompt": "number 1", "completion": said} for said in ANSWERS]
-    jsonl(root / "answers.jsonl", [*answers, {"prompt": "?", "completion": "<|im_end|>"}])
+    write_jsonl(root / "answers.jsonl", [*answers, {"prompt": "?", "completion": "<|im_end|>"}])
     return root
 
 
@@ -191,7 +186,7 @@ def test_another_set_of_answers_needs_a_folder_of_its_own(
     cream: Cream, folder: Path, reward: Path, tmp_path: Path
 ) -> None:
     assert cream("steer", "score", reward, folder / "answers.jsonl", "--out", tmp_path).code == 0
-    fewer = jsonl(tmp_path / "fewer.jsonl", [{"prompt": "number 1", "completion": "ab"}])
+    fewer = write_jsonl(tmp_path / "fewer.jsonl", [{"prompt": "number 1", "completion": "ab"}])
     result = cream("steer", "score", reward, fewer, "--out", tmp_path)
     assert result.code == 2
     assert "made from other inputs (changed: completions)" in result.err
@@ -212,7 +207,7 @@ def test_what_cannot_be_used_is_told_in_a_sentence(
     cream: Cream, folder: Path, reward: Path, tmp_path: Path
 ) -> None:
     pairs, out = folder / "pairs.jsonl", ("--out", tmp_path / "new")
-    one = jsonl(tmp_path / "one.jsonl", choices("u", 1, seed=0))
+    one = write_jsonl(tmp_path / "one.jsonl", choices("u", 1, seed=0))
     model = ("--model", folder / "model")
     tiny_model_folder(tmp_path / "other", seed=7)
     answers = folder / "answers.jsonl"
@@ -236,7 +231,7 @@ def test_what_cannot_be_used_is_told_in_a_sentence(
 def test_a_context_longer_than_in_training_is_warned_about(
     cream: Cream, folder: Path, reward: Path, tmp_path: Path
 ) -> None:
-    long = jsonl(tmp_path / "long.jsonl", choices("alice", 1, seed=5, count=60))
+    long = write_jsonl(tmp_path / "long.jsonl", choices("alice", 1, seed=5, count=60))
     call = ("steer", "score", reward, folder / "answers.jsonl", "--out", tmp_path)
     assert "more than the 10" in cream(*call, "--context", long).err
     assert "more than" not in cream(*call, "--context", folder / "alice.jsonl").err

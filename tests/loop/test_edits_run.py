@@ -22,8 +22,8 @@ from cream.report.page.document import write_page
 from cream.report.summary import summarise_run
 from cream.runs.reader import RunReader
 from cream.stages.edit import OUTCOMES
-from kills import KillAt, Killed, KillOncePerStage
-from run_contents import contents, same_weights, stage_record, table, weights
+from kills import require_equal_after_kills
+from run_contents import same_weights, stage_record, table, weights
 
 MakeRecipe = Callable[..., Recipe]
 RunWhole = Callable[..., Path]
@@ -125,17 +125,11 @@ def test_label_rewards_blame_what_was_replaced_and_praise_what_is_new(edits_run:
 def test_a_run_killed_in_every_stage_equals_an_uninterrupted_one(
     tmp_path: Path, tiny_recipe: MakeRecipe, run_whole: RunWhole, edits_run: Path
 ):
-    within, kills = KillOncePerStage(1), 0
-    for progress in (lambda: KillAt("start", 2), lambda: within):
-        while True:
-            try:
-                run_whole(tiny_recipe(tmp_path / "run", *EDITS), progress())
-                break
-            except Killed:
-                kills += 1
-    assert kills >= len(RunReader(edits_run).plan.stages) - 6, "every stage but the frozen data"
-    assert contents(tmp_path / "run") == contents(edits_run)
-    assert same_weights(weights(tmp_path / "run", "M3"), weights(edits_run, "M3"))
+    require_equal_after_kills(
+        lambda progress: run_whole(tiny_recipe(tmp_path / "run", *EDITS), progress),
+        tmp_path / "run",
+        edits_run,
+    )
 
 
 def test_the_plan_names_every_stage_and_counts_what_runs(edits_run: Path):

@@ -17,8 +17,8 @@ from cream.records import AdvantageSummary
 from cream.report.explain import explain
 from cream.report.summary import summarise_run
 from cream.runs.reader import RunReader
-from kills import KillAt, Killed, KillOncePerStage
-from run_contents import contents, same_weights, stage_record, table, weights
+from kills import require_equal_after_kills
+from run_contents import same_weights, stage_record, table, weights
 
 MakeRecipe = Callable[..., Recipe]
 RunWhole = Callable[..., Path]
@@ -126,17 +126,11 @@ def test_a_run_killed_in_every_stage_equals_an_uninterrupted_one(
     request: pytest.FixtureRequest,
 ):
     whole: Path = request.getfixturevalue(which)
-    within, kills = KillOncePerStage(1), 0
-    for progress in (lambda: KillAt("start", 2), lambda: within):
-        while True:
-            try:
-                run_whole(tiny_recipe(tmp_path / "run", *changes), progress())
-                break
-            except Killed:
-                kills += 1
-    assert kills >= len(RunReader(whole).plan.stages) - 6, "every stage but the frozen data"
-    assert contents(tmp_path / "run") == contents(whole)
-    assert same_weights(weights(tmp_path / "run", "M3"), weights(whole, "M3"))
+    require_equal_after_kills(
+        lambda progress: run_whole(tiny_recipe(tmp_path / "run", *changes), progress),
+        tmp_path / "run",
+        whole,
+    )
 
 
 def test_what_a_step_trains_on_moves_the_model_away_from_what_was_replaced(labels_run: Path):

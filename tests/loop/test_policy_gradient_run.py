@@ -23,8 +23,8 @@ from cream.report.export import export_pairs
 from cream.report.page.document import write_page
 from cream.report.summary import summarise_run
 from cream.runs.reader import RunReader
-from kills import KillAt, Killed, KillOncePerStage
-from run_contents import contents, same_weights, stage_record, table, weights
+from kills import require_equal_after_kills
+from run_contents import stage_record, table
 
 MakeRecipe = Callable[..., Recipe]
 RunWhole = Callable[..., Path]
@@ -134,17 +134,11 @@ def test_a_run_killed_in_every_stage_equals_an_uninterrupted_one(
 ):
     """Killed whenever a second stage begins (advantages and token scores among them), and, while
     stages last, once within every part or training."""
-    within, kills = KillOncePerStage(1), 0
-    for progress in (lambda: KillAt("start", 2), lambda: within):
-        while True:
-            try:
-                run_whole(tiny_recipe(tmp_path / "run", *RLOO), progress())
-                break
-            except Killed:
-                kills += 1
-    assert kills >= len(RunReader(rloo_run).plan.stages) - 6, "every stage but the frozen data"
-    assert contents(tmp_path / "run") == contents(rloo_run)
-    assert same_weights(weights(tmp_path / "run", "M3"), weights(rloo_run, "M3"))
+    require_equal_after_kills(
+        lambda progress: run_whole(tiny_recipe(tmp_path / "run", *RLOO), progress),
+        tmp_path / "run",
+        rloo_run,
+    )
 
 
 def test_the_plan_counts_what_runs(rloo_run: Path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from cream.programs.steering import fit_reward, steering_config
 from cream.recipe import Recipe
 from kills import Killed, KillInside
 from run_contents import contents, stage_record, table
-from tiny_run import Silence, write_inputs
+from tiny_run import Silence, write_inputs, write_jsonl
 
 MakeRecipe = Callable[..., Recipe]
 RunWhole = Callable[..., Path]
@@ -34,24 +33,19 @@ def choices(name: str, liked: str, seed: int, count: int = 24) -> list[dict[str,
     return rows
 
 
-def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward fitted on ten users, and the choices of two others."""
     root = tmp_path_factory.mktemp("steered")
     write_inputs(root)
     users = [r for k in range(10) for r in choices(f"u{k}", "01"[k % 2], seed=k)]
-    pairs = read_preferences(jsonl(root / "pairs.jsonl", users))
+    pairs = read_preferences(write_jsonl(root / "pairs.jsonl", users))
     values = {"model": {"name": str(root / "model"), "compute_dtype": "float32"}}
     small = ["steps=80", "latent=16", "components=16", "learning_rate=0.005"]
     config = steering_config(values, small)
     fit_reward(pairs, config, root / "reward", cache_dir=root / "cache", progress=Silence())
-    jsonl(root / "one.jsonl", choices("one", "1", seed=90, count=8))
-    jsonl(root / "nought.jsonl", choices("nought", "0", seed=91, count=8))
+    write_jsonl(root / "one.jsonl", choices("one", "1", seed=90, count=8))
+    write_jsonl(root / "nought.jsonl", choices("nought", "0", seed=91, count=8))
     return root
 
 

@@ -179,5 +179,7 @@ def trajectories(
 
 
 def _dropped(tally: Any) -> str:
-    parts = ", ".join(f"{name} {count}" for name, count in tally.parts.items())
+    from cream.types import counts
+
+    parts = counts(tally.parts)
     return f"of {tally.total} read: {parts}" if parts else "nothing read"

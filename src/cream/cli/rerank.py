@@ -81,6 +81,7 @@ def fit(
 ) -> None:
     """Train a reranker on graded candidates; given again after an interruption, it goes on."""
     from cream.programs.reranking import fit_reranker, reranker_config
+    from cream.types import counts
 
     config = reranker_config(
         {"model": {"name": model}, "windows": {"scale": "none"}}, overrides or ()
@@ -96,7 +97,7 @@ def fit(
         for k, v in fitted.last.items()
         if k.startswith("loss")
     )
-    parts = ", ".join(f"{name} {count}" for name, count in fitted.tally.parts.items())
+    parts = counts(fitted.tally.parts)
     say(f"{out}: {fitted.groups} queries, {fitted.steps} steps; {losses}")
     say(f"candidates: {parts} of {fitted.tally.total}; {fitted.cut} cut")
 
@@ -121,6 +122,7 @@ def score(
     from cream.preflight.models import open_reranker
     from cream.programs.reranking import score_candidates
     from cream.recipe.model import ModelConfig
+    from cream.types import counts
 
     groups = _groups(candidates, queries, passages, None)
     with held_folder(out, quiet=quiet) as progress:
@@ -130,7 +132,7 @@ def score(
     if as_json:
         print_json(scored)
         return
-    parts = ", ".join(f"{name} {count}" for name, count in scored.tally.parts.items())
+    parts = counts(scored.tally.parts)
     say(
         f"{scored.run_file}: {scored.queries} queries; {parts} of {scored.tally.total}; "
         f"{scored.cut} cut"
@@ -154,6 +156,7 @@ def evaluate(
 
     from cream.programs.ranking_evaluation import evaluate_ranking
     from cream.report.terminal import printable
+    from cream.types import counts
 
     found = evaluate_ranking(source, qrels, relevant=relevant, seed=seed)
     if as_json:
@@ -173,4 +176,4 @@ def evaluate(
         f"{found.not_judged} ranked and not judged"
     )
     if found.unscored:
-        say("without a score: " + ", ".join(f"{k} {v}" for k, v in found.unscored.items()))
+        say("without a score: " + counts(found.unscored))

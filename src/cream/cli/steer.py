@@ -45,6 +45,7 @@ def fit(
     """Train a reward on choices of users; given again after an interruption, it goes on."""
     from cream.data.preferences import read_preferences
     from cream.programs.steering import fit_reward, steering_config
+    from cream.types import counts
 
     config = steering_config({"model": {"name": model}}, overrides or ())
     given = read_preferences(pairs)
@@ -53,8 +54,8 @@ def fit(
     if as_json:
         print_json(fitted)
         return
-    rows = ", ".join(f"{name} {count}" for name, count in fitted.rows.parts.items())
-    choices = ", ".join(f"{name} {count}" for name, count in fitted.choices.parts.items())
+    rows = counts(fitted.rows.parts)
+    choices = counts(fitted.choices.parts)
     say(
         f"{out}: {fitted.users} users, {fitted.steps} steps; loss {fitted.loss:.3f}, without "
         f"context {fitted.pooled_loss:.3f}"
@@ -86,6 +87,7 @@ def score(
     from cream.data.preferences import read_context, read_responses
     from cream.preflight.models import open_steering
     from cream.programs.steering import score_responses
+    from cream.types import counts
 
     given, known = read_responses(completions), None if context is None else read_context(context)
     with held_folder(out, quiet=quiet) as progress:
@@ -95,7 +97,7 @@ def score(
     if as_json:
         print_json(found)
         return
-    parts = ", ".join(f"{name} {count}" for name, count in found.tally.parts.items())
+    parts = counts(found.tally.parts)
     whom = "nobody in particular" if found.user is None else f"user {found.user}"
     say(f"{found.scores_file}: {parts} of {found.tally.total}, for {whom}")
     alike = "" if found.alike is None else f"; {found.alike:.1f} of the users trained on are alike"

@@ -41,7 +41,7 @@ from cream.stages.advantage import (
     sample_examples,
     weigh,
 )
-from cream.types import Example, Origin
+from cream.types import Example, Origin, counts
 
 CREDIT = "token_advantages"
 """Column of lists: the advantage of every token, of methods that have one."""
@@ -129,7 +129,7 @@ def outcome_in_words(summary: AdvantageSummary) -> str:
     """One line about the samples of an iteration."""
     parts = summary.tally.parts
     words = f"{parts[TRAINED]} of {summary.tally.total} prompts are trained on"
-    left_out = ", ".join(f"{name} {n}" for name, n in parts.items() if n and name != TRAINED)
+    left_out = counts(parts, without=[TRAINED])
     words += f" ({left_out})" if left_out else ""
     if summary.mean_reward is not None:
         words += f", {summary.reward} {summary.mean_reward:.3f}"
@@ -150,8 +150,8 @@ def weighed_examples(
         tokens: Token log-probabilities under the loss reference, if the objective reads them.
     """
     names = ("prompt_id", "completion_id", "reward", "advantage", "outcome")
-    rows = rows_of(read_table(weighed.folder / ADVANTAGES, list(names)), *names)
     table = read_table(weighed.folder / ADVANTAGES)
+    rows = rows_of(table, *names)
     actions = weighed_actions(table)
     samples = [
         WeighedSample(prompt, key, reward, advantage, actions.get(key))
@@ -191,7 +191,7 @@ def lists_of(stage: Stage, name: str) -> dict[str, tuple]:
 
 
 def _nothing_to_train_on(spec: StageSpec, found: Advantages) -> str:
-    reasons = ", ".join(f"{name} {n}" for name, n in found.tally.parts.items() if n)
+    reasons = counts(found.tally.parts)
     return (
         f"{spec.label}: none of {found.tally.total} prompts can be trained on ({reasons}). "
         "no_variance: all samples of a prompt have the same reward, so sample more of them, raise "

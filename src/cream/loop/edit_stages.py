@@ -39,7 +39,7 @@ from cream.stages.edit import (
     tally,
 )
 from cream.stages.token_rewards import labels, log_ratios
-from cream.types import Completion, Tally
+from cream.types import Completion, Tally, counts
 
 REWARDED, WITHOUT = "rewarded", "without"
 """Completions in the tally of a column of token rewards."""
@@ -236,7 +236,7 @@ def summarise_edits(stage: Stage, editor: str) -> EditSummary:
 def outcome_in_words(found: EditSummary) -> str:
     """One line about the edits of an iteration."""
     parts = found.tally.parts
-    left_out = ", ".join(f"{name} {n}" for name, n in parts.items() if n and name != ACCEPTED)
+    left_out = counts(parts, without=[ACCEPTED])
     words = f"{parts[ACCEPTED]} of {found.tally.total} completions edited"
     words += f" ({left_out})" if left_out else ""
     if found.original_tokens:

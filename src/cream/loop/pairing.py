@@ -31,7 +31,7 @@ from cream.runs.tables import (
 )
 from cream.stages.pair import UNANIMOUS, PromptTable, pair
 from cream.stages.witnesses import SCORE_WITNESSES, calibrate
-from cream.types import Origin, ScoreMatrix
+from cream.types import Origin, ScoreMatrix, counts
 
 UNANIMOUS_FILE = "unanimous.parquet"
 """What unanimous groups say, one completion per prompt, where the method trains on it."""
@@ -106,7 +106,7 @@ def make_pairs(
         calibration=calibration,
     )
     if not len(result.pairs) and not len(result.agreed.prompt):
-        reasons = ", ".join(f"{name} {n}" for name, n in result.tally.parts.items() if n)
+        reasons = counts(result.tally.parts)
         raise RunError(
             f"iteration {t}: none of {result.tally.total} prompts gave a pair ({reasons}). Ties "
             "and duplicates: sample more completions or raise the temperature; below_min_gap: "

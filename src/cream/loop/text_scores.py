@@ -19,6 +19,7 @@ from cream.runs.files import read_table
 from cream.runs.store import Stage, StageRecord
 from cream.runs.tables import completions_from_table
 from cream.stages.score import ScoreRow, score_texts, tally_scores
+from cream.types import counts
 
 VERDICT_DETAILS = tuple(f"{VERDICT}_{name}" for name in DETAILS)
 
@@ -90,6 +91,6 @@ def _summarise(stage: Stage, column: str) -> tuple[dict[str, Any], str]:
         distinct_scores=len(set(values)),
         details={name: sum(found) / len(found) for name, found in told.items() if found},
     )
-    words = [f"{name} {count}" for name, count in tally.parts.items()]
+    words = counts(tally.parts)
     average = "" if mean is None else f", mean {mean:.2f}"
-    return summary.as_json(), f"{', '.join(words)} of {tally.total}{average}"
+    return summary.as_json(), f"{words} of {tally.total}{average}"

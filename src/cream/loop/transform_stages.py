@@ -38,7 +38,7 @@ from cream.stages.transform import (
     unscored,
     with_references,
 )
-from cream.types import Example, RankedPair, Tally
+from cream.types import Example, RankedPair, Tally, counts
 
 REFERENCE_SCHEMA = pa.schema(
     [("example_id", pa.string()), ("role", pa.string()), ("reference_logps", pa.float64())]
@@ -74,7 +74,7 @@ def transform_stage(context: Context, spec: StageSpec) -> StageRecord:
                 for name, tally in extended.tallies.items()
             }
         if not examples:
-            reasons = ", ".join(f"{name} {n}" for name, n in tally.parts.items() if n)
+            reasons = counts(tally.parts)
             raise RunError(
                 f"{spec.label}: {spec.column or 'goals'} left nothing to train on ({reasons})"
             )

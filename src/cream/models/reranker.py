@@ -1,11 +1,11 @@
 """A trained reranker on the disk: two float32 heads, and a folder of the model if it was adapted.
 
-    DIR/config.json         what it reads (`RerankerConfig`), which model, by fingerprint
-    DIR/heads.safetensors   list.weight, list.bias, point.weight, point.bias
-    DIR/model/              the model with its adapters merged, where there were any
+    DIR/config.json           what it reads (`RerankerConfig`), which model, by fingerprint
+    DIR/weights.safetensors   list.weight, list.bias, point.weight, point.bias
+    DIR/model/                the model with its adapters merged, where there were any
 
-Loading is strict: another version, other tensors or shapes, a number that is not finite, or another
-model than the one the heads were trained on is refused.
+Loading is strict (`cream.models.artifacts`), and another model than the one the heads were trained
+on is refused.
 """
 
 from __future__ import annotations
@@ -14,21 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cream.errors import ModelError
-from cream.models.saving import first_not_finite
+from cream.models.artifacts import WEIGHTS, read_artifact, save_artifact
 from cream.recipe.load import validate_section
 from cream.recipe.reranking import RerankerConfig
-from cream.runs.files import read_sealed, replacing_file, write_sealed
-from cream.runs.integrity import digest
 
-CONFIG, HEADS, MODEL = "config.json", "heads.safetensors", "model"
-FORMAT = 1
+MODEL = "model"
+KIND, FORMAT = "reranker", 1
 
 
 class Heads(nn.Module):
@@ -67,7 +61,7 @@ class Reranker:
 
 def is_reranker(folder: Path) -> bool:
     """Whether a folder is one, whole or not."""
-    return (folder / HEADS).exists()
+    return (folder / WEIGHTS).exists()
 
 
 def save_reranker(
@@ -82,62 +76,31 @@ def save_reranker(
         fingerprint: Of the model they read.
         what: JSON values that tell how they were trained.
     """
-    tensors = {n: p.detach().float().cpu().contiguous() for n, p in heads.state_dict().items()}
-    bad = first_not_finite(tensors.items())
-    if bad is not None:
-        raise ModelError(f"the heads for {folder} were not saved: {bad} is not finite")
-    with replacing_file(folder / HEADS) as temporary:
-        save_file(tensors, temporary)
     record = {
-        "format": FORMAT,
         "hidden_size": heads.list.in_features,
         "model_fingerprint": fingerprint,
         "config": config.model_dump(mode="json"),
         "trained": what,
     }
-    write_sealed(folder / CONFIG, record)
+    save_artifact(folder, heads, record, kind=KIND, version=FORMAT)
 
 
 def load_reranker(folder: Path) -> Reranker:
     """Read heads and configuration.
 
     Raises:
-        ModelError: Something is missing, changed, of another version or shape, or not finite.
+        ModelError: It is none, or was changed.
+        RunError: Its configuration was changed.
     """
-    if not (folder / CONFIG).is_file() or not is_reranker(folder):
-        raise ModelError(
-            f"{folder} is no reranker: {CONFIG} or {HEADS} is missing. `cream rerank fit` writes "
-            "one"
-        )
-    record = read_sealed(folder / CONFIG)
-    if record.get("format") != FORMAT:
-        raise ModelError(
-            f"{folder / CONFIG} is of format {record.get('format')!r} and this version reads "
-            f"{FORMAT}; fit the reranker again"
-        )
-    heads = Heads(record["hidden_size"])
-    expected = {name: tuple(p.shape) for name, p in heads.state_dict().items()}
-    try:
-        tensors = load_file(folder / HEADS)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{folder / HEADS} cannot be read ({error}); fit it again") from error
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    floats = all(tensor.dtype == torch.float32 for tensor in tensors.values())
-    if found != expected or not floats:
-        raise ModelError(
-            f"{folder / HEADS} holds {found}, and {folder / CONFIG} describes {expected} in "
-            "float32; the two do not belong together. Fit the reranker again"
-        )
-    bad = first_not_finite(tensors.items())
-    if bad is not None:
-        raise ModelError(f"{folder / HEADS}: {bad} is not finite; fit the reranker again")
-    heads.load_state_dict(tensors)
-    config = validate_section(record["config"], RerankerConfig, source=str(folder / CONFIG))
+    found = read_artifact(folder, kind=KIND, version=FORMAT, made_by="cream rerank fit")
+    config = validate_section(found.record["config"], RerankerConfig, source=str(folder))
+    heads = Heads(found.record["hidden_size"])
+    found.fill(heads)
     adapted = folder / MODEL
     return Reranker(
         config,
-        record["model_fingerprint"],
+        found.record["model_fingerprint"],
         heads.eval(),
-        digest(folder / HEADS),
+        found.fingerprint,
         adapted if adapted.exists() else None,
     )

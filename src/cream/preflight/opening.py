@@ -12,8 +12,9 @@ import torch
 from cream import __version__
 from cream.data.dataset import LoadedData, load_data
 from cream.data.verifiers import PromptVerifier
+from cream.engines.checkpoints import Checkpoints
 from cream.engines.crew_engine import open_crew
-from cream.engines.engine import BY_NAME, choose_engine, open_engine
+from cream.engines.engine import BY_NAME, EngineChoice, choose_engine, open_engine
 from cream.errors import DataError, RecipeError, RunError
 from cream.kernels.library import fit
 from cream.loop.context import Context
@@ -139,18 +140,6 @@ def check_run(
     for text in (*data.notes, *encoder.notes):
         progress.note(text)
     choice = choose_engine(recipe.engine, checkpoints.device, _begun_with(run))
-    budget = recipe.scoring.token_budget
-    if isinstance(recipe.cluster, RayCluster):
-        engine: Engine = open_crew(
-            recipe.cluster,
-            choice,
-            checkpoints,
-            token_budget=budget,
-            run_dir=run.root,
-            brings_sampler=own.sampler is not None,
-        )
-    else:
-        engine = open_engine(choice, checkpoints, token_budget=budget, own=own.sampler)
     context = Context(
         recipe=recipe,
         run=run,
@@ -158,7 +147,7 @@ def check_run(
         plan=plan,
         encoder=encoder,
         checkpoints=checkpoints,
-        engine=engine,
+        engine=_engine(recipe, run, choice, checkpoints, own),
         engine_choice=choice,
         progress=progress,
         seed_model_fingerprint=model_fingerprint(checkpoints.seed_folder),
@@ -186,6 +175,23 @@ def check_run(
     _check_disk(context)
     _say_what_computes(context)
     return context
+
+
+def _engine(
+    recipe: Recipe, run: Run, choice: EngineChoice, checkpoints: Checkpoints, own: Extensions
+) -> Engine:
+    """What samples and scores: in this process, or workers of a cluster."""
+    budget = recipe.scoring.token_budget
+    if not isinstance(recipe.cluster, RayCluster):
+        return open_engine(choice, checkpoints, token_budget=budget, own=own.sampler)
+    return open_crew(
+        recipe.cluster,
+        choice,
+        checkpoints,
+        token_budget=budget,
+        run_dir=run.root,
+        brings_sampler=own.sampler is not None,
+    )
 
 
 def _say_what_computes(context: Context) -> None:

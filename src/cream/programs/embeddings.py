@@ -27,7 +27,7 @@ from cream.protocols import Progress
 from cream.records import StageSpec
 from cream.runs.store import Run, Stage, fingerprint
 from cream.stages.score import tally_scores, text_of
-from cream.types import Tally
+from cream.types import Tally, counts
 
 EMBEDDINGS = "embeddings"
 TEXTS_PER_PART = 256
@@ -102,7 +102,7 @@ def embed_responses(
     def summarise(stage: Stage) -> tuple[dict[str, Any], str]:
         reasons = pa.concat_tables(stage.tables(["reason"]))["reason"].to_pylist()
         tally = tally_scores(reasons)
-        words = ", ".join(f"{name} {count}" for name, count in tally.parts.items())
+        words = counts(tally.parts)
         return {"tally": {"total": tally.total, "parts": dict(tally.parts)}}, words
 
     stage = Run(out).stage(spec, inputs)

@@ -21,8 +21,9 @@ from cream.engines.window import DETAILS, WindowScorer
 from cream.errors import RecipeError, RunError
 from cream.loop.context import ExternalReranker
 from cream.loop.stage_runner import batched, run_shards
+from cream.models.artifacts import CONFIG
 from cream.models.fingerprints import model_fingerprint
-from cream.models.reranker import MODEL, is_reranker, save_reranker
+from cream.models.reranker import MODEL, save_reranker
 from cream.models.saving import save_model
 from cream.models.window_text import WindowEncoder
 from cream.preflight.models import open_models
@@ -37,7 +38,7 @@ from cream.runs.reader import RunReader
 from cream.runs.store import Run, Stage, fingerprint
 from cream.stages.score import tally_scores
 from cream.training.reranking import GradedGroup, fit_heads
-from cream.types import Message, Tally
+from cream.types import Message, Tally, counts
 
 SCORES, RUN_FILE = "scores", "run.trec"
 """Stage with a row per candidate, and the TREC run made of it, in the folder of a scoring."""
@@ -136,7 +137,7 @@ def fit_reranker(
     Raises:
         CreamError: The model, the groups or the folder cannot be used.
     """
-    if is_reranker(out):
+    if (out / CONFIG).exists():
         raise RunError(f"{out} holds a reranker already; choose another --out, or delete it")
     checkpoints, chat = open_models(config.model, out, cache_dir)
     encoder = WindowEncoder(chat.tokenizer, chat.template, config.windows, trained=True)
@@ -266,7 +267,7 @@ def _summarise(stage: Stage) -> tuple[dict[str, Any], str]:
     table = pa.concat_tables(stage.tables(["reason", "cut"]))
     tally = tally_scores(table["reason"].to_pylist())
     cut = sum(value == 1 for value in table["cut"].to_pylist())
-    words = ", ".join(f"{name} {count}" for name, count in tally.parts.items())
+    words = counts(tally.parts)
     return {"tally": asdict(tally), "cut": cut}, words
 
 

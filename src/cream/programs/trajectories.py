@@ -21,7 +21,7 @@ from cream.recipe import Recipe
 from cream.runs.files import replacing_file
 from cream.runs.seeds import derive_seed
 from cream.stages.sample import sample
-from cream.types import Completion, Prompt, Tally
+from cream.types import Completion, Prompt, Tally, counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def write_trajectories(
         samples, verifier, rule.phrases, check=check, most_rounds=most_rounds
     )
     if not rows:
-        told = ", ".join(f"{name} {n}" for name, n in tally.parts.items() if n)
+        told = counts(tally.parts)
         raise DataError(
             f"no trajectory could be written of {tally.total} seed prompts ({told}); take easier "
             "prompts, more --samples, or another --model"

@@ -9,7 +9,6 @@ from cream.report.exploration import Exploration, FoundBySamples
 from cream.report.summary import Accuracy, Difference, GoalResult, ModelResult, RunSummary
 from cream.report.table import (
     Table,
-    counts,
     figure,
     percent,
     points,
@@ -19,6 +18,7 @@ from cream.report.table import (
 )
 from cream.report.trajectories import TrajectoryResult
 from cream.report.weighed import WeighedIteration
+from cream.types import counts
 
 
 def further_tables(summary: RunSummary) -> list[Table]:

@@ -8,7 +8,6 @@ sign, an interval in brackets behind its estimate, and `ABSENT` for what there i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table as TerminalTable
@@ -123,8 +122,3 @@ def share(found: Share) -> str:
     if found.share is None:
         return ABSENT
     return f"{within(found.share, found.low, found.high)} of {found.n}"
-
-
-def counts(parts: Mapping[str, int], *, without: Sequence[str] = ()) -> str:
-    """Named counts that are not 0, on a line."""
-    return ", ".join(f"{name} {n}" for name, n in parts.items() if n and name not in without)

@@ -22,7 +22,6 @@ from cream.report.summary import (
 from cream.report.table import (
     ABSENT,
     Table,
-    counts,
     figure,
     percent,
     points,
@@ -32,6 +31,7 @@ from cream.report.table import (
 )
 from cream.report.terminal import readable
 from cream.runs.verification import StageState
+from cream.types import counts
 
 COMMON = "all"
 """Stands for every method where they share a model, as M0 and M1."""

@@ -10,8 +10,9 @@ from cream.report.page.axes import Frame, axis_over, axis_within
 from cream.report.page.figures import Point, Reference, Series, Words, line_figure
 from cream.report.page.records import RunRecords
 from cream.report.summary import OptionSummary, TransformSummary
-from cream.report.table import Table, counts, figure, html
+from cream.report.table import Table, figure, html
 from cream.runs.reader import Curve
+from cream.types import counts
 
 DRAWN = ("degree/accuracy", "scir/agreement", "scir/divergence")
 """Metrics worth a curve of their own; all are in the table."""

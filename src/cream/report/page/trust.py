@@ -20,8 +20,9 @@ from cream.report.page.figures import (
 )
 from cream.report.page.records import Correlations, RunRecords
 from cream.report.summary import IterationSummary
-from cream.report.table import ABSENT, Table, counts, figure, html, percent, share, within
+from cream.report.table import ABSENT, Table, figure, html, percent, share, within
 from cream.report.tables import iteration_table, predictor_table, rate, without_residual
+from cream.types import counts
 
 TAU_EDGES = tuple(np.linspace(-1, 1, 22).round(6).tolist())
 """An odd number of bins, so that tau = 0 (C = 1/2) lies inside one and not on an edge."""
