@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from cream.plan import most_pairs, token_counts
+from cream.plan import token_counts
 from cream.preflight.opening import check_run
 from cream.recipe import Recipe
-from cream.recipe.pairing import AllPairs, BestWorst, TopBottom
+from cream.recipe.pairing import AllPairs, BestWorst, TopBottom, most_pairs
 from cream.records import StageSpec
 from cream.runs.store import Run
 

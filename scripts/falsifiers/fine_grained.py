@@ -27,6 +27,7 @@ from cream.cache import cache_dir
 from cream.errors import DataError
 from cream.models.embedded import embedded_model
 from cream.models.loading import load_model, load_tokenizer
+from cream.training.token_head import Loss, ReadTokens, fit_token_head
 
 SENTENCES, TRAINED = 220, 151
 EPOCHS, SWAPPED_EPOCHS, RATE = 150, 40, 0.01
@@ -44,14 +45,11 @@ EXPECTED = {
 
 
 @dataclass(frozen=True)
-class Read:
+class Read(ReadTokens):
     """One side of a pair after the frozen model has read it."""
 
-    states: Tensor
-    """``(token, hidden)``, after each token."""
     logps: Tensor
     """``(token)``, of each token under the model."""
-    touched: Tensor
 
 
 def misspelt(seed: int) -> list[tuple[str, str]]:
@@ -102,7 +100,7 @@ class Reader:
         row = torch.tensor([[self.tokenizer.eos_token_id, *ids]])
         out = self.model(row, output_hidden_states=True)
         logps = out.logits[0, :-1].log_softmax(-1).gather(-1, row[0, 1:, None])[:, 0]
-        return Read(out.hidden_states[-1][0, 1:], logps, torch.tensor(touched))
+        return Read(out.hidden_states[-1][0, 1:], torch.tensor(touched), logps)
 
     def pair(self, wrong: str, right: str) -> tuple[Read, Read]:
         """Edit and original."""
@@ -118,11 +116,11 @@ class Reader:
 
 
 Pairs = Sequence[tuple[Read, Read]]
-Loss = Callable[[Side, Side], Tensor]
-Scale = Callable[[Tensor], Tensor]
 CENTRED = "bt_edit, centred states"
 """An arm of our own: without centring a head can lower a whole direction, which the original pays
 for more often, since a misspelt word is more tokens."""
+TOKEN_CE_CENTRED = "token_ce, centred states"
+"""The default of ``reward: head``."""
 
 
 def sequence_loss(edited: Side, original: Side) -> Tensor:
@@ -132,34 +130,6 @@ def sequence_loss(edited: Side, original: Side) -> Tensor:
         for side in (edited, original)
     ]
     return -nn.functional.logsigmoid(last[0] - last[1])
-
-
-def padded(reads: Sequence[Read], scale: Scale) -> tuple[Tensor, Tensor, Tensor]:
-    """States, what is there, what was touched, of one side of all pairs."""
-    scaled = [scale(r.states) for r in reads]
-    states = nn.utils.rnn.pad_sequence(scaled, batch_first=True)
-    touched = nn.utils.rnn.pad_sequence([r.touched for r in reads], batch_first=True)
-    sizes = torch.tensor([len(r.touched) for r in reads])
-    return states, torch.arange(states.shape[1]) < sizes[:, None], touched
-
-
-def scaling(shift: Tensor, size: Tensor) -> Scale:
-    """States less a shift, over a size."""
-    return lambda states: (states - shift) / size
-
-
-def fitted(pairs: Pairs, loss: Loss, scale: Scale, epochs: int) -> Tensor:
-    """Weights of a linear head, from zero, by Adam on all pairs at once."""
-    sides = [padded([pair[k] for pair in pairs], scale) for k in (0, 1)]
-    weights = torch.zeros(sides[0][0].shape[-1], requires_grad=True)
-    optimiser = torch.optim.Adam([weights], lr=RATE)
-    for _ in range(epochs):
-        optimiser.zero_grad()
-        loss(
-            *(Side(states @ weights, there, touched) for states, there, touched in sides)
-        ).mean().backward()
-        optimiser.step()
-    return weights.detach()
 
 
 def auroc(values: np.ndarray, positive: np.ndarray) -> float:
@@ -190,21 +160,22 @@ def run(seeds: int) -> Falsified:
     for seed in range(1, seeds + 1):
         pairs = [reader.pair(*texts) for texts in misspelt(seed)]
         trained, held_out = pairs[:TRAINED], pairs[TRAINED:]
-        seen = torch.cat([side.states for pair in trained for side in pair])
-        plain, centred = scaling(torch.zeros(()), seen.std(0)), scaling(seen.mean(0), seen.std(0))
         draw = random.Random(seed)
-        swapped = [pair if draw.random() < 0.5 else pair[::-1] for pair in trained]
-        arms: dict[str, tuple[Pairs, Loss, Scale, int]] = {
-            "token_ce": (trained, token_ce, plain, EPOCHS),
-            "bt_edit": (trained, bt_edit, plain, EPOCHS),
-            CENTRED: (trained, bt_edit, centred, EPOCHS),
-            "bt_mean": (trained, bt_mean, plain, EPOCHS),
-            "sequence head": (trained, sequence_loss, plain, EPOCHS),
-            "bt_mean, sides swapped": (swapped, bt_mean, plain, SWAPPED_EPOCHS),
+        swapped = [(a, b) if draw.random() < 0.5 else (b, a) for a, b in trained]
+        arms: dict[str, tuple[Pairs, Loss, bool, int]] = {
+            "token_ce": (trained, token_ce, False, EPOCHS),
+            TOKEN_CE_CENTRED: (trained, token_ce, True, EPOCHS),
+            "bt_edit": (trained, bt_edit, False, EPOCHS),
+            CENTRED: (trained, bt_edit, True, EPOCHS),
+            "bt_mean": (trained, bt_mean, False, EPOCHS),
+            "sequence head": (trained, sequence_loss, False, EPOCHS),
+            "bt_mean, sides swapped": (swapped, bt_mean, False, SWAPPED_EPOCHS),
         }
-        for name, (shown, loss, scale, epochs) in arms.items():
-            weights = fitted(shown, loss, scale, epochs)
-            told = measured(held_out, lambda read, w=weights, s=scale: s(read.states) @ w)
+        for name, (shown, loss, centre, epochs) in arms.items():
+            head, _ = fit_token_head(
+                shown, loss, graded=False, centre=centre, steps=epochs, learning_rate=RATE
+            )
+            told = measured(held_out, lambda read, h=head: h.trained_on(read.states).detach())
             for key, value in told.items():
                 figures.setdefault(name, {}).setdefault(key, []).append(value)
         for key, value in measured(held_out, lambda read: read.logps).items():

@@ -1,4 +1,4 @@
-"""What a run tells of the pairs of an iteration: how far rankings agreed, and how right they were.
+"""What a run tells of the pairs of an iteration, of edits, and of the rewards of tokens.
 
 Records like those of `cream.records`; figures that read verdicts are for people and decide nothing.
 """
@@ -174,3 +174,53 @@ class PairSummary(Record):
     unanimous: Share | None = None
     """What unanimous groups say and is trained on alone: how often it is right. Null unless the
     method trains on them."""
+
+
+class EditSummary(Record):
+    """What became of the completions of an iteration that edits them."""
+
+    editor: str
+    """Who edits: ``verifier``, ``file`` or ``model``."""
+    tally: Tally
+    """Completions: edited, or not by reason."""
+    replaced_tokens: Count
+    """Tokens of originals of accepted edits that were replaced, deleted, or blamed."""
+    new_tokens: Count
+    """Tokens that these edits brought."""
+    original_tokens: Count
+    """All tokens of these originals."""
+    edited_tokens: Count
+    """All tokens of the edited completions."""
+    written_tokens: Count
+    """Tokens that a model drew to edit; 0 for other editors."""
+
+
+class TokenRewardSummary(Record):
+    """What a column of token rewards holds."""
+
+    tally: Tally
+    """Completions: rewarded token by token, or without."""
+    tokens: Count
+    """Of those with rewards."""
+    mean_reward: float | None
+    """Mean over these tokens; null without any."""
+    negative: Count
+    """Tokens with a reward below 0."""
+    positive: Count
+
+
+class TokenHeadSummary(Record):
+    """What a head learnt of the edits of an iteration; figures are of what it was trained on."""
+
+    pairs: Count
+    """Of an edit and its original."""
+    tokens: Count
+    """Of both, run through M0."""
+    first_loss: float
+    last_loss: float
+    """Before the last step."""
+    level: float
+    """Mean reward of kept tokens, which is taken off all rewards."""
+    mean_reward: dict[str, float | None]
+    """Then, of tokens that are ``new`` in edits, ``replaced`` in originals, ``kept`` in either;
+    null without any."""

@@ -11,21 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import assert_never
 
 from cream.data.splits import POLICY
 from cream.errors import RecipeError
 from cream.recipe import Recipe
-from cream.recipe.columns import EDITED, FILLED_WITH, FROM_DATA, LAST_ANSWER, VERIFIER
-from cream.recipe.pairing import (
-    AllPairs,
-    BestRandom,
-    BestWorst,
-    EditedOriginal,
-    MajorityVote,
-    PairingConfig,
-    RandomPair,
-    TopBottom,
+from cream.recipe.columns import (
+    EDITED,
+    FILLED_WITH,
+    FROM_DATA,
+    HEAD,
+    IMPLICIT,
+    LAST_ANSWER,
+    VERIFIER,
 )
 from cream.recipe.parts import Calibrated, MethodParts
 from cream.recipe.policy_gradient import PolicyGradient, TokenAdvantage
@@ -39,6 +36,8 @@ CALIBRATION = "calibration"
 CALIBRATION_MATRIX = f"{CALIBRATION}/matrix"
 FROZEN_TEST, FROZEN_SEED = "data/test", "data/seed"
 """Stages that keep the test prompts, and the seed examples."""
+HEAD_READS = "M0"
+"""Model whose states the heads of all iterations read."""
 TEST = "test"
 """Source of test prompts."""
 COLUMNS_WITHOUT_MODEL: Mapping[str, tuple[StageKind, str]] = {
@@ -105,6 +104,16 @@ class Sampled:
         """The stage that scores every token of the completions under a model."""
         name, words = f"score-tokens/{model}", f"score tokens under {model}"
         return self.reader(name, "score_tokens", words, model=model)
+
+    def token_reward(self, name: str) -> StageSpec:
+        """The stage that fills a column of token rewards."""
+        spec = self.reader(f"score/{name}", "token_reward", f"token rewards ({name})", column=name)
+        if name == HEAD:
+            read = (*spec.inputs, f"{self.folder}/{HEAD}")
+            return spec.model_copy(update={"model": HEAD_READS, "inputs": read})
+        under = (f"M{spec.t}", "M0") if name == IMPLICIT else ()
+        read = (*spec.inputs, *(self.tokens_under(model).name for model in under))
+        return spec.model_copy(update={"inputs": read})
 
 
 @dataclass(frozen=True)
@@ -256,21 +265,6 @@ def stage_columns(parts: MethodParts) -> tuple[str, ...]:
 def is_calibrated(parts: MethodParts) -> bool:
     """Whether C comes from counts on held-out seed examples."""
     return parts.agreement is not None and isinstance(parts.agreement.level, Calibrated)
-
-
-def most_pairs(rule: PairingConfig, group: int) -> int:
-    """The most pairs that a rule makes of one prompt with `group` completions."""
-    match rule:
-        case BestWorst() | BestRandom() | MajorityVote() | RandomPair():
-            return 1
-        case EditedOriginal():
-            return group
-        case AllPairs():
-            return group * (group - 1) // 2
-        case TopBottom(k=k):
-            return min(k * k, group * (group - 1) // 2)
-        case _:
-            assert_never(rule)
 
 
 def with_answers(examples: Sequence[SeedExample], seed_name: tuple[str | int, ...]) -> SampleSet:

@@ -18,6 +18,7 @@ from cream.plan import (
     COLUMNS_WITHOUT_MODEL,
     FROZEN_SEED,
     FROZEN_TEST,
+    HEAD_READS,
     PartsAt,
     RunPlan,
     Sampled,
@@ -28,7 +29,6 @@ from cream.plan import (
     frozen_prompts,
     is_calibrated,
     loss_reference,
-    most_pairs,
     refuse_missing_models,
     score_columns,
     stage_columns,
@@ -36,8 +36,9 @@ from cream.plan import (
     with_answers,
 )
 from cream.recipe import Recipe
-from cream.recipe.columns import IMPLICIT, SELF_CERTAINTY, TOKEN_REWARDS, VERIFIER
+from cream.recipe.columns import HEAD, IMPLICIT, SELF_CERTAINTY, TOKEN_REWARDS, VERIFIER
 from cream.recipe.editing import Editing
+from cream.recipe.pairing import most_pairs
 from cream.recipe.parts import MethodParts
 from cream.recipe.policy_gradient import refuse_silent_divergence
 from cream.records import StageSpec
@@ -129,6 +130,8 @@ class _Planner:
         if parts.editing is not None:
             sets = [self._edited(own, parts.editing)]
             yield sets[0].spec
+        if parts.head is not None:
+            yield sets[0].reader(HEAD, "token_head", "fit a head on the edits", model=HEAD_READS)
         yield from self._learn(folder, label, sets, parts, f"M{t + 1}", greedy, draft=False)
         yield from self._evaluate(f"M{t + 1}", folder, t)
 
@@ -376,10 +379,7 @@ class _Planner:
             words = f"certainty of {model}"
             return samples.reader(f"score/{name}", "certainty", words, model=model, column=name)
         if name in TOKEN_REWARDS:
-            spec = samples.reader(f"score/{name}", "token_reward", f"token rewards ({name})")
-            under = (f"M{spec.t}", "M0") if name == IMPLICIT else ()
-            tokens = [samples.tokens_under(model).name for model in under]
-            return spec.model_copy(update={"column": name, "inputs": (*spec.inputs, *tokens)})
+            return samples.token_reward(name)
         kind, words = COLUMNS_WITHOUT_MODEL.get(name, ("text_score", f"score by {name}"))
         return samples.reader(f"score/{name}", kind, words, column=name)
 

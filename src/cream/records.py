@@ -73,6 +73,7 @@ StageKind = Literal[
     "answer",
     "certainty",
     "token_reward",
+    "token_head",
     "segment",
     "matrix",
     "pair",
@@ -87,11 +88,12 @@ log-probabilities under a model of the run. ``edit``: wrong completions edited, 
 them. ``mark``: which completions a data set or an editor brought. ``text_score``: a judge, a reward
 model or a scorer of the user's reads completions. ``answer``: a witness answers, and completions
 are compared with its answers. ``certainty``: how certain the policy is of its next tokens.
-``token_reward``: a reward of every token. ``segment``: completions cut into solutions and checks,
-each verified. ``matrix``: columns joined. ``advantage``: each sample's reward against the others'.
-``score_tokens``: log-probabilities of every token under a model.
-``transform``: pairs to training examples of another shape, whose new sequences ``score_examples``
-scores under the loss reference. The three that freeze keep the data of the run."""
+``token_reward``: a reward of every token. ``token_head``: a head learns such rewards from edits.
+``segment``: completions cut into solutions and checks, each verified. ``matrix``: columns joined.
+``advantage``: each sample's reward against the others'. ``score_tokens``: log-probabilities of
+every token under a model. ``transform``: pairs to training examples of another shape, whose new
+sequences ``score_examples`` scores under the loss reference. The three that freeze keep the data of
+the run."""
 
 
 class StageSpec(Record):
@@ -127,11 +129,11 @@ class StageSpec(Record):
     inputs: tuple[str, ...] = ()
     """Stages that are read, by name. Of samples and evaluations: the frozen data that the prompts
     are from. Of edits: the samples. Of scores: the samples, or the edits with them; of token
-    rewards then the log-probabilities of tokens. Of a matrix: all samples, those of the policy
-    first, then their scores. Of advantages: the matrix, then those of the first iteration,
-    what was segmented, and log-probabilities of tokens.
-    Of a training: pairs or advantages and the matrix, then the transformed examples and their
-    scores, or the reference's token log-probabilities, if there are any."""
+    rewards then the log-probabilities of tokens, or the head. Of a matrix: all samples, those of
+    the policy first, then their scores. Of advantages: the matrix, then those of the first
+    iteration, what was segmented, and log-probabilities of tokens. Of a training: pairs or
+    advantages and the matrix, then the transformed examples and their scores, or the reference's
+    token log-probabilities, if there are any."""
     source: str | None = None
     """Which prompts it works on, a key of the run's token counts; None where no model runs."""
     prompts: int = 0
@@ -241,39 +243,6 @@ class SampleProfile(Record):
 
 class SampleSummary(SampleProfile, EngineUsed):
     """What a sample stage made."""
-
-
-class EditSummary(Record):
-    """What became of the completions of an iteration that edits them."""
-
-    editor: str
-    """Who edits: ``verifier``, ``file`` or ``model``."""
-    tally: Tally
-    """Completions: edited, or not by reason."""
-    replaced_tokens: Count
-    """Tokens of originals of accepted edits that were replaced, deleted, or blamed."""
-    new_tokens: Count
-    """Tokens that these edits brought."""
-    original_tokens: Count
-    """All tokens of these originals."""
-    edited_tokens: Count
-    """All tokens of the edited completions."""
-    written_tokens: Count
-    """Tokens that a model drew to edit; 0 for other editors."""
-
-
-class TokenRewardSummary(Record):
-    """What a column of token rewards holds."""
-
-    tally: Tally
-    """Completions: rewarded token by token, or without."""
-    tokens: Count
-    """Of those with rewards."""
-    mean_reward: float | None
-    """Mean over these tokens; null without any."""
-    negative: Count
-    """Tokens with a reward below 0."""
-    positive: Count
 
 
 class ScoreSummary(Record):

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from cream.cli import app
 from cream.errors import DataError, RecipeError
+from cream.pair_records import EditSummary
 from cream.recipe import Recipe
-from cream.records import EditSummary
 from cream.report.costs import stage_tokens
 from cream.report.explain import explain
 from cream.report.page.document import write_page

@@ -10,13 +10,21 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from cream.errors import RecipeError
+from cream.models.chat import ChatEncoder
+from cream.models.fingerprints import model_fingerprint
+from cream.models.loading import load_model, load_tokenizer
+from cream.models.token_head import load_token_head
+from cream.pair_records import TokenHeadSummary
 from cream.recipe import Recipe
 from cream.records import AdvantageSummary
 from cream.report.explain import explain
+from cream.report.ranked import read_asked
 from cream.report.summary import summarise_run
 from cream.runs.reader import RunReader
+from cream.types import Message
 from kills import require_equal_after_kills
 from run_contents import same_weights, stage_record, table, weights
 
@@ -31,6 +39,10 @@ IMPLICIT = (
     "method={name: fine_grained, reward: implicit, "
     "advantage: {discount: 0.5, decay: 0.5, clip: 1.0, whiten: true, kl: {beta: 0.1}}}",
     "training.loss_reference=seed",
+)
+HEAD = (
+    "method={name: fine_grained, reward: head, editing: {max_share: 0.8}, head: {steps: 40}}",
+    "sampling.num_completions=6",
 )
 
 
@@ -48,6 +60,14 @@ def implicit_run(
 ) -> Path:
     """The same with M_t's own log-ratios as rewards. Read only."""
     return run_whole(tiny_recipe(tmp_path_factory.mktemp("implicit") / "run", *IMPLICIT))
+
+
+@pytest.fixture(scope="module")
+def head_run(
+    tmp_path_factory: pytest.TempPathFactory, tiny_recipe: MakeRecipe, run_whole: RunWhole
+) -> Path:
+    """The same with rewards of a head trained on the edits. Read only."""
+    return run_whole(tiny_recipe(tmp_path_factory.mktemp("head") / "run", *HEAD))
 
 
 def advantages(root: Path, t: int) -> list[dict[str, Any]]:
@@ -116,7 +136,68 @@ def test_implicit_advantages_are_clipped_paid_and_whitened(implicit_run: Path):
     np.testing.assert_allclose(told, (np.array(raw) - np.mean(raw)) / np.std(raw), atol=1e-4)
 
 
-@pytest.mark.parametrize(("changes", "which"), [(LABELS, "labels_run"), (IMPLICIT, "implicit_run")])
+def test_heads_rewards_are_read_off_m0_after_each_token(head_run: Path, tiny_inputs: Path):
+    """Restated with the stored head and M0's own forward, a completion at a time."""
+    folder = tiny_inputs / "model"
+    model = load_model(folder, dtype=torch.float32, device=torch.device("cpu")).eval()
+    encoder = ChatEncoder(load_tokenizer(folder))
+    asked = read_asked(RunReader(head_run).asked(1))
+    head = load_token_head(head_run / "iteration-1/head", fingerprint=model_fingerprint(folder))
+    matrix = by_id(head_run, "iteration-1/matrix")
+    for row in matrix.values():
+        turns = asked[row["prompt_id"]].turns
+        prompt = encoder.encode_prompt([Message(t.role, t.content) for t in turns])
+        with torch.inference_mode():
+            read = torch.tensor([[*prompt, *row["token_ids"]]])
+            states = model.base_model(read).last_hidden_state[0, len(prompt) :]
+            rewards = head(states).tolist()
+        np.testing.assert_allclose(row["head_tokens"], rewards, atol=1e-4)
+        assert row["head"] == pytest.approx(sum(row["head_tokens"]), abs=1e-4)
+        assert len(row["head_ends"]) == len(rewards)
+
+
+def test_a_head_has_learnt_what_edits_touched_and_pays_every_sample(head_run: Path):
+    for t in (1, 2):
+        record = stage_record(head_run, f"iteration-{t}/head")
+        found = TokenHeadSummary.read(record["summary"], head_run)
+        edits = stage_record(head_run, f"iteration-{t}/edit")["summary"]
+        assert found.pairs == edits["tally"]["parts"]["accepted"] > 0
+        assert found.tokens == edits["original_tokens"] + edits["edited_tokens"]
+        means = found.mean_reward
+        assert means["new"] is not None
+        assert means["replaced"] is not None
+        assert means["new"] > 0 > means["replaced"]
+        assert found.last_loss < found.first_loss
+        rows = advantages(head_run, t)
+        matrix = by_id(head_run, f"iteration-{t}/matrix")
+        assert {row["outcome"] for row in rows} == {"trained"}, "wrong ones without an edit too"
+        for row in rows:
+            own = matrix[row["completion_id"]]
+            np.testing.assert_allclose(row["token_advantages"], own["head_tokens"], atol=1e-6)
+
+
+def test_the_plan_fits_the_head_between_edits_and_scores(head_run: Path, labels_run: Path):
+    plan = RunReader(head_run).plan
+    names = [s.name.removeprefix("iteration-2/") for s in plan.stages if s.t == 2]
+    assert names[:3] == ["sample", "edit", "head"]
+    assert names.index("head") < names.index("score/head") < names.index("matrix")
+    (score,) = (s for s in plan.stages if s.name == "iteration-2/score/head")
+    assert score.inputs == ("iteration-2/edit", "iteration-2/head")
+    assert not any(s.kind == "token_head" for s in RunReader(labels_run).plan.stages)
+
+
+def test_the_report_tells_of_the_head_and_colours_by_it(head_run: Path, labels_run: Path):
+    rows = summarise_run(head_run).edits
+    assert all(row.head is not None and row.head.pairs > 0 for row in rows)
+    assert all(row.head is None for row in summarise_run(labels_run).edits)
+    told = explain("pair", head_run, advantages(head_run, 1)[0]["prompt_id"], 1)
+    assert {one.token_rewards.column for one in told.completions if one.token_rewards} == {"head"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "which"),
+    [(LABELS, "labels_run"), (IMPLICIT, "implicit_run"), (HEAD, "head_run")],
+)
 def test_a_run_killed_in_every_stage_equals_an_uninterrupted_one(
     changes: tuple[str, ...],
     which: str,
@@ -184,6 +265,7 @@ def test_report_and_explain_tell_of_tokens(labels_run: Path):
     ("method", "message"),
     [
         ("{name: fine_grained, reward: implicit, editing: {}}", "editing would be ignored"),
+        ("{name: fine_grained, head: {}}", "head would be ignored: the reward is labels"),
         ("{name: fine_grained, objective: {ratio: product}}", "set it to token"),
         ("{name: fine_grained, advantage: {scale: group_std}}", "scale"),
         ("{name: fine_grained, advantage: {kl: {beta: 0.1}}}", "policy_at_start is the policy"),

@@ -246,6 +246,9 @@ def _tokens(stage: StageSpec, counts: TokenCounts, length: float, question: int)
             return None if stage.model is None else stage.completions / 2 * length
         case "answer":  # one for each prompt, whatever is compared with it
             return stage.prompts * length
+        case "token_reward" | "token_head":  # every completion with its prompt
+            read = stage.completions * (counts.prompt + length)
+            return None if stage.model is None else read
         case "score" | "score_examples" | "score_tokens" | "certainty":
             return stage.prompts * counts.prompt + stage.completions * length
         case "fine_tune":
@@ -276,7 +279,14 @@ def _seconds(
     match stage.kind:
         case "sample" | "evaluate" | "evaluate_goal" | "answer" | "edit":
             return rates.start_seconds + tokens / rates.sampled_per_second, None
-        case "score" | "score_examples" | "score_tokens" | "certainty":
+        case (
+            "score"
+            | "score_examples"
+            | "score_tokens"
+            | "certainty"
+            | "token_reward"
+            | "token_head"
+        ):
             return rates.load_seconds + tokens / rates.scored_per_second, None
         case "fine_tune":
             steps = stage.epochs * math.ceil(stage.completions / recipe.sft.optimiser.batch_size)

@@ -1,22 +1,21 @@
-"""The stage that edits wrong completions, and what else is made of what edits touched."""
+"""The stage that edits wrong completions."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from cream.algorithms.alignment import token_offsets
 from cream.cache import expanded
 from cream.data.files import file_rows
 from cream.errors import DataError
 from cream.loop.context import Context, sampling_params
 from cream.loop.stage_runner import run_parts
-from cream.recipe.columns import EDIT_OF, EDIT_OUTCOME, LABELS, TOUCHED, ends_column, token_column
+from cream.pair_records import EditSummary
+from cream.recipe.columns import EDIT_OF, EDIT_OUTCOME, TOUCHED
 from cream.recipe.editing import FileEditor, ModelEditor, VerifierEditor
-from cream.records import EditSummary, StageSpec, TokenRewardSummary
+from cream.records import StageSpec
 from cream.runs.files import read_table
 from cream.runs.store import Stage, StageRecord, fingerprint
 from cream.runs.tables import (
@@ -38,11 +37,8 @@ from cream.stages.edit import (
     read_edits,
     tally,
 )
-from cream.stages.token_rewards import labels, log_ratios
-from cream.types import Completion, Tally, counts
+from cream.types import Completion, counts
 
-REWARDED, WITHOUT = "rewarded", "without"
-"""Completions in the tally of a column of token rewards."""
 SPANS = "edit_spans"
 """Column: of an edit what changed, in characters of original and edit."""
 
@@ -88,59 +84,6 @@ def edit_stage(context: Context, spec: StageSpec) -> StageRecord:
         return found.as_json(), outcome_in_words(found)
 
     return run_parts(stage, context.progress, sampled, work, summarise)
-
-
-def token_reward_stage(context: Context, spec: StageSpec) -> StageRecord:
-    """A reward of every token of a set's completions, and where the tokens end in the text."""
-    source, *scored = map(context.run.finished, spec.inputs)
-    name, decode = str(spec.column), context.encoder.decode
-    stage = context.stage(
-        spec,
-        {
-            "completions": source.fingerprint,
-            "tokens": [made.fingerprint for made in scored],
-            "template": context.template_fingerprint,
-        },
-    )
-
-    def work(path: Path) -> pa.Table:
-        table = read_table(path)
-        beside = [read_table(made.folder / path.name) for made in scored]
-        rewards = labels(table) if name == LABELS else log_ratios(*beside)
-        completions = completions_from_table(table)
-        told = [rewards.get(c.completion_id) for c in completions]
-        ends = [[end for _, end in token_offsets(c.token_ids, c.text, decode)] for c in completions]
-        sums = [None if one is None else float(np.sum(one)) for one in told]
-        return pa.table(
-            {
-                "prompt_id": [c.prompt_id for c in completions],
-                "completion_id": [c.completion_id for c in completions],
-                name: pa.array(sums, pa.float64()),
-                token_column(name): pa.array(told, pa.list_(pa.float32())),
-                ends_column(name): pa.array(ends, pa.list_(pa.int32())),
-            }
-        )
-
-    def summarise(stage: Stage) -> tuple[dict[str, Any], str]:
-        found = _summarise_rewards(stage, token_column(name))
-        mean = "" if found.mean_reward is None else f", mean {found.mean_reward:.4f}"
-        words = f"{found.tokens} tokens of {found.tally.parts[REWARDED]} completions"
-        return found.as_json(), f"{words}{mean}"
-
-    return run_parts(stage, context.progress, source, work, summarise)
-
-
-def _summarise_rewards(stage: Stage, column: str) -> TokenRewardSummary:
-    lists = [values for table in stage.tables([column]) for values in table[column].to_pylist()]
-    told = [np.array(values, dtype=np.float64) for values in lists if values is not None]
-    rewards = np.concatenate([np.empty(0), *told])
-    return TokenRewardSummary(
-        tally=Tally(len(lists), {REWARDED: len(told), WITHOUT: len(lists) - len(told)}),
-        tokens=len(rewards),
-        mean_reward=float(rewards.mean()) if len(rewards) else None,
-        negative=int((rewards < 0).sum()),
-        positive=int((rewards > 0).sum()),
-    )
 
 
 def persons_edits(editor: Any) -> dict[str, PersonsEdit]:

@@ -22,6 +22,7 @@ from cream.loop.inference_stages import (
 )
 from cream.loop.matrix_stages import matrix_stage, pair_stage
 from cream.loop.score_columns import score_column_stage
+from cream.loop.token_reward_stages import token_head_stage
 from cream.loop.training_stages import fine_tune_stage, remove_unneeded, train_stage
 from cream.loop.transform_stages import score_examples_stage, transform_stage
 from cream.pair_records import PairSummary
@@ -107,6 +108,7 @@ STAGES: Mapping[StageKind, Callable[[Context, StageSpec], StageRecord]] = {
     "answer": score_column_stage,
     "certainty": score_column_stage,
     "token_reward": score_column_stage,
+    "token_head": token_head_stage,
     "segment": score_column_stage,
     "matrix": matrix_stage,
     "pair": pair_stage,

@@ -10,6 +10,7 @@ from cream.recipe.columns import (
     EDITED,
     FILLED_WITH,
     FROM_DATA,
+    HEAD,
     IMPLICIT,
     LABELS,
     LAST_ANSWER,
@@ -34,6 +35,7 @@ def check_score_columns(context: Context) -> None:
     fillable |= {VERDICT} if context.recipe.scoring.verdicts else set()
     fillable |= context.extensions.scorers.keys()
     fillable |= {EDITED, LABELS} if context.plan.parts(1).editing else set()
+    fillable |= {HEAD} if context.plan.parts(1).head else set()
     fillable |= {FROM_DATA} if context.plan.parts(1).prompts == "seed" else set()
     fillable |= {LAST_ANSWER} if context.plan.parts(1).trajectory else set()
     fillable |= {name for name, other in FILLED_WITH.items() if other in fillable}

@@ -27,11 +27,11 @@ from cream.engines.verdict import VerdictJudge
 from cream.engines.window import DETAILS as VIEW_DETAILS
 from cream.loop.answers import answer_stage
 from cream.loop.context import Context, ExternalReranker, empty_question
-from cream.loop.edit_stages import token_reward_stage
 from cream.loop.extensions import OwnScorer
 from cream.loop.inference_stages import certainty_stage
 from cream.loop.stage_runner import run_parts
 from cream.loop.text_scores import VERDICT_DETAILS, score_texts_stage, text_schema
+from cream.loop.token_reward_stages import token_reward_stage
 from cream.loop.trajectory_stages import segment_stage
 from cream.models.chat import ChatEncoder
 from cream.protocols import Engine, SamplingParams

@@ -27,8 +27,11 @@ LABELS = "labels"
 """Column of token rewards: -1 for a token that an edit replaced, 1 for a new one, else 0."""
 IMPLICIT = "implicit"
 """Column of token rewards: log-ratio of M_t against M0, nats."""
-TOKEN_REWARDS = (LABELS, IMPLICIT)
-"""Score columns that are sums of token rewards, which stand beside them (`token_column`)."""
+HEAD = "head"
+"""Column of token rewards: those of a head on M0's states, trained on the iteration's edits."""
+TOKEN_REWARDS = (HEAD, LABELS, IMPLICIT)
+"""Score columns that are sums of token rewards, which stand beside them (`token_column`). Of those
+that a run has, texts are coloured by the first."""
 LAST_ANSWER = "last_answer"
 """Score column: +1 if the last answer of a trajectory is right, -1 if not (arXiv 2502.12853). The
 stage that fills it keeps the actions."""

@@ -1,11 +1,13 @@
-"""Minimal edits in a recipe: who edits what the policy said, and which edits count.
+"""Minimal edits in a recipe: who edits, which edits count, and how a head learns from them.
 
-What is computed is in `cream.algorithms.alignment` and `cream.stages.edit`.
+What is computed is in `cream.algorithms.alignment`, `cream.stages.edit` and
+`cream.training.token_head`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -52,3 +54,32 @@ class Editing(Section):
     insertion_blame: Literal["next", "none"] = "next"
     """Which token of the original answers for something that only had to be added: the one that
     stands in its place, or none."""
+
+
+class TokenHeadConfig(Section):
+    """A reward of every token, learnt from edits: a linear map of M0's state after the token."""
+
+    loss: Literal["token_ce", "bt_edit", "bt_mean"] = "token_ce"
+    """What is minimised over pairs of an edit and its original: cross-entropy of single tokens, or
+    Bradley and Terry on mean rewards, over touched tokens or over all (arXiv 2406.02756)."""
+    centre: bool = True
+    """Whether states are taken less their mean, beside being divided by their deviation."""
+    steps: int = Field(default=150, ge=1)
+    """Of Adam, each on all pairs."""
+    learning_rate: float = Field(default=0.01, gt=0)
+    """Of Adam, constant."""
+
+    @property
+    def graded(self) -> bool:
+        """Whether what is learnt is a logit, of which the reward is 2 p - 1."""
+        return self.loss == "token_ce"
+
+    def build(self) -> Callable[..., Any]:
+        """The loss."""
+        from cream.algorithms import token_rewards
+
+        return {
+            "token_ce": token_rewards.token_ce,
+            "bt_edit": token_rewards.bt_edit,
+            "bt_mean": token_rewards.bt_mean,
+        }[self.loss]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cream.recipe.columns import TOKEN_REWARDS
+from cream.recipe.columns import HEAD, TOKEN_REWARDS
 from cream.recipe.objectives import ChosenNll, Dpo
 from cream.recipe.pairing import BestWorst, EditedOriginal, MajorityVote, RandomPair
 from cream.recipe.policy_gradient import PolicyGradient, TokenAdvantage
@@ -112,12 +112,16 @@ def _refuse_lost_tokens(parts: MethodParts) -> None:
 
 
 def _refuse_edits(parts: MethodParts) -> None:
-    """Edits are made of M_t's own samples, and masks are of pairs that edits made."""
+    """Edits are made of M_t's own samples; masks and heads are of what they touched."""
     paired = isinstance(parts.pairing, EditedOriginal)
     if paired and parts.editing is None:
         raise ValueError("pairing.rule: edited_original needs edits, and `editing` makes none")
     if parts.editing is not None and (parts.others is not None or parts.prompts == "seed"):
         raise ValueError("editing is of completions that M_t sampled, and others are in its groups")
+    if parts.head is not None and parts.editing is None:
+        raise ValueError("head learns from edits, and `editing` makes none")
+    if parts.head is not None and HEAD not in parts.score_columns:
+        raise ValueError(f"head would be ignored: no quantity reads the column {HEAD}")
     if parts.tokens == "all":
         return
     plain = isinstance(parts.objective, Dpo) and not parts.objective.terms

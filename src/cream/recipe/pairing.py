@@ -5,7 +5,7 @@ Pure data; the rules themselves are in `cream.algorithms.pairing`.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, assert_never
 
 from pydantic import Field
 
@@ -104,3 +104,18 @@ RewardPairing = Annotated[
     usual("rule", "best_worst"),
 ]
 """The rules for rewards that are no votes."""
+
+
+def most_pairs(rule: PairingConfig, group: int) -> int:
+    """The most pairs that a rule makes of one prompt with `group` completions."""
+    match rule:
+        case BestWorst() | BestRandom() | MajorityVote() | RandomPair():
+            return 1
+        case EditedOriginal():
+            return group
+        case AllPairs():
+            return group * (group - 1) // 2
+        case TopBottom(k=k):
+            return min(k * k, group * (group - 1) // 2)
+        case _:
+            assert_never(rule)

@@ -13,13 +13,14 @@ from pydantic import Field, field_validator, model_validator
 from cream.recipe.base import Section
 from cream.recipe.columns import EDIT_OF, EXTRACTED, LABELS, VERDICT, answer_column
 from cream.recipe.editing import Editing as Editing
+from cream.recipe.editing import TokenHeadConfig as TokenHeadConfig
 from cream.recipe.goals import Goals, Score
 from cream.recipe.likelihood import ObjectiveSection
 from cream.recipe.objectives import ChosenNll, ObjectiveConfig
 from cream.recipe.pairing import BestWorst as BestWorst
 from cream.recipe.pairing import EditedOriginal, PairingConfig
 from cream.recipe.policy_gradient import Advantage as Advantage
-from cream.recipe.policy_gradient import PolicyGradient
+from cream.recipe.policy_gradient import GroupRule, PolicyGradient
 from cream.recipe.policy_gradient import TokenAdvantage as TokenAdvantage
 from cream.recipe.trajectory import Trajectory
 
@@ -264,10 +265,6 @@ class PastAndFuture(Section):
     draft. None in the draft itself."""
 
 
-GroupRule = PairingConfig | Advantage | TokenAdvantage
-"""What is said of a group of completions: how pairs are made of them, or how they are weighed."""
-
-
 class MethodParts(Section):
     """Everything iteration t of a method reads and does, with columns named."""
 
@@ -292,6 +289,8 @@ class MethodParts(Section):
     """Other models whose completions join those of M_t; None: its own only."""
     editing: Editing | None = Field(default=None, exclude_if=lambda value: value is None)
     """How wrong completions are edited; the edits join the group. None: not at all."""
+    head: TokenHeadConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How a head learns rewards of tokens from the edits, for the column ``head``; None: none."""
     tokens: Literal["all", "edited"] = Field(default="all", exclude_if=lambda value: value == "all")
     """Of pairs of an edit and its original: which tokens count, under the loss reference too."""
     pairing: PairingConfig | None = None

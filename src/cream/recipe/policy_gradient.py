@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from cream.errors import RecipeError
 from cream.recipe.base import Section
 from cream.recipe.likelihood import ObjectiveSection
-from cream.recipe.pairing import Penalise
+from cream.recipe.pairing import PairingConfig, Penalise
 
 if TYPE_CHECKING:
     from cream.algorithms.objective import Objective
@@ -122,6 +122,10 @@ class TokenAdvantage(Section):
     """Whether all advantages of an iteration are brought to mean 0 and deviation 1 (PPO)."""
     kl: TokenKl | None = None
     """Divergence taken off the rewards."""
+
+
+GroupRule = PairingConfig | Advantage | TokenAdvantage
+"""What is said of a group of completions: how pairs are made of them, or how they are weighed."""
 
 
 def refuse_silent_divergence(rule: Advantage | TokenAdvantage | None, loss_reference: str) -> None:

@@ -17,11 +17,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from cream.pair_records import PairSummary
+from cream.pair_records import EditSummary, PairSummary, TokenHeadSummary, TokenRewardSummary
 from cream.records import (
     AdvantageSummary,
     AnswerSummary,
-    EditSummary,
     Record,
     SampleSummary,
     TrainSummary,
@@ -132,6 +131,10 @@ def stage_tokens(run: RunReader, stage: FinishedStage) -> Mapping[Kind, float] |
             return {"evaluated": _column_sum(stage)}
         case "score" | "score_tokens" | "certainty":
             return {"scored": _column_sum(stage)}
+        case "token_reward" if stage.spec.model is not None:
+            return {"scored": float(stage.summary(TokenRewardSummary).tokens)}
+        case "token_head":
+            return {"scored": float(stage.summary(TokenHeadSummary).tokens)}
         case "train":
             trained = _trained_tokens(run, stage)
             return None if trained is None else {"trained": trained}

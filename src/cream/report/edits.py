@@ -10,8 +10,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from cream.errors import RunError
+from cream.pair_records import EditSummary, TokenHeadSummary
 from cream.recipe.columns import EDIT_OF, EDIT_OUTCOME
-from cream.records import Count, EditSummary, Record
+from cream.records import Count, Record
 from cream.report.ranked import read_asked
 from cream.runs.files import replacing_file
 from cream.runs.reader import FinishedStage, RunReader, rows_of
@@ -22,6 +23,8 @@ class EditedIteration(EditSummary):
     """Edits of an iteration of a run whose method makes them."""
 
     iteration: Annotated[int, Field(ge=1)]
+    head: TokenHeadSummary | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What a head learnt from them; null where none did."""
 
 
 class WrittenEdits(Record):
@@ -38,8 +41,13 @@ class WrittenEdits(Record):
 
 def edited_iterations(run: RunReader) -> list[EditedIteration]:
     """Those whose edits are finished."""
+    heads = {stage.spec.t: stage.summary(TokenHeadSummary) for stage in run.of("token_head")}
     return [
-        EditedIteration(iteration=stage.spec.t, **dict(stage.summary(EditSummary)))
+        EditedIteration(
+            iteration=stage.spec.t,
+            head=heads.get(stage.spec.t),
+            **dict(stage.summary(EditSummary)),
+        )
         for stage in run.of("edit")
     ]
 

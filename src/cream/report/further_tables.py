@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cream.pair_records import TokenHeadSummary
 from cream.report.edits import EditedIteration
 from cream.report.exploration import Exploration, FoundBySamples
 from cream.report.summary import Accuracy, Difference, GoalResult, ModelResult, RunSummary
 from cream.report.table import (
+    ABSENT,
     Table,
     figure,
     percent,
@@ -95,10 +97,14 @@ def _found_cells(found: FoundBySamples) -> tuple[str, ...]:
 
 
 def edits_table(rows: Sequence[EditedIteration]) -> Table:
-    """How many completions were edited, and how much of them, per iteration."""
+    """How many completions were edited, how much of them, and what a head learnt of it."""
+    told = any(row.head for row in rows)
     return Table(
         "edits",
-        ("iteration", "by", "edited", "tokens replaced", "tokens new"),
+        (
+            *("iteration", "by", "edited", "tokens replaced", "tokens new"),
+            *(["head: new, kept, replaced"] if told else []),
+        ),
         tuple(
             (
                 f"{row.iteration}",
@@ -106,6 +112,7 @@ def edits_table(rows: Sequence[EditedIteration]) -> Table:
                 f"{row.tally.parts['accepted']} of {row.tally.total}",
                 f"{row.replaced_tokens} of {row.original_tokens}",
                 f"{row.new_tokens} of {row.edited_tokens}",
+                *([_learnt(row.head)] if told else []),
             )
             for row in rows
         ),
@@ -116,6 +123,13 @@ def edits_table(rows: Sequence[EditedIteration]) -> Table:
         ),
         words=2,
     )
+
+
+def _learnt(head: TokenHeadSummary | None) -> str:
+    """Mean rewards that a head gives tokens of the edits and originals that it was trained on."""
+    if head is None:
+        return ABSENT
+    return ", ".join(figure(head.mean_reward[name], "+.2f") for name in ("new", "kept", "replaced"))
 
 
 def weighed_table(rows: Sequence[WeighedIteration]) -> Table:

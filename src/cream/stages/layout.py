@@ -47,7 +47,6 @@ from cream.recipe.parts import (
     Agreement,
     AnyQuantity,
     Ensemble,
-    GroupRule,
     LengthRegularised,
     LogpQuantity,
     Majority,
@@ -55,6 +54,7 @@ from cream.recipe.parts import (
     Statistic,
     Votes,
 )
+from cream.recipe.policy_gradient import GroupRule
 from cream.recipe.witness import shared_terms
 from cream.types import ScoreMatrix
 

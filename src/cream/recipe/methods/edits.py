@@ -2,7 +2,7 @@
 
 Source: Xu et al., arXiv 2406.02756, whose annotator edits the worse response until it is better.
 Masked DPO on the touched tokens alone is ours; so is reinforcement without a critic, by labels
-or by the implicit reward in place of a trained reward model.
+or by the implicit reward beside a trained head.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from cream.recipe.columns import EDITED, LABELS
-from cream.recipe.editing import Editing
+from cream.recipe.columns import EDITED, HEAD, IMPLICIT
+from cream.recipe.editing import Editing, TokenHeadConfig
 from cream.recipe.methods import MethodSection
 from cream.recipe.objectives import Dpo
 from cream.recipe.pairing import EditedOriginal
@@ -55,11 +55,14 @@ class FineGrainedMethod(MethodSection):
     """Policy gradient on fresh samples with a reward of every token."""
 
     name: Literal["fine_grained"] = "fine_grained"
-    reward: Literal["labels", "implicit"] = "labels"
-    """``labels``: -1 for a token that an edit replaced, 0 for others; ``implicit``: log-ratio of
-    M_t against M0, nats, which needs no edit."""
+    reward: Literal["labels", "implicit", "head"] = "labels"
+    """``labels``: -1 for a token that an edit replaced, 0 for others; ``head``: what a head that is
+    trained on the iteration's edits gives; ``implicit``: log-ratio of M_t against M0, nats, which
+    needs no edit."""
     editing: Editing | None = None
-    """Who edits, and which edits count, with ``reward: labels``; null: as `edits` does."""
+    """Who edits, and which edits count, with ``labels`` and ``head``; null: as `edits` does."""
+    head: TokenHeadConfig | None = None
+    """How the head is trained, with ``reward: head``; null: by the defaults."""
     advantage: TokenAdvantage = TokenAdvantage()
     """How rewards of tokens become advantages of tokens."""
     objective: TokenRatio = TokenRatio()
@@ -67,8 +70,10 @@ class FineGrainedMethod(MethodSection):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> FineGrainedMethod:
-        if self.reward == "implicit" and self.editing is not None:
+        if self.reward == IMPLICIT and self.editing is not None:
             raise ValueError("editing would be ignored: the reward is implicit")
+        if self.reward != HEAD and self.head is not None:
+            raise ValueError(f"head would be ignored: the reward is {self.reward}")
         if self.objective.ratio != "token":
             raise ValueError(
                 f"objective.ratio: {self.objective.ratio} is of completions and would weigh all "
@@ -80,7 +85,8 @@ class FineGrainedMethod(MethodSection):
         """The reward is a column of lists; of a completion it is their sum."""
         return MethodParts(
             reward=ScoreQuantity(column=self.reward),
-            editing=(self.editing or Editing()) if self.reward == LABELS else None,
+            editing=None if self.reward == IMPLICIT else self.editing or Editing(),
+            head=(self.head or TokenHeadConfig()) if self.reward == HEAD else None,
             advantage=self.advantage,
             objective=self.objective,
         )
