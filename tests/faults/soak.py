@@ -69,7 +69,7 @@ def main() -> None:
         inputs = write_inputs(folder / "inputs")
         with (inputs / "prompts.jsonl").open("w", encoding="utf-8") as stream:
             for n in range(given.prompts):
-                a, b = divmod(n + 1000, 1000)
+                a, b = divmod(n + 10_000, 1000)  # the test prompts have one digit
                 stream.write(json.dumps({"prompt": f"{a}+{b}=", "answer": str((a + b) % 2)}) + "\n")
         recipe = tiny_recipe(
             inputs,

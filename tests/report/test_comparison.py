@@ -18,6 +18,7 @@ from cream.report import comparison as comparing
 from cream.report.comparison import Comparison, comparison_runs
 from cream.report.page.methods import comparison_sections, page_parts
 from cream.report.tables import print_comparison
+from cream.runs.files import read_sealed, write_sealed
 from tiny_run import restamped
 
 
@@ -136,6 +137,22 @@ def test_tokens_are_those_of_completions_by_what_was_done_with_them(root: Path):
         "evaluated": 64.0,
     }
     assert base["not_counted"] == total["not_counted"] == ["sft/train"]
+
+
+def test_tokens_that_no_stage_recorded_are_absent_and_not_none_at_all(root: Path):
+    """A training that replays seed examples records no tokens: of `new` none are known."""
+    for seed in (0, 1):
+        path = root / f"new/seed-{seed}/iteration-1/train/stage.json"
+        record = read_sealed(path)
+        write_sealed(path, {**record, "summary": {**record["summary"], "replayed": 4}})
+    comparison = summarise_comparison(root)
+    new = method(comparison, "new")["cost"]
+
+    assert new["tokens"]["trained"] is new["tokens_alone"]["trained"] is None
+    assert new["tokens"]["sampled"] == 100.0
+    assert new["not_counted"] == ["iteration-1/train", "sft/train"]
+    assert comparison["cost"]["tokens"]["trained"] == 160.0
+    assert any("new 24 36 100 100 – 32" in line for line in printed(comparison))
 
 
 def test_a_stage_that_was_made_twice_is_paid_twice(root: Path):

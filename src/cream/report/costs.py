@@ -7,13 +7,13 @@ been listed first. Beside it stands what each method would have cost alone.
 Tokens are those of completions: drawn (``sampled``, ``evaluated``), read for their log-probability
 (``scored``, once per model) or trained on (``trained``, once per epoch). Prompts are not counted.
 Fine-tuning, scorers of text and what a transform makes do not record theirs and are listed as not
-counted.
+counted; where that is all there was of a kind, there is no count of it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,17 +30,24 @@ from cream.runs.tables import NUM_TOKENS
 
 Kind = Literal["sampled", "scored", "trained", "evaluated"]
 KINDS: tuple[Kind, ...] = ("sampled", "scored", "trained", "evaluated")
+NOT_RECORDED: Mapping[str, Kind] = {
+    "fine_tune": "trained",
+    "train": "trained",
+    "text_score": "scored",
+    "score_examples": "scored",
+}
+"""What a stage of this kind does with tokens that it may not have recorded."""
 Sums = defaultdict[str, float]
 """Seconds and tokens, those alone under a name of their own."""
 
 
 class Tokens(Record):
-    """Completion tokens by what was done with them."""
+    """Completion tokens by what was done with them; None if no stage that did so recorded any."""
 
-    sampled: float = 0.0
-    scored: float = 0.0
-    trained: float = 0.0
-    evaluated: float = 0.0
+    sampled: float | None
+    scored: float | None
+    trained: float | None
+    evaluated: float | None
 
 
 class Cost(Record):
@@ -77,7 +84,7 @@ def comparison_cost(
         runs: Method -> seed -> run.
     """
     copies: dict[tuple[int, str, str], list[StageCost]] = {}
-    unknown: dict[str, set[str]] = {name: set() for name in runs}
+    unknown: dict[str, dict[str, Kind]] = {name: {} for name in runs}
     for method, by_seed in runs.items():
         for seed, run in by_seed.items():
             for name, stage in run.finished.items():
@@ -85,7 +92,7 @@ def comparison_cost(
                 cost = StageCost(method, not stage.is_shared, stage.seconds, tokens)
                 copies.setdefault((seed, name, stage.fingerprint), []).append(cost)
                 if tokens is None:
-                    unknown[method].add(name)
+                    unknown[method][name] = NOT_RECORDED[stage.spec.kind]
     sums: dict[str, Sums] = {name: defaultdict(float) for name in runs}
     for group in copies.values():
         _share_out(group, sums)
@@ -93,7 +100,9 @@ def comparison_cost(
     total = {
         key: sum(s[key] for s in sums.values()) for key in {k for s in sums.values() for k in s}
     }
-    return costs, _cost(total, {stage for names in unknown.values() for stage in names})
+    return costs, _cost(
+        total, {k: kind for stages in unknown.values() for k, kind in stages.items()}
+    )
 
 
 def _share_out(group: list[StageCost], sums: Mapping[str, Sums]) -> None:
@@ -108,12 +117,13 @@ def _share_out(group: list[StageCost], sums: Mapping[str, Sums]) -> None:
             mine[f"{kind}_alone"] += count
 
 
-def _cost(found: Mapping[str, float], not_counted: Iterable[str]) -> Cost:
+def _cost(found: Mapping[str, float], not_counted: Mapping[str, Kind]) -> Cost:
+    nothing = {kind: None if kind in not_counted.values() else 0.0 for kind in KINDS}
     return Cost(
         seconds=found.get("seconds", 0.0),
         seconds_alone=found.get("seconds_alone", 0.0),
-        tokens=Tokens(**{kind: found.get(kind, 0.0) for kind in KINDS}),
-        tokens_alone=Tokens(**{kind: found.get(f"{kind}_alone", 0.0) for kind in KINDS}),
+        tokens=Tokens(**{kind: found.get(kind, nothing[kind]) for kind in KINDS}),
+        tokens_alone=Tokens(**{kind: found.get(f"{kind}_alone", nothing[kind]) for kind in KINDS}),
         not_counted=sorted(not_counted),
     )
 

@@ -357,6 +357,10 @@ def _of(value: float | None, n: int) -> str:
     return f"{percent(value)} of {n}" if n else ABSENT
 
 
+def _tokens(count: float | None) -> str:
+    return ABSENT if count is None else f"{count:,.0f}"
+
+
 def cost_table(costs: Sequence[tuple[str, Cost]], total: Cost) -> Table:
     """Seconds and tokens of every method, and together."""
     rows = [
@@ -364,7 +368,7 @@ def cost_table(costs: Sequence[tuple[str, Cost]], total: Cost) -> Table:
             name,
             f"{cost.seconds:,.0f}",
             f"{cost.seconds_alone:,.0f}",
-            *(f"{getattr(cost.tokens, kind):,.0f}" for kind in KINDS),
+            *(_tokens(getattr(cost.tokens, kind)) for kind in KINDS),
         )
         for name, cost in [*costs, ("together", total)]
     ]
@@ -373,8 +377,8 @@ def cost_table(costs: Sequence[tuple[str, Cost]], total: Cost) -> Table:
         ("method", "seconds", "alone", *KINDS),
         tuple(rows),
         "a stage that methods share is counted once, divided evenly among them; alone: what a "
-        "method's runs would have taken by themselves. Tokens of completions; those of fine-tuning "
-        "and of judges are not recorded",
+        "method's runs would have taken by themselves. Tokens of completions; those of "
+        "fine-tuning, judges, transforms and replay are not recorded",
         whole=True,
         muted=(len(costs),),
     )
