@@ -7,71 +7,31 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from processes import Command
+from ranked import rank_pids, ranked_training
 
-from cream.algorithms.consistency import StageScale
-from cream.algorithms.preference import supervised
 from cream.errors import Interrupted, NotFiniteError, RecipeError, TrainingError
-from cream.models.loading import load_model, load_tokenizer
+from cream.models.loading import load_model
 from cream.recipe.load import load_recipe
-from cream.recipe.training import ComputeConfig, SftConfig
-from cream.testing import tiny_model_folder
+from cream.recipe.training import ComputeConfig
 from cream.training import launch, rank
-from cream.training.examples import completion_example
-from cream.training.launch import RankedTraining, number_of_ranks, train_in_ranks
+from cream.training.launch import (
+    ThisMachine,
+    environments,
+    number_of_ranks,
+    train_in_ranks,
+)
 from cream.training.rank import Described, method_objective
 from run_contents import contents, same_weights, weights
 
 cluster = pytest.mark.cluster
 RECIPES = Path(__file__).parents[2] / "recipes"
-COMPUTE = {"precision": "float32", "micro_batch_tokens": 16}
-
-
-def training(
-    folder: Path, *, epochs: int = 2, save_state_every_minutes: float = 0, **optimiser: Any
-) -> RankedTraining:
-    """Epochs over six completions of two micro-batches a step, two steps each."""
-    model = tiny_model_folder(folder / "model")
-    values = {"learning_rate": 1e-3, "batch_size": 3, **optimiser}
-    compute = {**COMPUTE, "save_state_every_minutes": save_state_every_minutes}
-    settings = {"epochs": epochs, "optimiser": values, "compute": compute}
-    return RankedTraining(
-        start=model,
-        result=folder / "trained",
-        card="a card",
-        tokenizer=load_tokenizer(model),
-        examples=[completion_example(f"e{i}", (5 + i, 6), (7, 8 + i, 2)) for i in range(6)],
-        only_in={},
-        described=None,
-        objective=supervised().fingerprint,
-        section="sft",
-        settings=SftConfig.model_validate(settings),
-        seed=1,
-        scale=StageScale(),
-        state_dir=folder / "state",
-        objective_file=folder / "objective.safetensors",
-        device="cpu",
-        trust_remote_code=False,
-        threads=1,
-    )
-
-
-def rank_pids(folder: Path) -> list[int]:
-    """Processes whose command names this folder."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (place / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"cream.training.rank" in words and os.fsencode(folder) in words:
-            found.append(int(place.name))
-    return sorted(found)
 
 
 @cluster
@@ -85,12 +45,16 @@ def test_a_rank_that_is_killed_ends_all_and_they_go_on_from_the_last_state(tmp_p
         if step == 2 and not notes:
             os.kill(rank_pids(tmp_path / "killed" / "ranks")[1], signal.SIGKILL)
 
-    killed, whole = training(tmp_path / "killed"), training(tmp_path / "whole")
+    killed, whole = ranked_training(tmp_path / "killed"), ranked_training(tmp_path / "whole")
     summary = train_in_ranks(
-        killed, tmp_path / "killed" / "ranks", 2, on_step=kill_once, note=notes.append
+        killed, tmp_path / "killed" / "ranks", ThisMachine(2), on_step=kill_once, note=notes.append
     )
     undisturbed = train_in_ranks(
-        whole, tmp_path / "whole" / "ranks", 2, on_step=lambda *_: None, note=notes.append
+        whole,
+        tmp_path / "whole" / "ranks",
+        ThisMachine(2),
+        on_step=lambda *_: None,
+        note=notes.append,
     )
 
     assert notes == [
@@ -121,7 +85,9 @@ def test_ranks_that_die_again_and_again_end_with_their_log(
             os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(TrainingError, match=r"rank 0 of 2 was killed by signal 9, 2 times"):
-        train_in_ranks(training(tmp_path), folder, 2, on_step=kill, note=lambda text: None)
+        train_in_ranks(
+            ranked_training(tmp_path), folder, ThisMachine(2), on_step=kill, note=lambda text: None
+        )
     assert rank_pids(folder) == []
 
 
@@ -132,9 +98,9 @@ def test_what_a_rank_raises_is_raised_at_once(tmp_path: Path):
         NotFiniteError, match=r"^training step 2: .*Lower the learning rate"
     ) as seen:
         train_in_ranks(
-            training(tmp_path, learning_rate=1e30, warmup_ratio=0.0),
+            ranked_training(tmp_path, learning_rate=1e30, warmup_ratio=0.0),
             tmp_path / "ranks",
-            2,
+            ThisMachine(2),
             on_step=lambda *_: None,
             note=notes.append,
         )
@@ -146,7 +112,7 @@ def test_what_a_rank_raises_is_raised_at_once(tmp_path: Path):
 @cluster
 def test_ranks_that_are_told_to_stop_keep_their_steps(tmp_path: Path):
     """A state is due in a day: what is kept is kept because Cream was told to stop."""
-    job = training(tmp_path, epochs=20, save_state_every_minutes=1440)
+    job = ranked_training(tmp_path, epochs=20, save_state_every_minutes=1440)
     steps: list[int] = []
 
     def stop(step: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -155,14 +121,18 @@ def test_ranks_that_are_told_to_stop_keep_their_steps(tmp_path: Path):
 
     notes: list[str] = []
     with pytest.raises(Interrupted):
-        train_in_ranks(job, tmp_path / "ranks", 2, on_step=stop, note=notes.append)
+        train_in_ranks(job, tmp_path / "ranks", ThisMachine(2), on_step=stop, note=notes.append)
     assert notes == []
     (state,) = (tmp_path / "state").glob("step-*")
     assert rank_pids(tmp_path / "ranks") == []
 
     kept, left = int(state.name.removeprefix("step-")), []
     summary = train_in_ranks(
-        job, tmp_path / "ranks", 2, on_step=lambda step, *_: left.append(step), note=notes.append
+        job,
+        tmp_path / "ranks",
+        ThisMachine(2),
+        on_step=lambda step, *_: left.append(step),
+        note=notes.append,
     )
     assert left == list(range(kept + 1, 41))
     assert summary.steps == 40
@@ -232,12 +202,34 @@ def test_ranks_make_the_objective_of_every_recipe_again(path: Path):
 
 def test_ranks_that_there_cannot_be_are_refused_by_key():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert number_of_ranks(ComputeConfig(), cpu, divisible=True) == 1
-    assert number_of_ranks(ComputeConfig(ranks=3), cpu, divisible=True) == 3
+    here = partial(number_of_ranks, divisible=True, reaches_nodes=False)
+    assert here(ComputeConfig(), cpu) == 1
+    assert here(ComputeConfig(ranks=3), cpu) == 3
     with pytest.raises(RecipeError, match=r"compute\.ranks: 2 ranks cannot be given an objective"):
-        number_of_ranks(ComputeConfig(ranks=2), cpu, divisible=False)
-    with pytest.raises(RecipeError, match=r"compute\.nodes: 2 nodes"):
-        number_of_ranks(ComputeConfig(nodes=2), cpu, divisible=True)
+        number_of_ranks(ComputeConfig(ranks=2), cpu, divisible=False, reaches_nodes=False)
+    with pytest.raises(RecipeError, match=r"compute\.nodes: 2 nodes .* cluster: ray"):
+        here(ComputeConfig(nodes=2), cpu)
     if not torch.cuda.is_available():
         with pytest.raises(RecipeError, match="2 ranks, and this machine has 0 GPUs"):
-            number_of_ranks(ComputeConfig(ranks=2), cuda, divisible=True)
+            here(ComputeConfig(ranks=2), cuda)
+
+
+def test_ranks_are_counted_over_all_nodes():
+    cpu = torch.device("cpu")
+    there = partial(number_of_ranks, reaches_nodes=True)
+    assert there(ComputeConfig(nodes=2), cpu, divisible=True) == 2
+    assert there(ComputeConfig(nodes=2, ranks=3), cpu, divisible=True) == 6
+    with pytest.raises(RecipeError, match=r"compute\.ranks: 2 ranks cannot be given an objective"):
+        there(ComputeConfig(nodes=2), cpu, divisible=False)
+
+
+def test_every_rank_of_every_node_is_told_its_place():
+    first, second = environments(2, 2, "10.0.0.7", 4321)
+    assert [(e["RANK"], e["LOCAL_RANK"]) for e in (*first, *second)] == [
+        ("0", "0"),
+        ("1", "1"),
+        ("2", "0"),
+        ("3", "1"),
+    ]
+    assert {(e["WORLD_SIZE"], e["LOCAL_WORLD_SIZE"]) for e in (*first, *second)} == {("4", "2")}
+    assert {(e["MASTER_ADDR"], e["MASTER_PORT"]) for e in second} == {("10.0.0.7", "4321")}

@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from typing import Any
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import torch
+from tqdm import tqdm
 
 from cream.comparison.members import make_plan, parse_methods
 from cream.comparison.running import run_comparison
@@ -83,6 +85,8 @@ def attempt(work: Work, root: Path, seconds: float | None = None) -> int | None:
         code = 1
         try:
             torch.set_num_threads(1)
+            # tqdm's lock is a semaphore that forks share: who is killed with it holds up the rest.
+            tqdm.set_lock(threading.RLock())
             work(root)
             code = 0
         except BaseException:

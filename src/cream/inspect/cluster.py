@@ -175,8 +175,9 @@ def spread_lines(workers: PlannedWorkers | None, ranks: Sequence[PlannedRanks]) 
     for one in ranks:
         state = "" if one.state_bytes is None else f"; a saved state {size(one.state_bytes)}"
         if one.ranks > 1 or one.warnings:
+            where = f" on {one.nodes} nodes" if one.nodes > 1 else ""
             lines.append(
-                f"{one.section}: {one.ranks} ranks, {size(one.bytes_per_rank)} on each, plus "
+                f"{one.section}: {one.ranks} ranks{where}, {size(one.bytes_per_rank)} on each, plus "
                 f"activations{state}"
             )
             lines += [f"  {warning}" for warning in one.warnings]

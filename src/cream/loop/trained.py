@@ -14,8 +14,15 @@ from cream.loop.context import Context
 from cream.recipe.training import TrainingSettings
 from cream.runs.files import write_json
 from cream.runs.store import Stage
-from cream.training.launch import RankedTraining, number_of_ranks, train_in_ranks
+from cream.training.launch import (
+    Places,
+    RankedTraining,
+    ThisMachine,
+    number_of_ranks,
+    train_in_ranks,
+)
 from cream.training.loop import OnStep
+from cream.training.nodes import SeveralNodes
 from cream.training.rank import Described
 from cream.training.train import TrainingSummary, train
 from cream.types import Example
@@ -74,7 +81,12 @@ def trained(
     """
     own, spec, scale = context.checkpoints, stage.spec, training.scale()
     compute = training.settings.compute
-    ranks = number_of_ranks(compute, own.device, divisible=training.divisible)
+    ranks = number_of_ranks(
+        compute,
+        own.device,
+        divisible=training.divisible,
+        reaches_nodes=context.crew is not None,
+    )
     given = training.given()
     if ranks > 1 and scale.skipped is None:
         return _on_ranks(context, stage, training, given, scale, ranks, on_step), given.replayed
@@ -105,7 +117,7 @@ def _on_ranks(
     ranks: int,
     on_step: OnStep,
 ) -> TrainingSummary:
-    own, spec = context.checkpoints, stage.spec
+    own, spec, nodes = context.checkpoints, stage.spec, training.settings.compute.nodes
     own.release()  # the memory is the ranks'
     ranked = RankedTraining(
         start=own.existing(str(spec.model)),
@@ -124,9 +136,20 @@ def _on_ranks(
         objective_file=stage.folder / OBJECTIVE,
         device=own.device.type,
         trust_remote_code=own.trust_remote_code,
-        threads=max(1, torch.get_num_threads() // ranks),
+        threads=max(1, torch.get_num_threads() * nodes // ranks),
     )
     folder, note = stage.folder / RANKS, context.progress.note
-    summary = train_in_ranks(ranked, folder, ranks, on_step=on_step, note=note)
-    write_json(stage.folder / WORLD, {"ranks": ranks, "nodes": 1, "device": own.device.type})
+    places = _places(context, ranks, nodes)
+    summary = train_in_ranks(ranked, folder, places, on_step=on_step, note=note)
+    write_json(stage.folder / WORLD, {"ranks": ranks, "nodes": nodes, "device": own.device.type})
     return summary
+
+
+def _places(context: Context, ranks: int, nodes: int) -> Places:
+    """Where the ranks of a training run."""
+    crew = context.crew
+    if nodes == 1 or crew is None:
+        return ThisMachine(ranks)
+    on_gpus = context.checkpoints.device.type == "cuda"
+    wait = crew.config.start_seconds
+    return SeveralNodes(crew.connected, nodes, ranks // nodes, on_gpus, wait)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cream.cache import expanded
 from cream.data.preferences import read_context
 from cream.engines.checkpoints import Checkpoints
@@ -38,6 +40,7 @@ from cream.models.positions import context_length, fast_reach
 from cream.models.reranker import is_reranker, load_reranker
 from cream.models.steered_reward import load_steered_reward, require_same_embedding
 from cream.recipe import Recipe
+from cream.recipe.cluster import RayCluster
 from cream.recipe.model import ModelConfig
 from cream.recipe.reranking import RerankerConfig, RerankerSource, WindowConfig
 from cream.recipe.scorers import (
@@ -112,9 +115,7 @@ def check_trainings(
                     checkpoints.seed_folder, trust_remote_code=checkpoints.trust_remote_code
                 )
                 refuse_unfit(model, lora)
-    device = checkpoints.device
-    number_of_ranks(recipe.sft.compute, device, divisible=True)
-    number_of_ranks(recipe.training.compute, device, divisible=not own_objective)
+    _trainings(recipe, checkpoints.device, own_objective=own_objective)
     if recipe.training.compute.pair_layout == "shared" and checkpoints.fast.tokens == 0:
         raise ModelError(
             "training.compute.pair_layout: this model cannot have chosen and rejected in one row: "
@@ -124,11 +125,21 @@ def check_trainings(
 
 def planned_trainings(context: Context) -> list[tuple[str, TrainingSettings, int]]:
     """Section, settings and number of ranks of each training of a run."""
-    recipe, device = context.recipe, context.checkpoints.device
     own = context.extensions.objective is not None
-    named = (("sft", recipe.sft, True), ("training", recipe.training, not own))
+    return _trainings(context.recipe, context.checkpoints.device, own_objective=own)
+
+
+def _trainings(
+    recipe: Recipe, device: torch.device, *, own_objective: bool
+) -> list[tuple[str, TrainingSettings, int]]:
+    reaches = isinstance(recipe.cluster, RayCluster)
+    named = (("sft", recipe.sft, True), ("training", recipe.training, not own_objective))
     return [
-        (name, settings, number_of_ranks(settings.compute, device, divisible=divisible))
+        (
+            name,
+            settings,
+            number_of_ranks(settings.compute, device, divisible=divisible, reaches_nodes=reaches),
+        )
         for name, settings, divisible in named
     ]
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -52,6 +52,8 @@ GRACE_SECONDS = 2.0
 STOP_SECONDS = 60.0
 """How long ranks that were asked to stop may take to end a step and save their state."""
 LOG_LINES = 12
+LOST = 1 << 10
+"""In place of an exit code: the rank's node answers no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,45 @@ class RankedTraining:
         write_json(folder / JOB, told)
 
 
+@runtime_checkable
+class Running(Protocol):
+    """Rank processes, wherever they are."""
+
+    def ended(self) -> list[int | None]:
+        """Exit code of each rank; None of one that runs, `LOST` of one that nobody can ask."""
+        ...
+
+    def end(self) -> None:
+        """End all of them and whatever they have started."""
+        ...
+
+
+@runtime_checkable
+class Places(Protocol):
+    """Where the ranks of a training run."""
+
+    @property
+    def ranks(self) -> int:
+        """How many there are."""
+        ...
+
+    def start(self, folder: Path) -> Running:
+        """Start all of them on the training that a folder describes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ThisMachine:
+    """All ranks here."""
+
+    ranks: int
+
+    def start(self, folder: Path) -> Ranks:
+        """See `Places`."""
+        here = "127.0.0.1"
+        return Ranks(folder, environments(self.ranks, 1, here, free_port(here))[0])
+
+
 class Ranks:
     """The rank processes of one node."""
 
@@ -130,10 +171,6 @@ class Ranks:
         """Exit code of each rank; None of one that runs."""
         return [process.poll() for process in self._processes]
 
-    def pids(self) -> list[int]:
-        """Process ids."""
-        return [process.pid for process in self._processes]
-
     def end(self) -> None:
         """End all of them and whatever they have started."""
         for process in self._processes:
@@ -145,52 +182,58 @@ class Ranks:
                 process.stdin.close()
 
 
-def number_of_ranks(compute: ComputeConfig, device: torch.device, *, divisible: bool) -> int:
-    """Ranks that a training is to have on this machine.
+def number_of_ranks(
+    compute: ComputeConfig, device: torch.device, *, divisible: bool, reaches_nodes: bool
+) -> int:
+    """Ranks that a training is to have, on all its nodes together.
 
     Args:
         compute: The recipe's settings.
-        device: Where the model runs.
+        device: Where the model runs. Every node is taken to have as many GPUs as this machine.
         divisible: Whether the ranks can be told what to do: by a recipe, not by objects.
+        reaches_nodes: Whether other nodes can be reached, which is by Ray.
 
     Raises:
-        RecipeError: More than there are GPUs, on more than one node, or of what they cannot be
-            told.
+        RecipeError: More than there are GPUs, on nodes that cannot be reached, or of what they
+            cannot be told.
     """
-    if compute.nodes > 1:
+    if compute.nodes > 1 and not reaches_nodes:
         raise RecipeError(
-            f"compute.nodes: {compute.nodes} nodes cannot train together yet; set nodes: 1"
+            f"compute.nodes: {compute.nodes} nodes train together through Ray; set cluster: ray, "
+            "or nodes: 1"
         )
     gpus = torch.cuda.device_count() if device.type == "cuda" else 0
-    if compute.ranks == "auto":
+    if compute.ranks == "auto" and compute.nodes == 1:
         return max(1, gpus) if divisible and device.index is None else 1
-    if compute.ranks > 1 and not divisible:
+    each = max(1, gpus) if compute.ranks == "auto" else compute.ranks
+    if each * compute.nodes > 1 and not divisible:
         raise RecipeError(
-            f"compute.ranks: {compute.ranks} ranks cannot be given an objective that is an object "
-            "of Python; set ranks: 1, or call cream.training.train.train under torchrun"
+            f"compute.ranks: {each * compute.nodes} ranks cannot be given an objective that is an "
+            "object of Python; set ranks: 1 and nodes: 1, or call cream.training.train.train under "
+            "torchrun"
         )
-    if device.type == "cuda" and compute.ranks > gpus:
+    if device.type == "cuda" and each > gpus:
         raise RecipeError(
-            f"compute.ranks: {compute.ranks} ranks, and this machine has {gpus} GPUs; set at most "
-            f"{gpus}"
+            f"compute.ranks: {each} ranks, and this machine has {gpus} GPUs; set at most {gpus}"
         )
-    return compute.ranks
+    return each * compute.nodes
 
 
 def train_in_ranks(
     training: RankedTraining,
     folder: Path,
-    ranks: int,
+    places: Places,
     *,
     on_step: OnStep,
     note: Callable[[str], None],
 ) -> TrainingSummary:
-    """Train on so many ranks of this machine; the trained model is in ``training.result``.
+    """Train on ranks; the trained model is in ``training.result``.
 
     Args:
         training: What to do.
-        folder: For what ranks are told and tell; removed on success.
-        ranks: Processes.
+        folder: For what ranks are told and tell; removed on success. On several nodes it is on a
+            disk that all of them share, as the folders of `training` are.
+        places: Where they run.
         on_step: Called after every step, restored ones excluded.
         note: Told when ranks are started again.
 
@@ -203,23 +246,23 @@ def train_in_ranks(
         remove_folder(folder)
         remove_folder(training.result)
         training.write(folder)
-        died = _attempt(folder, ranks, on_step)
+        died = _attempt(folder, places, on_step)
         if died is None:
             summary = _summary(read_json(folder / SUMMARY))
             remove_folder(folder)
             return summary
         if attempt < RESTARTS:
-            note(f"{died}; all {ranks} ranks start again from the last state")
+            note(f"{died}; all {places.ranks} ranks start again from the last state")
     raise TrainingError(
         f"{died}, {RESTARTS + 1} times. The last state is kept: mend what the log names, or set "
         f"another compute.ranks.{_tail(folder)}"
     )
 
 
-def _attempt(folder: Path, ranks: int, on_step: OnStep) -> str | None:
+def _attempt(folder: Path, places: Places, on_step: OnStep) -> str | None:
     """Run the ranks to their end; None, or which of them died and how."""
     steps = _Steps(folder / STEPS, on_step)
-    running = Ranks(folder, environments(ranks))
+    running = places.start(folder)
     try:
         while True:
             ended = running.ended()
@@ -240,11 +283,11 @@ def _attempt(folder: Path, ranks: int, on_step: OnStep) -> str | None:
         raise _raised(failed)
     rank, code = next((r, c) for r, c in enumerate(ended) if c not in (None, 0))
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return f"rank {rank} of {ranks} {how}"
+    return f"rank {rank} of {places.ranks} {'was lost with its node' if code == LOST else how}"
 
 
 @contextmanager
-def _stopping(running: Ranks, folder: Path) -> Iterator[None]:
+def _stopping(running: Running, folder: Path) -> Iterator[None]:
     """Who hears of a step and stops has the ranks save a state first; Ctrl-C again ends them."""
     try:
         yield
@@ -264,14 +307,32 @@ def _raised(failed: Mapping[str, Any]) -> CreamError:
     return kind(failed["message"])
 
 
-def environments(ranks: int) -> list[dict[str, str]]:
-    """What torchrun would set for each rank of this machine, at a port that is free."""
+def free_port(host: str) -> int:
+    """A port of this machine that nobody has."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [{**common, **place, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(ranks)]
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def environments(each: int, nodes: int, host: str, port: int) -> list[list[dict[str, str]]]:
+    """What torchrun would set for every rank of every node.
+
+    Args:
+        each: Ranks of one node.
+        nodes: Nodes; the first has rank 0.
+        host: Address of the first, as all nodes reach it.
+        port: Of it, where ranks meet.
+    """
+    common = {
+        "WORLD_SIZE": str(each * nodes),
+        "LOCAL_WORLD_SIZE": str(each),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+    }
+    return [
+        [{**common, "RANK": str(n * each + r), "LOCAL_RANK": str(r)} for r in range(each)]
+        for n in range(nodes)
+    ]
 
 
 class _Steps:
