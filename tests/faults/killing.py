@@ -39,6 +39,8 @@ SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"
 MODES = (*sorted(path.stem for path in SMOKE.glob("*.yaml")), "compare")
 MAY_DIFFER = ("begun.json", ".lock")
 """Deleted after the mark of its stage was written, so it may be left; and what holds no content."""
+HANGS_AFTER, HUNG = 600.0, -1000
+"""Seconds that an attempt which nobody kills may take, and what it ended with if it took more."""
 Work = Callable[[Path], Any]
 
 
@@ -95,15 +97,15 @@ def attempt(work: Work, root: Path, seconds: float | None = None) -> int | None:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    until = None if seconds is None else time.monotonic() + seconds
-    while until is None or time.monotonic() < until:
-        done, status = os.waitpid(child, 0 if until is None else os.WNOHANG)
+    until = time.monotonic() + (HANGS_AFTER if seconds is None else seconds)
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return None
+    return None if seconds is not None else HUNG
 
 
 def held(root: Path) -> dict[str, Any]:
@@ -128,7 +130,7 @@ def kill_mode(mode: str, kills: int, folder: Path, inputs: Path, rng: random.Ran
             code = attempt(work, root, None if last else rng.uniform(0, whole))
             told.kills += code is None
         if code != 0:
-            told.wrong = f"ended with {code}"
+            told.wrong = "hung" if code == HUNG else f"ended with {code}"
         elif held(root) != truth:
             mine = held(root)
             keys = [k for k in {**truth, **mine} if truth.get(k) != mine.get(k)]

@@ -55,6 +55,10 @@ def test_what_a_rank_holds(tiny_recipe: Callable[..., Recipe], tmp_path: Path):
     assert found.warnings == [
         "training.compute.ranks: 8 ranks, and a step has 4 items; the others run ghosts"
     ]
+    far = tiny_recipe(tmp_path / "run", "training.compute.nodes=2").training
+    assert spread_lines(None, [planned_ranks("training", far, 4, 8_030_000_000)]) == [
+        "training: 4 ranks on 2 nodes, 32.1 GB on each, plus activations; a saved state 96.4 GB"
+    ]
     lora = tiny_recipe(tmp_path / "run", "training.lora.rank=4").training
     adapters = planned_ranks("training", lora, 4, 1000)
     assert adapters.bytes_per_rank == 1000

@@ -177,8 +177,8 @@ def spread_lines(workers: PlannedWorkers | None, ranks: Sequence[PlannedRanks]) 
         if one.ranks > 1 or one.warnings:
             where = f" on {one.nodes} nodes" if one.nodes > 1 else ""
             lines.append(
-                f"{one.section}: {one.ranks} ranks{where}, {size(one.bytes_per_rank)} on each, plus "
-                f"activations{state}"
+                f"{one.section}: {one.ranks} ranks{where}, {size(one.bytes_per_rank)} on each, "
+                f"plus activations{state}"
             )
             lines += [f"  {warning}" for warning in one.warnings]
     return lines
