@@ -16,7 +16,7 @@ help:
 	@echo "  make test-faults  kills, flipped bits, full disks, hostile inputs; long: FAULTS=long"
 	@echo "  make bench      Cream against what one would otherwise run; BENCH='sampling --quick'"
 	@echo "  make study      which labels of its own a model may trust; study-full: all of it, hours"
-	@echo "  make falsify    does a method do what its page says, on a tiny model; METHOD=scir"
+	@echo "  make falsify    does a method do what its page says, on a tiny model; METHOD=scir (MODEL=embedded: 135M)"
 	@echo "  make check      lint, types, import contracts"
 	@echo "  make docs       the documentation site, in site/; warnings are errors"
 
@@ -59,7 +59,7 @@ bench: setup
 
 # METHOD: a module of scripts/falsifiers. Writes docs/results/related/<METHOD>.json.
 falsify: setup
-	$(BIN)/python scripts/falsify.py $(METHOD)
+	$(BIN)/python scripts/falsify.py $(METHOD) $(if $(MODEL),--model $(MODEL))
 
 test: setup
 	$(BIN)/python -m pytest

@@ -7,6 +7,12 @@ equal steps, figures per seed, and what must hold if the method is implemented a
 implementation (a sign, a mis-join, an order not reversed) is one of the arms, so that a test that
 could not fail shows. Writes ``<method>.json`` and prints the table; exits with 1 if anything that
 must hold does not.
+
+    make falsify METHOD=selm MODEL=embedded
+
+asks the same of SmolLM2-135M-Instruct: ``recipes/related/selm.yaml`` with its arms as a comparison
+(`cream compare`; resumed where it was stopped), and ``embedded-selm.json``, with differences to the
+first arm, paired by seed.
 """
 
 from __future__ import annotations
@@ -17,11 +23,14 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("CREAM_KERNELS", "off")
+from scipy.stats import sem, t
+
+from cream.runs.manifest import describe_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,6 +66,45 @@ class Falsified:
     setting: str
     arms: list[Arm]
     claims: list[Claim]
+    baseline: str | None = None
+    """The arm that others are compared with."""
+    seconds: float | None = None
+    """Of trainings made before this call; None: all were made in it."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Over seeds, with the 95 % t interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}], n = {self.n}"
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """Mean of independent values, at least two, with its interval."""
+    centre = sum(values) / len(values)
+    error = float(sem(values))
+    half = float(t.ppf(0.975, len(values) - 1)) * error
+    return Mean(centre, centre - half, centre + half, len(values))
+
+
+def differences(found: Falsified) -> dict[str, dict[str, Mean]]:
+    """Every figure of every other arm minus the baseline's, paired by seed."""
+    of = {arm.name: arm.figures for arm in found.arms}
+    base = of.pop(found.baseline or "")
+    return {
+        name: {
+            key: mean_of([a - b for a, b in zip(values, base[key], strict=True)])
+            for key, values in figures.items()
+            if key in base and len(values) > 1
+        }
+        for name, figures in of.items()
+    }
 
 
 def table(found: Falsified) -> str:
@@ -77,23 +125,45 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("method")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--model", choices=("tiny", "embedded"), default="tiny")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/falsify")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "related")
     given = parser.parse_args()
     began = time.perf_counter()
-    found: Falsified = importlib.import_module(f"falsifiers.{given.method}").run(given.seeds)
-    seconds = time.perf_counter() - began
+    if given.model == "tiny":
+        os.environ.setdefault("CREAM_KERNELS", "off")
+        found: Falsified = importlib.import_module(f"falsifiers.{given.method}").run(given.seeds)
+    else:
+        embedded = importlib.import_module("falsifiers.embedded")
+        found = embedded.run(given.method, given.seeds, given.runs / given.method)
+    seconds = time.perf_counter() - began if found.seconds is None else found.seconds
     print(f"{found.method}: {found.setting}; {given.seeds} seeds, {seconds:.0f} s\n")
     print(table(found) + "\n")
     for claim in found.claims:
         print(f"[{'holds' if claim.holds else 'FAILS'}] {claim.kind}: {claim.says}: {claim.seen}")
+    command = f"python scripts/falsify.py {found.method} --seeds {given.seeds}"
     document: dict[str, Any] = {
-        **asdict(found),
+        "method": found.method,
+        "setting": found.setting,
+        "arms": [asdict(arm) for arm in found.arms],
+        "claims": [asdict(claim) for claim in found.claims],
         "seeds": given.seeds,
         "seconds": round(seconds, 1),
-        "command": f"python scripts/falsify.py {found.method} --seeds {given.seeds}",
+        "command": command if given.model == "tiny" else f"{command} --model embedded",
     }
+    name = found.method
+    if found.baseline is not None:
+        name = f"embedded-{found.method}"
+        compared = {
+            arm: {k: asdict(v) for k, v in of.items()} for arm, of in differences(found).items()
+        }
+        document |= {
+            "baseline": found.baseline,
+            "differences": compared,
+            "environment": describe_environment(),
+        }
     given.out.mkdir(parents=True, exist_ok=True)
-    path = given.out / f"{found.method}.json"
+    path = given.out / f"{name}.json"
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(f"\nwrote {path}")
     return int(any(not claim.holds for claim in found.claims if claim.kind == "implemented"))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -20,7 +21,15 @@ from cream.stages.transform import score_examples, with_references
 from cream.testing import tiny_model, tiny_tokenizer
 from cream.training.examples import completion_example
 from cream.training.train import TrainingSummary, train
-from cream.types import Example, Message, Prompt, ScoringRequest
+from cream.types import (
+    Completion,
+    Example,
+    FinishReason,
+    Message,
+    Prompt,
+    RankedPair,
+    ScoringRequest,
+)
 
 LETTERS = string.ascii_lowercase
 
@@ -41,6 +50,38 @@ def prompts(count: int, seed: int) -> list[str]:
     draw = random.Random(seed)
     words = [a + b + c for a in LETTERS for b in LETTERS for c in LETTERS]
     return draw.sample(words, count)
+
+
+def text_pair(
+    name: str,
+    asked: Prompt,
+    said: Sequence[str],
+    by: ChatEncoder | None = None,
+    *,
+    rewards: tuple[float, float] = (1.0, 0.0),
+    columns: Mapping[str, float] | None = None,
+) -> RankedPair:
+    """A pair of two texts, the first one chosen, without sums under any reference."""
+    by = by or encoder()
+    sides = [
+        Completion(
+            name,
+            f"{name}-{k}",
+            by.encode_completion(asked.messages, text),
+            text,
+            FinishReason.STOP,
+            0,
+        )
+        for k, text in enumerate(said)
+    ]
+    ids, unknown = by.encode_prompt(asked.messages), float("nan")
+    return RankedPair(name, asked, ids, *sides, *rewards, 1.0, 1.0, unknown, unknown, columns or {})
+
+
+def pair_sums(model: Any, pairs: Sequence[RankedPair]) -> torch.Tensor:
+    """Log-prob sums of both sides of pairs, [pair, side], float64."""
+    asked = [(p.prompt_token_ids, s.token_ids) for p in pairs for s in (p.chosen, p.rejected)]
+    return sums(model, asked).reshape(-1, 2)
 
 
 def fine_tuned(pairs: Sequence[tuple[str, str]], *, seed: int, epochs: int, rate: float) -> Any:
@@ -117,8 +158,14 @@ def scored(model: Any, examples: Sequence[Example]) -> list[Example]:
 
 def sums(model: Any, asked: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> torch.Tensor:
     """Log-prob sums of completions after prompts, ids, float64."""
+    runs = [(ids, list(same)) for ids, same in groupby(asked, key=lambda one: one[0])]
     requests = [
-        ScoringRequest(str(i), ids, (completion,)) for i, (ids, completion) in enumerate(asked)
+        ScoringRequest(str(i), ids, tuple(completion for _, completion in same))
+        for i, (ids, same) in enumerate(runs)
     ]
-    found = {g.prompt_id: float(g.token_logps[0].sum()) for g in TorchScorer(model).score(requests)}
-    return torch.tensor([found[str(i)] for i in range(len(asked))], dtype=torch.float64)
+    found = {
+        g.prompt_id: [float(one.sum()) for one in g.token_logps]
+        for g in TorchScorer(model).score(requests)
+    }
+    ordered = [value for i in range(len(runs)) for value in found[str(i)]]
+    return torch.tensor(ordered, dtype=torch.float64)

@@ -11,16 +11,18 @@ import copy
 import random
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
-from falsifiers.letters import encoder, fine_tuned, prompt, sums
+from falsifiers.letters import encoder, fine_tuned, pair_sums, prompt, sums, text_pair
 from falsify import Arm, Claim, Falsified
 from safetensors.torch import load_file
 
 from cream.algorithms.degree import HEADS, role_of, zero_heads
+from cream.models.chat import ChatEncoder
 from cream.recipe.degree import PreferenceDegree
 from cream.recipe.objectives import Dpo
 from cream.recipe.training import TrainingConfig
@@ -29,7 +31,7 @@ from cream.stages.degrees import Degrees
 from cream.training.examples import BatchLayout
 from cream.training.forward import choose_route
 from cream.training.train import train
-from cream.types import Completion, Example, FinishReason, RankedPair
+from cream.types import Example, RankedPair
 
 CLASSES = {"p": "abcdefgh", "q": "ijklmnop", "r": "qrstuvab", "s": "efghmnop"}
 FILLERS = "wxyz"
@@ -55,29 +57,15 @@ def a_pair(name: str, draw: random.Random) -> RankedPair:
     """Keys of the class that is asked for, against those of another."""
     kind = draw.choice(list(CLASSES))
     other = draw.choice([k for k in CLASSES if k != kind])
-    asked = prompt(f"{kind} {name}")
-    sides = []
-    for k, said in enumerate((answer(kind, draw), answer(other, draw))):
-        ids = encoder().encode_completion(asked.messages, said)
-        sides.append(Completion(name, f"{name}-{k}", ids, said, FinishReason.STOP, 0))
-    unknown = float("nan")
-    ids = encoder().encode_prompt(asked.messages)
-    return RankedPair(f"{name}", asked, ids, *sides, 1.0, 0.0, 1.0, 1.0, unknown, unknown)
+    return text_pair(name, prompt(f"{kind} {name}"), (answer(kind, draw), answer(other, draw)))
 
 
 def referenced(pairs: Sequence[RankedPair], model: Any) -> list[RankedPair]:
     """The pairs with their sums under the loss reference."""
-    found = []
-    for pair in pairs:
-        asked = [(pair.prompt_token_ids, side.token_ids) for side in (pair.chosen, pair.rejected)]
-        one, other = sums(model, asked).tolist()
-        found.append(
-            RankedPair(
-                pair.pair_id, pair.prompt, pair.prompt_token_ids, pair.chosen, pair.rejected,
-                1.0, 0.0, 1.0, 1.0, one, other,
-            )
-        )  # fmt: skip
-    return found
+    return [
+        replace(pair, chosen_reference=one, rejected_reference=other)
+        for pair, (one, other) in zip(pairs, pair_sums(model, pairs).tolist(), strict=True)
+    ]
 
 
 def section(**given: Any) -> PreferenceDegree:
@@ -97,10 +85,13 @@ def section(**given: Any) -> PreferenceDegree:
 
 
 def examples_of(
-    pairs: Sequence[RankedPair], term: PreferenceDegree, seed: int
+    pairs: Sequence[RankedPair],
+    term: PreferenceDegree,
+    seed: int,
+    by: ChatEncoder | None = None,
 ) -> tuple[list[Example], float]:
     """The examples of an arm, and what the length alone tells."""
-    made = extend_pairs(pairs, [Degrees(term, seed=seed)], encoder())
+    made = extend_pairs(pairs, [Degrees(term, seed=seed)], by or encoder())
     return made.examples, float(made.figures["degree"]["length_only"] or 0.0)
 
 
@@ -125,26 +116,39 @@ def trained(
         path = Path(folder) / "heads.safetensors"
         made, _ = examples_of(pairs, term, seed)
         train(model, made, objective, settings, seed=seed, objective_file=path)
-        heads = zero_heads(model.config.hidden_size, DEGREES, SIDES, shared=False)
-        heads.load_state_dict({k.removeprefix(f"{HEADS}."): v for k, v in load_file(path).items()})
-    return model.eval(), heads
+        return model.eval(), heads_of(model, path)
+
+
+def heads_of(model: Any, path: Path) -> torch.nn.Module:
+    """Heads as a training left them."""
+    heads = zero_heads(model.config.hidden_size, DEGREES, SIDES, shared=False)
+    heads.load_state_dict({k.removeprefix(f"{HEADS}."): v for k, v in load_file(path).items()})
+    return heads
 
 
 @torch.no_grad()
 def told(
-    model: Any, heads: Any, held_out: Sequence[Example], term: PreferenceDegree
+    model: Any,
+    heads: Any,
+    held_out: Sequence[Example],
+    term: PreferenceDegree,
+    at_once: int = HELD_OUT,
+    *,
+    shared: bool = False,
 ) -> tuple[float, list[float]]:
     """Accuracy over both sides and all degrees, and the mean predicted degree by true degree."""
     needs = Dpo(degree=term).build().needs
-    batch = BatchLayout(needs, shared=False).batch(held_out)
-    computed = choose_route(model).forward(model, batch.tokens)
-    inputs = batch.inputs(computed.token_logps, computed.states)
-    right, predicted = [], []
-    for k in range(DEGREES):
-        logits = torch.cat([heads[side](inputs[role_of(side, k)].hidden) for side in SIDES])
-        right.append((logits.argmax(-1) == k).float().mean().item())
-        predicted.append((logits.softmax(-1) @ torch.arange(float(DEGREES))).mean().item())
-    return sum(right) / DEGREES, predicted
+    logits: list[list[torch.Tensor]] = [[] for _ in range(DEGREES)]
+    for begin in range(0, len(held_out), at_once):
+        batch = BatchLayout(needs, shared=shared).batch(held_out[begin : begin + at_once])
+        computed = choose_route(model).forward(model, batch.tokens)
+        inputs = batch.inputs(computed.token_logps, computed.states)
+        for k, found in enumerate(logits):
+            found += [heads[side](inputs[role_of(side, k)].hidden) for side in SIDES]
+    said = [torch.cat(found) for found in logits]
+    right = [(one.argmax(-1) == k).float().mean().item() for k, one in enumerate(said)]
+    degrees = torch.arange(float(DEGREES))
+    return sum(right) / DEGREES, [(one.softmax(-1) @ degrees).mean().item() for one in said]
 
 
 def tau(model: Any, reference: Any, held_out: Sequence[Example]) -> float:
@@ -161,9 +165,8 @@ def tau(model: Any, reference: Any, held_out: Sequence[Example]) -> float:
 
 def pair_accuracy(model: Any, held_out: Sequence[RankedPair]) -> float:
     """Share of held-out pairs whose chosen answer has the higher implicit reward."""
-    asked = [(p.prompt_token_ids, s.token_ids) for p in held_out for s in (p.chosen, p.rejected)]
     before = torch.tensor([[p.chosen_reference, p.rejected_reference] for p in held_out])
-    gained = sums(model, asked).reshape(-1, 2) - before
+    gained = pair_sums(model, held_out) - before
     return (gained[:, 0] > gained[:, 1]).double().mean().item()
 
 

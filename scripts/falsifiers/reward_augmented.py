@@ -23,6 +23,7 @@ from falsifiers.letters import (
     prompts,
     scored,
     sums,
+    text_pair,
 )
 from falsify import Arm, Claim, Falsified
 
@@ -31,7 +32,7 @@ from cream.recipe.goals import GivenScale, Goals
 from cream.recipe.objectives import Dpo
 from cream.stages.goals import GoalRows
 from cream.stages.transform import transform_pairs
-from cream.types import Completion, Example, FinishReason, RankedPair
+from cream.types import Example, RankedPair
 
 BETA, STEPS, ROWS, RATE = 0.1, 60, 12, 1e-3
 LENGTHS = (1, 2, 3, 4, 6, 7, 8)
@@ -52,30 +53,10 @@ def some_letters(draw: random.Random, length: int) -> str:
 def a_pair(word: str, draw: random.Random) -> RankedPair:
     """Two answers of different length, the shorter one chosen."""
     short, long = sorted(draw.sample(LENGTHS, 2))
-    asked = prompt(word)
-    chosen_side, rejected_side = (
-        Completion(
-            word,
-            f"{word}-{k}",
-            encoder().encode_completion(asked.messages, text),
-            text,
-            FinishReason.STOP,
-            0,
-        )
-        for k, text in enumerate((some_letters(draw, short), some_letters(draw, long)))
-    )
-    return RankedPair(
-        f"{word}-0>{word}-1",
-        asked,
-        encoder().encode_prompt(asked.messages),
-        chosen_side,
-        rejected_side,
-        score(chosen_side.text),
-        score(rejected_side.text),
-        1.0,
-        1.0,
-        float("nan"),
-        float("nan"),
+    said = some_letters(draw, short), some_letters(draw, long)
+    rewards = score(said[0]), score(said[1])
+    return replace(
+        text_pair(word, prompt(word), said, rewards=rewards), pair_id=f"{word}-0>{word}-1"
     )
 
 

@@ -14,12 +14,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from falsifiers.letters import encoder, fine_tuned, preferred, prompt, sums
+from falsifiers.letters import (
+    encoder,
+    fine_tuned,
+    pair_sums,
+    preferred,
+    prompt,
+    sums,
+    text_pair,
+)
 from falsify import Arm, Claim, Falsified
 from scipy.stats import spearmanr
 
 from cream.algorithms.judging import VERDICT_LABELS, verdict_prompt
 from cream.algorithms.scir import PAIR, divergence, judges
+from cream.models.chat import ChatEncoder
 from cream.recipe.scir import Scir
 from cream.runs.tables import LOGP_PREFIX
 from cream.stages.additions import extend_pairs
@@ -27,7 +36,7 @@ from cream.stages.verdicts import Verdicts
 from cream.testing import tiny_model
 from cream.training.examples import BatchLayout
 from cream.training.forward import choose_route
-from cream.types import Completion, Example, FinishReason, RankedPair
+from cream.types import Example, Prompt, RankedPair
 
 DIGITS = "0123456789"
 STEPS, BATCH, HELD_OUT = 25, 16, 400
@@ -60,29 +69,25 @@ def seed_data(draw: random.Random) -> list[tuple[str, str]]:
     return rows
 
 
-def pair_of(name: str, a: int, b: int, said: Sequence[str]) -> RankedPair:
-    """Two answers, in the order given."""
-    asked = prompt(question(a, b))
-    sides = [
-        Completion(
-            name,
-            f"{name}-{k}",
-            encoder().encode_completion(asked.messages, text),
-            text,
-            FinishReason.STOP,
-            0,
-        )
-        for k, text in enumerate(said)
-    ]
-    right = {f"{s}_verifier": float(t == str(max(a, b))) for s, t in zip(PAIR, said, strict=True)}
-    ids = encoder().encode_prompt(asked.messages)
-    return RankedPair(name, asked, ids, *sides, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, right)
+def pair_of(
+    name: str, asked: Prompt, said: Sequence[str], right: Sequence[bool], by: ChatEncoder
+) -> RankedPair:
+    """Two answers, in the order given, and whether either is right."""
+    known = {f"{s}_verifier": float(r) for s, r in zip(PAIR, right, strict=True)}
+    return text_pair(name, asked, said, by, columns=known)
 
 
-def examples_of(pairs: Sequence[RankedPair], seed_model: Any, start: Any) -> list[Example]:
+def digits(name: str, a: int, b: int, said: Sequence[str]) -> RankedPair:
+    """Two digits as answers."""
+    right = [text == str(max(a, b)) for text in said]
+    return pair_of(name, prompt(question(a, b)), said, right, encoder())
+
+
+def examples_of(
+    pairs: Sequence[RankedPair], seed_model: Any, start: Any, by: ChatEncoder | None = None
+) -> list[Example]:
     """The examples of pairs as the loop makes them, M1 both policy and loss reference."""
-    asked = [(p.prompt_token_ids, s.token_ids) for p in pairs for s in (p.chosen, p.rejected)]
-    under = [sums(model, asked).reshape(-1, 2).tolist() for model in (seed_model, start)]
+    under = [pair_sums(model, pairs).tolist() for model in (seed_model, start)]
     known = [
         replace(
             pair,
@@ -99,7 +104,7 @@ def examples_of(pairs: Sequence[RankedPair], seed_model: Any, start: Any) -> lis
         )
         for pair, before, now in zip(pairs, *under, strict=True)
     ]
-    return extend_pairs(known, [Verdicts(special=(), policy="M1")], encoder()).examples
+    return extend_pairs(known, [Verdicts(special=(), policy="M1")], by or encoder()).examples
 
 
 def exchanged(examples: Sequence[Example]) -> list[Example]:
@@ -128,7 +133,7 @@ def sampled(model: Any, draw: random.Random, count: int) -> list[RankedPair]:
     found = []
     for i, ((a, b), p) in enumerate(zip(asked, odds, strict=True)):
         said = generator.choice(10, size=2, replace=False, p=(p + 1e-9) / (p + 1e-9).sum())
-        found.append(pair_of(f"t{i}", a, b, [str(d) for d in said]))
+        found.append(digits(f"t{i}", a, b, [str(d) for d in said]))
     return found
 
 
@@ -140,33 +145,38 @@ def decided(draw: random.Random) -> list[RankedPair]:
         right = str(max(a, b))
         said = [right, draw.choice([d for d in DIGITS if d != right])]
         draw.shuffle(said)
-        found.append(pair_of(f"h{i}", a, b, said))
+        found.append(digits(f"h{i}", a, b, said))
     return found
 
 
 @torch.no_grad()
-def measured(model: Any, held_out: Sequence[Example]) -> dict[str, float]:
+def measured(
+    model: Any, held_out: Sequence[Example], at_once: int = HELD_OUT, *, shared: bool = False
+) -> dict[str, float]:
     """What both judges of a model say of the held-out pairs."""
     needs = Scir().build().needs
-    batch = BatchLayout(needs, shared=False).batch(held_out)
-    computed = choose_route(model).forward(model, batch.tokens)
-    inputs = batch.inputs(computed.token_logps)
-    logps = {role: inputs[role].logps for role in needs.scored}
-    both = judges(inputs, logps, reward_beta=REWARD_BETA, temperature=1.0)
-    right = inputs.columns["right_side"]
-    implicit, judge = both.a.sign() == right, both.b.sign() == right
+    found = []
+    for begin in range(0, len(held_out), at_once):
+        batch = BatchLayout(needs, shared=shared).batch(held_out[begin : begin + at_once])
+        computed = choose_route(model).forward(model, batch.tokens)
+        inputs = batch.inputs(computed.token_logps)
+        logps = {role: inputs[role].logps for role in needs.scored}
+        said = judges(inputs, logps, reward_beta=REWARD_BETA, temperature=1.0)
+        found.append((said.a, said.b, said.c, said.mass, inputs.columns["right_side"]))
+    a, b, c, mass, right = (torch.cat(parts).double() for parts in zip(*found, strict=True))
+    implicit, judge = a.sign() == right, b.sign() == right
     return {
-        "J": divergence(both.a, both.b).mean().item(),
-        "rank correlation": float(spearmanr(both.a.numpy(), both.b.numpy()).statistic),
-        "sign agreement": (both.a.sign() == both.b.sign()).float().mean().item(),
-        "accuracy implicit": implicit.float().mean().item(),
-        "accuracy judge": judge.float().mean().item(),
-        "both right": (implicit & judge).float().mean().item(),
-        "both wrong": (~implicit & ~judge).float().mean().item(),
-        "std a": both.a.std().item(),
-        "std b": both.b.std().item(),
-        "bias": both.c.abs().mean().item(),
-        "label mass": both.mass.mean().item(),
+        "J": divergence(a, b).mean().item(),
+        "rank correlation": float(spearmanr(a.numpy(), b.numpy()).statistic),
+        "sign agreement": (a.sign() == b.sign()).double().mean().item(),
+        "accuracy implicit": implicit.double().mean().item(),
+        "accuracy judge": judge.double().mean().item(),
+        "both right": (implicit & judge).double().mean().item(),
+        "both wrong": (~implicit & ~judge).double().mean().item(),
+        "std a": a.std().item(),
+        "std b": b.std().item(),
+        "bias": c.abs().mean().item(),
+        "label mass": mass.mean().item(),
     }
 
 

@@ -63,9 +63,9 @@ class Goals(Section):
     both orders under one text."""
     rows: Literal["both", "high"] = "both"
     """``high``: only the row under the high goal, which is DPO with a longer prompt. A control."""
-    share: float = Field(default=1.0, gt=0, le=1)
-    """Share of the pairs that are told goals, in (0, 1]; the others train under the plain prompt
-    (the paper's ``half``: 0.5)."""
+    share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the pairs that are told goals, in [0, 1]; the others train under the plain prompt
+    (the paper's ``half``: 0.5). 0 is plain DPO, evaluated under goals: the control."""
     sample: Literal["none", "top"] = "none"
     """What M_t is told when it answers the prompts of an iteration, from t = 2 on; M1 knows no
     goals. ``top``: the goal 10, under which the answers are also scored, by every model."""
