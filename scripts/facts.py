@@ -2,7 +2,8 @@
 
     python scripts/facts.py        # writes recipes/related/facts/{seed,prompts,test}.jsonl
 
-Everything told is computed, so a wrong answer is the true one of another subject. Used by
+Everything told is computed (a square counts as below itself), so a wrong answer is the true one of
+another subject. Used by
 ``recipes/related/preference_degree.yaml``: the answers of other recipes are one number.
 """
 

@@ -171,6 +171,16 @@ def test_only_a_share_is_told_goals_and_the_rest_keeps_its_prompt_and_sums(encod
     assert {e.example_id for e in again if len(e.sequences) == 2} == {e.example_id for e in plain}
 
 
+def test_no_share_is_plain_dpo_on_every_pair(encoder):
+    given = [pair(encoder, "a", 9.0, 2.0), pair(encoder, "b", 9.0, 9.0)]
+    examples, _ = rows(*given, encoder=encoder, share=0)
+
+    assert [e.prompt_token_ids for e in examples] == [p.prompt_token_ids for p in given]
+    assert all(set(e.sequences) == {"chosen", "rejected"} for e in examples)
+    with pytest.raises(ValueError, match="no goal would ever be told"):
+        Goals(share=0, evaluate=[])
+
+
 def test_high_rows_alone_are_dpo_with_a_longer_prompt(encoder):
     (example,), _ = rows(pair(encoder, "a", 9.0, 2.0), encoder=encoder, rows="high")
     assert set(example.sequences) == {"chosen", "rejected"}

@@ -81,6 +81,8 @@ class Goals(Section):
             )
         if len(set(self.evaluate)) != len(self.evaluate):
             raise ValueError("evaluate names a goal twice")
+        if not self.share and not self.evaluate:
+            raise ValueError("share 0 and no goal in evaluate: no goal would ever be told")
         return self
 
     def told(self, goal: int) -> Goal:
