@@ -208,7 +208,6 @@ def preference_degree(member: Member, name: str) -> Figures:
     phrases, _ = degree_world.examples_of(pairs, whole, member.seed, encoder)
     own, length_only = degree_world.examples_of(pairs, every, member.seed, encoder)
     heads = degree_world.heads_of(model, member.run / "iteration-1/train/objective.safetensors")
-    heads = heads.to(model.dtype)
     accuracy, predicted = degree_world.told(model, heads, own, every, AT_ONCE, shared=True)
     return {
         "degree accuracy": accuracy,
