@@ -201,8 +201,8 @@ def preference_degree(member: Member, name: str) -> Figures:
     if name == START:
         return {}
     encoder, start, pairs = member.context.encoder, member.model(START), member.first.facts
-    section = member.reader.recipe.method.objective.degree
-    every = section.model_copy(update={"versions": "all"})
+    method: Any = member.reader.recipe.method
+    every = method.objective.degree.model_copy(update={"versions": "all"})
     whole = every.model_copy(update={"removal": "key_phrases"})
     model = member.model(name)
     phrases, _ = degree_world.examples_of(pairs, whole, member.seed, encoder)
