@@ -199,7 +199,7 @@ def _literal(match: re.Match[str]) -> Fraction | None:
         if n is None or not d or (minus and match["whole"]):
             return None
         value = n / d * (-1 if minus else 1)
-        return value if match["whole"] is None else _mixed(int(match["whole"]), value)
+        return value if match["whole"] is None else _mixed(int(match["whole"].strip()), value)
     part = match["vulgar"] or match["mixed"]
     if part:
         fraction = _vulgar(part) if match["vulgar"] else _ratio(part)
