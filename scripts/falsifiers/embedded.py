@@ -117,6 +117,7 @@ class Member:
         )
         return {
             "steps": float(done.steps),
+            "steps taken": float(done.steps - done.steps_at_rounding),
             "pairs": float(done.tally.parts["trained"]),
             "seconds of training": stage.seconds,
             "tokens per pair": mean(
