@@ -182,7 +182,10 @@ def token_head_stage(context: Context, spec: StageSpec) -> StageRecord:
 
 
 def _read_pairs(context: Context, edits: Stage) -> list[tuple[ReadTokens, ReadTokens]]:
-    """Accepted edits with their originals, read by M0, in the order of the originals."""
+    """Accepted edits with their originals, read by M0, in the order of the originals.
+
+    Both rows of an edit name the original (`EDIT_OF`); the original's alone has an outcome.
+    """
     prompts = context.encode_set(edits.spec.name)
     pairs = []
     for table in edits.tables():

@@ -19,7 +19,8 @@ from cream.errors import CreamError, TrainingError
 from cream.training.launch import GRACE_SECONDS, LOST, Ranks, environments, free_port
 from cream.training.rank import JOB
 
-LOOK_SECONDS = 1.0
+PATIENCE_SECONDS = 1.0
+"""How long at a time free nodes are waited for, so that Ctrl-C is heard between."""
 
 
 class Agent:
@@ -113,7 +114,7 @@ class SeveralNodes:
         bundle = {"CPU": 1, **({"GPU": self.each} if self.on_gpus else {})}
         group = util.placement_group([bundle] * self.nodes, strategy="STRICT_SPREAD")
         until = time.monotonic() + self.start_seconds
-        while not group.wait(timeout_seconds=LOOK_SECONDS):
+        while not group.wait(timeout_seconds=PATIENCE_SECONDS):
             if time.monotonic() > until:
                 util.remove_placement_group(group)
                 free = [dict(n["Resources"]) for n in ray.nodes() if n["Alive"]]
