@@ -21,6 +21,7 @@ from cream.loop.extensions import (
     OwnVerifier,
 )
 from cream.loop.iterations import run_recipe
+from cream.loop.stage_runner import Silent
 from cream.preflight.opening import open_context
 from cream.protocols import Progress
 from cream.recipe import Recipe, load_recipe
@@ -78,7 +79,7 @@ def run(
         context = open_context(
             loaded,
             place,
-            progress or _Silent(),
+            progress or Silent(),
             base_dir=folder,
             cache_dir=cache_dir(),
             extensions=own,
@@ -95,22 +96,3 @@ def run(
 def console_progress() -> ConsoleProgress:
     """The progress that the command line shows, on standard error."""
     return ConsoleProgress(messages())
-
-
-class _Silent:
-    """A `Progress` that shows nothing."""
-
-    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
-        """Ignore."""
-
-    def advance(self, count: int, live: Mapping[str, float] | None = None) -> None:
-        """Ignore."""
-
-    def advance_to(self, done: int, total: int, live: Mapping[str, float] | None = None) -> None:
-        """Ignore."""
-
-    def finish(self, result: str = "") -> None:
-        """Ignore."""
-
-    def note(self, text: str) -> None:
-        """Ignore."""

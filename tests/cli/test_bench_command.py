@@ -40,3 +40,25 @@ def test_bench_refuses_a_part_that_does_not_exist(cream: Cream):
 
     assert result.code == 2
     assert "cooking" in result.err
+
+
+@pytest.mark.cluster
+def test_workers_of_ray_are_timed_and_their_starts_apart(cream: Cream, tmp_path: Path):
+    pytest.importorskip("ray", reason="needs Ray: `make test-cluster` installs it")
+    folder = tiny_model_folder(tmp_path / "model")
+    options = ("--quick", "--rounds", 1, "--allow-load", "--threads", 1, "--json", "--quiet")
+
+    result = cream("bench", "workers", "--model", folder, "--device", "cpu", *options)
+
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found["complete"]
+    assert len(found["rows"]) == 4
+    assert [(p["curve"], p["x"]) for p in found["points"]] == [
+        ("start of Ray", 3),
+        ("start of workers", 1),
+        ("start of workers", 2),
+        ("model loaded, one prompt scored", 0),
+        ("model loaded, one prompt scored", 1),
+    ]
+    assert found["machine"]["packages"]["ray"]

@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cream.bench.contest import Case, run_case
+from cream.bench.crews import opened_workers, why_no_workers
 from cream.bench.floors import Floor, measure_floor
 from cream.bench.inputs import SHAPES, Subject, load_subject, random_model
 from cream.bench.machine import LoadWatch, describe_machine
@@ -57,6 +59,7 @@ class BenchPart(StrEnum):
     SAMPLING = "sampling"
     SCORING = "scoring"
     TRAINING = "training"
+    WORKERS = "workers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,8 @@ class Benchmark:
                     self._scoring(floor)
                 case BenchPart.TRAINING:
                     self._training(floor)
+                case BenchPart.WORKERS:
+                    self._workers()
         if self.settings.scaling:
             self._scaling(floor)
         if self.settings.whole:
@@ -181,6 +186,20 @@ class Benchmark:
         self.document.rows.extend(
             training_rows(self.subject, floor, self.watch, rounds=rounds, quick=quick)
         )
+
+    def _workers(self) -> None:
+        rounds, quick = self.settings.rounds, self.settings.quick
+        reason = why_no_workers(self.subject, allow_load=self.settings.allow_load)
+        if reason is not None:
+            self._skip("workers", reason)
+            return
+        self.note("workers: start")
+        with opened_workers(self.subject, self.watch, rounds=rounds, quick=quick) as (bench, start):
+            self.document.machine["packages"]["ray"] = version("ray")
+            self.document.points.extend([start, *bench.starts()])
+            self.note("workers: sampling and scoring")
+            for row in bench.rows():
+                self.document.rows.append(row)
 
     def _scaling(self, floor: Floor) -> None:
         rounds, quick = self.settings.rounds, self.settings.quick

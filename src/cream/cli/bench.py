@@ -22,6 +22,7 @@ class What(StrEnum):
     SAMPLING = "sampling"
     SCORING = "scoring"
     TRAINING = "training"
+    WORKERS = "workers"
     ALL = "all"
 
 
@@ -63,7 +64,7 @@ def bench(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time sampling, scoring and training against what one would otherwise run, in turns."""
+    """Time Cream in turns with what one would otherwise run, and workers with one process."""
     from cream.bench.program import BenchPart, Settings, open_benchmark
     from cream.bench.results import draw_figure, print_document
     from cream.recipe.model import ModelConfig

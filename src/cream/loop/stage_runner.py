@@ -27,6 +27,25 @@ LOOK_SECONDS = 0.2
 """How often the workers' news are looked at."""
 
 
+class Silent:
+    """A `Progress` that shows nothing."""
+
+    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        """Ignore."""
+
+    def advance(self, count: int, live: Mapping[str, float] | None = None) -> None:
+        """Ignore."""
+
+    def advance_to(self, done: int, total: int, live: Mapping[str, float] | None = None) -> None:
+        """Ignore."""
+
+    def finish(self, result: str = "") -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""
+
+
 class PartProgress:
     """Tells how far the part under way is, for stages whose parts take long.
 
