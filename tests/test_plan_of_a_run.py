@@ -47,6 +47,14 @@ METHODS = {
         "calibration={seed_share: 0.25}",
         "method={name: cream_cross, witness: twin, pairing: {truncated: keep}}",
     ),
+    "a witness that learns along": (
+        "witnesses={twin: {seed_share: 0.5}}",
+        "training.replay={share: 0.5}",
+        "method={name: cream_cross, witness: twin, agreement: answer, witness_training: along, "
+        "pairing: {truncated: keep, unanimous: nll}, objective: {nll: {kind: constant, weight: 1}}}",
+        "sampling.temperature=0.5",
+        "sft.epochs=30",
+    ),
     "an answer beside each pair": ("method={name: selm, pairing: {truncated: keep}}",),
     "goals": (
         "method={name: reward_augmented, pairing: {truncated: keep}, goals: {text: 'to {goal}'}}",

@@ -15,105 +15,24 @@ from dataclasses import dataclass
 from cream.data.splits import POLICY
 from cream.errors import RecipeError
 from cream.recipe import Recipe
-from cream.recipe.columns import (
-    EDITED,
-    FILLED_WITH,
-    FROM_DATA,
-    HEAD,
-    IMPLICIT,
-    LAST_ANSWER,
-    VERIFIER,
-)
+from cream.recipe.columns import FILLED_WITH, VERIFIER
 from cream.recipe.parts import Calibrated, MethodParts
 from cream.recipe.policy_gradient import PolicyGradient, TokenAdvantage
 from cream.recipe.recipe import EvaluationConfig
-from cream.records import StageKind, StageSpec
+from cream.records import StageSpec
 from cream.runs.plan import StoredPlan, TokenCounts
-from cream.types import AddedTokens, EncodedPrompt, Goal, Message, Prompt, SeedExample
+from cream.sampled import Sampled, SampleSet
+from cream.types import AddedTokens, EncodedPrompt, Message, Prompt, SeedExample
 
 CALIBRATION = "calibration"
 """Part of the seed examples that no model is fine-tuned on, and the folder of their stages."""
 CALIBRATION_MATRIX = f"{CALIBRATION}/matrix"
 FROZEN_TEST, FROZEN_SEED = "data/test", "data/seed"
 """Stages that keep the test prompts, and the seed examples."""
-HEAD_READS = "M0"
-"""Model whose states the heads of all iterations read."""
 TEST = "test"
 """Source of test prompts."""
-COLUMNS_WITHOUT_MODEL: Mapping[str, tuple[StageKind, str]] = {
-    VERIFIER: ("verify", "verify"),
-    FROM_DATA: ("mark", "mark the data's completions"),
-    EDITED: ("mark", "mark the edits"),
-    LAST_ANSWER: ("segment", "cut into solutions and checks"),
-}
-"""Score columns that no model fills: the kind of their stage, and what it does in words."""
 PartsAt = Callable[[int], MethodParts]
 """Iteration t >= 1 to what the method reads and does in it."""
-
-
-@dataclass(frozen=True)
-class SampleSet:
-    """Prompts that one model answers, with what the data answer to them."""
-
-    prompts: tuple[Prompt, ...]
-    answers: Mapping[str, Sequence[str]]
-    """Per prompt id the completions that the data have for it. They join the sampled ones. Empty
-    if no prompt has any."""
-    seed_name: tuple[str | int, ...]
-    """Name from which the seeds of the completions derive."""
-    greedy: bool = False
-    """One answer per prompt, at temperature 0."""
-    goal: Goal | None = None
-    """What the model is told beside each prompt; it is scored under the same."""
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """A stage that samples, with what the stages that read its completions are called after."""
-
-    spec: StageSpec
-    folder: str
-    label: str
-    completions: int
-    """Those of the data included."""
-
-    def reader(
-        self,
-        name: str,
-        kind: StageKind,
-        words: str,
-        *,
-        model: str | None = None,
-        column: str | None = None,
-    ) -> StageSpec:
-        """A stage that reads the completions."""
-        return StageSpec(
-            name=f"{self.folder}/{name}",
-            kind=kind,
-            label=f"{self.label}: {words}",
-            t=self.spec.t,
-            inputs=(self.spec.name,),
-            source=self.spec.source,
-            prompts=self.spec.prompts,
-            completions=self.completions,
-            model=model,
-            column=column,
-        )
-
-    def tokens_under(self, model: str) -> StageSpec:
-        """The stage that scores every token of the completions under a model."""
-        name, words = f"score-tokens/{model}", f"score tokens under {model}"
-        return self.reader(name, "score_tokens", words, model=model)
-
-    def token_reward(self, name: str) -> StageSpec:
-        """The stage that fills a column of token rewards."""
-        spec = self.reader(f"score/{name}", "token_reward", f"token rewards ({name})", column=name)
-        if name == HEAD:
-            read = (*spec.inputs, f"{self.folder}/{HEAD}")
-            return spec.model_copy(update={"model": HEAD_READS, "inputs": read})
-        under = (f"M{spec.t}", "M0") if name == IMPLICIT else ()
-        read = (*spec.inputs, *(self.tokens_under(model).name for model in under))
-        return spec.model_copy(update={"inputs": read})
 
 
 @dataclass(frozen=True)
@@ -158,18 +77,20 @@ class RunPlan:
         return self.sets[own.name].prompts
 
     def phase_parts(self, spec: StageSpec) -> MethodParts:
-        """What the method does in the iteration, or the draft, that a stage is part of."""
+        """What the method does in the iteration or draft, of whose learner, a stage is part of."""
         parts = self.parts(spec.t)
+        if spec.learner is not None and parts.along is not None:
+            return parts.along
         return (parts.draft or parts) if spec.draft else parts
 
     def pairing(self, t: int) -> StageSpec:
-        """The stage that makes the pairs of iteration t, not those of its draft.
+        """The stage that makes the policy's pairs of iteration t, not those of its draft.
 
         Raises:
             RecipeError: The method makes none.
         """
         for spec in self.at(t):
-            if spec.kind == "pair" and not spec.draft:
+            if spec.kind == "pair" and not spec.branch:
                 return spec
         raise RecipeError(
             "this method makes no pairs: it weighs every sample, which `cream train` does first"
@@ -186,19 +107,20 @@ class RunPlan:
 
 
 def columns(recipe: Recipe, parts: MethodParts, t: int) -> tuple[str, ...]:
-    """Models whose log-probabilities iteration t needs, M_t first, M0 always (for the KL)."""
+    """Models whose log-probs iteration t needs, the learner first, M0 always (for the KL)."""
     reported = parts.reported_columns if recipe.scoring.report_consistency else ()
-    wanted = (f"M{t}", *parts.logp_columns, *reported, loss_reference(recipe, t), "M0")
+    reference = loss_reference(recipe, parts, t)
+    wanted = (parts.model_at(t), *parts.logp_columns, *reported, reference, "M0")
     return tuple(dict.fromkeys(wanted))
 
 
-def loss_reference(recipe: Recipe, t: int) -> str:
+def loss_reference(recipe: Recipe, parts: MethodParts, t: int) -> str:
     """Name of the model that is the reference of the loss at iteration t."""
     match recipe.training.loss_reference:
         case "policy_at_start":
-            return f"M{t}"
+            return parts.model_at(t)
         case "sft":
-            return "M1"
+            return parts.model_at(1)
         case "seed":
             return "M0"
 
@@ -207,7 +129,8 @@ def models_kept_for(recipe: Recipe, parts: MethodParts, t: int) -> tuple[str, ..
     """Models of earlier stages that iteration t scores under or samples from."""
     past = (parts.others.past,) if parts.others else ()
     answering = parts.answered.witnesses if parts.answered else ()
-    return (*columns(recipe, parts, t), *past, *answering)
+    beside = models_kept_for(recipe, parts.along, t) if parts.along else ()
+    return (*columns(recipe, parts, t), *past, *answering, *beside)
 
 
 def unneeded_models(plan: RunPlan, recipe: Recipe, t: int) -> list[str]:
@@ -285,7 +208,7 @@ def weighing(
     result: str,
 ) -> Iterator[StageSpec]:
     """Weigh every sample by its reward against the others', and train M_t to `result`."""
-    own, reference = samples.spec, loss_reference(recipe, samples.spec.t)
+    own, reference = samples.spec, loss_reference(recipe, parts, samples.spec.t)
     policy = f"M{own.t}"
     first = ("iteration-1/advantage",) if own.t > 1 else ()
     rule, cut = parts.advantage, parts.trajectory

@@ -15,14 +15,10 @@ from cream.data.splits import POLICY, split_seed
 from cream.plan import (
     CALIBRATION,
     CALIBRATION_MATRIX,
-    COLUMNS_WITHOUT_MODEL,
     FROZEN_SEED,
     FROZEN_TEST,
-    HEAD_READS,
     PartsAt,
     RunPlan,
-    Sampled,
-    SampleSet,
     added_tokens,
     columns,
     evaluations,
@@ -36,12 +32,13 @@ from cream.plan import (
     with_answers,
 )
 from cream.recipe import Recipe
-from cream.recipe.columns import HEAD, IMPLICIT, SELF_CERTAINTY, TOKEN_REWARDS, VERIFIER
+from cream.recipe.columns import HEAD, IMPLICIT, VERIFIER
 from cream.recipe.editing import Editing
 from cream.recipe.pairing import most_pairs
 from cream.recipe.parts import MethodParts
 from cream.recipe.policy_gradient import refuse_silent_divergence
 from cream.records import StageSpec
+from cream.sampled import HEAD_READS, Sampled, SampleSet
 from cream.types import Origin
 
 
@@ -103,20 +100,34 @@ class _Planner:
             held_out = with_answers(self.seed_parts[CALIBRATION], (CALIBRATION,))
             samples = self._sample(CALIBRATION, CALIBRATION, "M1", held_out, 0)
             yield samples.spec
-            scores = [self._score(samples, m) for m in ("M1", "M0", *self.recipe.witnesses)]
+            scores = [samples.score(m) for m in ("M1", "M0", *self.recipe.witnesses)]
             yield from scores
             yield self._matrix(CALIBRATION, [samples], scores, draft=False)
 
     def iteration(self, t: int) -> Iterator[StageSpec]:
         """Iteration t: sample from M_t, score, pair, train M_{t+1}, evaluate it.
 
+        Then the same for a witness that learns along, not evaluated.
+        """
+        parts = self.parts(t)
+        yield from self._round(f"iteration-{t}", f"iteration {t}", parts, t)
+        yield from self._evaluate(f"M{t + 1}", f"iteration-{t}", t)
+        if parts.along is not None:
+            name = parts.along.learner
+            place = f"witnesses/{name}/iteration-{t}", f"iteration {t}, {name}"
+            for spec in self._round(*place, parts.along, t):
+                yield spec.model_copy(update={"learner": name})
+
+    def _round(self, folder: str, label: str, parts: MethodParts, t: int) -> Iterator[StageSpec]:
+        """What one learner does in an iteration.
+
         A method that pairs completions of other models has these sampled too; one of them, the
         future model, is trained here first, from the pairs of a draft of the iteration.
         """
-        folder, label, parts = f"iteration-{t}", f"iteration {t}", self.parts(t)
-        own = self._sample(folder, label, f"M{t}", self._prompts(t), t)
+        learner, asked = parts.model_at(t), self._prompts(parts, t)
+        own = self._sample(folder, label, learner, asked, t, source=f"iteration-{t}")
         sets, others = [own], parts.others
-        greedy = [*self._greedy(own)] if parts.answer == "greedy" else []
+        greedy = [*self._greedy(own, parts)] if parts.answer == "greedy" else []
         if others is not None:
             sets.append(self._other(own, others.past, Origin.PAST))
             if others.future is not None and parts.draft is not None:
@@ -132,8 +143,8 @@ class _Planner:
             yield sets[0].spec
         if parts.head is not None:
             yield sets[0].reader(HEAD, "token_head", "fit a head on the edits", model=HEAD_READS)
-        yield from self._learn(folder, label, sets, parts, f"M{t + 1}", greedy, draft=False)
-        yield from self._evaluate(f"M{t + 1}", folder, t)
+        result = parts.model_at(t + 1)
+        yield from self._learn(folder, label, sets, parts, result, greedy, draft=False)
 
     def _learn(
         self,
@@ -146,17 +157,14 @@ class _Planner:
         *,
         draft: bool,
     ) -> Iterator[StageSpec]:
-        """Score the sets, pair, and train M_t to `result`."""
-        own = sets[0].spec
-        t, scores = own.t, list[StageSpec]()
+        """Score the sets, pair, and train the learner to `result`."""
+        own, scores = sets[0].spec, list[StageSpec]()
+        t, learner = own.t, parts.model_at(own.t)
         for samples in sets:
-            scores += [self._score(samples, m) for m in columns(self.recipe, self.parts(t), t)]
-            scores += [
-                self._score_column(samples, name, self.parts(t))
-                for name in stage_columns(self.parts(t))
-            ]
+            scores += [samples.score(model) for model in columns(self.recipe, parts, t)]
+            scores += [self._score_column(samples, name, parts) for name in stage_columns(parts)]
         if IMPLICIT in score_columns(parts):
-            yield from (sets[0].tokens_under(model) for model in (f"M{t}", "M0"))
+            yield from (sets[0].tokens_under(model) for model in (learner, "M0"))
         yield from scores
         matrix = self._matrix(folder, sets, scores, draft=draft)
         yield matrix
@@ -178,7 +186,7 @@ class _Planner:
         yield pairs
         transformed = [*self._transform(folder, label, parts, pairs, matrix)]
         yield from transformed
-        reference = loss_reference(self.recipe, t)
+        reference = loss_reference(self.recipe, parts, t)
         masks = [sets[0].tokens_under(reference)] if parts.tokens == "edited" else []
         yield from masks
         group = self.recipe.sampling.num_completions * len(sets)
@@ -186,10 +194,10 @@ class _Planner:
         yield StageSpec(
             name=f"{folder}/train",
             kind="train",
-            label=f"{label}: train M{t} -> {result}",
+            label=f"{label}: train {learner} -> {result}",
             t=t,
             draft=draft,
-            model=f"M{t}",
+            model=learner,
             result=result,
             reference=reference,
             inputs=(
@@ -200,15 +208,15 @@ class _Planner:
             ),
             source=transformed[0].source if transformed else own.source,
             prompts=own.prompts,
-            completions=2 * most + self._replayed(most),
+            completions=2 * most + self._replayed(parts, most),
             epochs=self.recipe.training.epochs,
             added=added_tokens(parts),
         )
 
-    def _replayed(self, beside: int) -> int:
+    def _replayed(self, parts: MethodParts, beside: int) -> int:
         """Seed examples that a training takes beside so many pairs."""
         replay = self.recipe.training.replay
-        own = len(self.seed_parts[POLICY])
+        own = len(self.seed_parts.get(parts.learner or POLICY, ()))
         return 0 if replay is None else min(replay.beside(beside), own)
 
     def _transform(
@@ -218,7 +226,7 @@ class _Planner:
         what = parts.shape or ", ".join(section.key for section in parts.objective.additions)
         if not what:
             return
-        reference = loss_reference(self.recipe, pairs.t)
+        reference = loss_reference(self.recipe, parts, pairs.t)
         rows = 1 if parts.goals is None or parts.goals.rows == "high" else 2
         made = pairs.model_copy(
             update={
@@ -289,13 +297,13 @@ class _Planner:
             epochs=self.recipe.sft.epochs,
         )
 
-    def _prompts(self, t: int) -> SampleSet:
+    def _prompts(self, parts: MethodParts, t: int) -> SampleSet:
         """Unlabelled prompts, or M1's seed prompts beside their completions."""
-        parts = self.parts(t)
+        seed_name = ("sample", t, *([parts.learner] if parts.learner else []))
         if parts.prompts == "unlabelled":
             told = parts.goals and parts.sampled_goal and parts.goals.told(parts.sampled_goal)
-            return SampleSet(self.data.prompts_for(t), {}, ("sample", t), goal=told or None)
-        return with_answers(self.seed_parts[POLICY], ("sample", t))
+            return SampleSet(self.data.prompts_for(t), {}, seed_name, goal=told or None)
+        return with_answers(self.seed_parts[POLICY], seed_name)
 
     def _asked(self, t: int) -> str:
         """Stage that keeps what is answered in iteration t, or before the loop (0)."""
@@ -331,8 +339,8 @@ class _Planner:
         brought = sum(map(len, samples.answers.values()))
         return Sampled(spec, folder, label, drawn + brought)
 
-    def _greedy(self, own: Sampled) -> Iterator[StageSpec]:
-        """What M_t answers greedily to the prompts of an iteration, scored and verified."""
+    def _greedy(self, own: Sampled, parts: MethodParts) -> Iterator[StageSpec]:
+        """What the learner answers greedily to the prompts of an iteration, scored and verified."""
         samples, spec = self.sets[own.spec.name], own.spec
         seed_name = (*samples.seed_name, Origin.GREEDY)
         asked = replace(samples, answers={}, seed_name=seed_name, greedy=True)
@@ -346,8 +354,8 @@ class _Planner:
             spec.source,
         )
         yield answers.spec
-        yield self._score(answers, loss_reference(self.recipe, spec.t))
-        yield self._score_column(answers, VERIFIER, self.parts(spec.t))
+        yield answers.score(loss_reference(self.recipe, parts, spec.t))
+        yield self._score_column(answers, VERIFIER, parts)
 
     def _other(self, own: Sampled, model: str, origin: Origin) -> Sampled:
         """Completions of another model for the prompts of an iteration, as many as of M_t."""
@@ -364,24 +372,8 @@ class _Planner:
         self.sets[spec.name] = self.sets[own.spec.name]
         return replace(both, spec=spec)
 
-    def _score(self, samples: Sampled, model: str) -> StageSpec:
-        return samples.reader(f"score/{model}", "score", f"score under {model}", model=model)
-
     def _score_column(self, samples: Sampled, name: str, parts: MethodParts) -> StageSpec:
-        witness = parts.answered.columns.get(name) if parts.answered else None
-        if witness is not None:
-            words = f"answers of {witness}"
-            spec = samples.reader(f"answer/{witness}", "answer", words, model=witness)
-            limit = self.recipe.sampling.max_completion_tokens
-            return spec.model_copy(update={"column": name, "max_completion_tokens": limit})
-        if name == SELF_CERTAINTY:
-            model = str(samples.spec.model)
-            words = f"certainty of {model}"
-            return samples.reader(f"score/{name}", "certainty", words, model=model, column=name)
-        if name in TOKEN_REWARDS:
-            return samples.token_reward(name)
-        kind, words = COLUMNS_WITHOUT_MODEL.get(name, ("text_score", f"score by {name}"))
-        return samples.reader(f"score/{name}", kind, words, column=name)
+        return samples.score_column(name, parts, self.recipe.sampling.max_completion_tokens)
 
     def _matrix(
         self, folder: str, sets: Sequence[Sampled], scores: Sequence[StageSpec], *, draft: bool

@@ -112,6 +112,8 @@ class StageSpec(Record):
     """Iteration that it is part of; 0 before the loop."""
     draft: bool = False
     """Part of the draft of an iteration, which trains the future model."""
+    learner: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Witness whose iteration it is part of, where one learns along."""
     model: str | None = None
     """The model of the run that is loaded: sampled from, scored under, evaluated, or the one that
     a training starts from."""
@@ -148,6 +150,11 @@ class StageSpec(Record):
     """Of a training: what runs through the model beside every pair, at most; None: nothing."""
     examples: int = Field(default=0, exclude_if=lambda value: value == 0)
     """Of a training on examples that are no pairs: how many, prompts with all their samples."""
+
+    @property
+    def branch(self) -> tuple[str, ...]:
+        """The draft or the learner that it is part of; empty in the policy's own iteration."""
+        return ("draft",) if self.draft else () if self.learner is None else (self.learner,)
 
 
 class Share(Record):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cream.recipe.methods.cream import CreamCrossMethod
+from cream.recipe.methods.cream_cross import CreamCrossMethod
 from cream.recipe.methods.spin import SpinMethod
 from cream.recipe.objectives import Cream, Dpo
 from cream.recipe.pairing import AllPairs, BestWorst

@@ -7,7 +7,8 @@ import pytest
 from cream.errors import RecipeError
 from cream.recipe import Recipe, load_recipe, parse_recipe
 from cream.recipe.load import apply_overrides
-from cream.recipe.methods.cream import CreamCrossMethod, CreamMethod
+from cream.recipe.methods.cream import CreamMethod
+from cream.recipe.methods.cream_cross import CreamCrossMethod
 from cream.recipe.methods.judged import OracleMethod
 from cream.recipe.methods.srlm import SrlmMethod
 

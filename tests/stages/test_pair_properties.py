@@ -19,6 +19,7 @@ from cream.recipe.methods.cream import (
     CreamReferenceMethod,
     CreamSampleMethod,
 )
+from cream.recipe.methods.cream_cross import CreamCrossMethod
 from cream.recipe.methods.judged import OracleMethod, SrlmJudgeMethod
 from cream.recipe.methods.length import DiceMethod
 from cream.recipe.methods.spin import SpinMethod

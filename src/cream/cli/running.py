@@ -219,7 +219,10 @@ def train(
     quiet: Quiet = False,
     accept_changes: AcceptChanges = False,
 ) -> None:
-    """Train M_{t+1} on the pairs of iteration t, or M1 on the seed examples (-t 0)."""
+    """Train M_{t+1} on the pairs of iteration t, or M1 on the seed examples (-t 0).
+
+    A witness that learns along goes through its own iteration t, from samples to training.
+    """
     with opened(recipe, overrides, quiet=quiet, accept_changes=accept_changes) as context:
         from cream.loop.iterations import run_stage
 
@@ -232,6 +235,9 @@ def train(
             if one.t == spec.t:
                 run_stage(context, one)
         record = run_stage(context, spec)
+        for one in context.plan.at(t):
+            if one.learner is not None:
+                run_stage(context, one)
         _tell(record.summary, as_json=as_json)
 
 

@@ -35,7 +35,7 @@ def answer_stage(context: Context, spec: StageSpec) -> StageRecord:
     """Greedy answers of a witness to the prompts of a set, compared with the set's completions."""
     (source,), witness = spec.inputs, str(spec.model)
     sampled, settings = context.run.finished(source), context.recipe.sampling
-    compared = context.plan.parts(spec.t).answered
+    compared = context.plan.phase_parts(spec).answered
     assert compared is not None, "a stage of this kind is planned where answers are compared"
     asked = {p.prompt_id: p for p in context.plan.sets[source].prompts}
     stage = context.stage(

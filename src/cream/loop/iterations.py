@@ -68,7 +68,7 @@ def track(context: Context, spec: StageSpec, record: StageRecord) -> None:
 
     Of the pairs of an iteration x is t; of the greedy accuracy of M_m it is m.
     """
-    if spec.kind == "pair" and not spec.draft:
+    if spec.kind == "pair" and not spec.branch:
         summary = PairSummary.read(record.summary, spec.name).as_json()
         found = {key: _leaf(summary, key) for key in OF_PAIRS}
         told = {key: value for key, value in found.items() if value is not None}
@@ -149,7 +149,7 @@ def sample_iteration(context: Context, t: int) -> StageRecord:
 
     One of these, the future model, is trained on the way.
     """
-    specs = context.plan.at(t)
+    specs = [spec for spec in context.plan.at(t) if spec.learner is None]
     last = max(place for place, spec in enumerate(specs) if spec.kind == "sample")
     own, *_ = [run_stage(context, spec) for spec in specs[: last + 1]]
     return own
@@ -158,7 +158,7 @@ def sample_iteration(context: Context, t: int) -> StageRecord:
 def score_iteration(context: Context, t: int) -> StageRecord:
     """Fill the score matrix of iteration t: every model's column, other scores, then the join."""
     before = ("freeze_prompts", "freeze_seed", "freeze_seed_parts", "sample")
-    specs = [spec for spec in context.plan.at(t) if not spec.draft and spec.kind not in before]
+    specs = [spec for spec in context.plan.at(t) if not spec.branch and spec.kind not in before]
     last = next(place for place, spec in enumerate(specs) if spec.kind == "matrix")
     *_, matrix = [run_stage(context, spec) for spec in specs[: last + 1]]
     return matrix

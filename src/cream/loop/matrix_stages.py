@@ -34,6 +34,8 @@ NO_PAIRS = {
     "advantage",
     "editing",
     "tokens",
+    "learner",
+    "along",
 }
 """Parts that decide no pair."""
 

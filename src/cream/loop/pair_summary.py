@@ -110,8 +110,8 @@ def summarise_pairs(
         ),
         chosen_from=_origins(matrix, result.pairs.chosen_ids),
         rejected_from=_origins(matrix, result.pairs.rejected_ids),
-        kl_to_seed_per_token=_divergence(policy, t, "M0"),
-        kl_to_previous_per_token=_divergence(policy, t, f"M{t - 1}"),
+        kl_to_seed_per_token=_divergence(policy, parts.model_at(t), "M0"),
+        kl_to_previous_per_token=_divergence(policy, parts.model_at(t), parts.model_at(t - 1)),
         noise=dict(matrix.noise),
         completions=profile.num_completions,
         distinct=int(sampled.groups.distinct.sum()),
@@ -306,11 +306,11 @@ def _sampled(layout: Layout) -> Layout:
     return Layout(sampled, layout.rule, layout.reward)
 
 
-def _divergence(matrix: ScoreMatrix, t: int, model: str) -> float | None:
-    """Mean log-ratio per token of M_t against a model, None if it was not scored (estimator k1)."""
+def _divergence(matrix: ScoreMatrix, policy: str, model: str) -> float | None:
+    """Mean log-ratio per token of a model against another, None if not scored (estimator k1)."""
     if model not in matrix.logps:
         return None
-    estimate = kl_from_seed(matrix.logps[f"M{t}"], matrix.logps[model], matrix.num_tokens)
+    estimate = kl_from_seed(matrix.logps[policy], matrix.logps[model], matrix.num_tokens)
     return None if isinstance(estimate, Absent) else estimate.per_token
 
 

@@ -46,7 +46,7 @@ def read_matrix(
         RunError: A column that the method needs is missing; named, with the command that makes it.
     """
     reported = parts.reported_columns if report_consistency else ()
-    logp_columns = tuple(dict.fromkeys((*parts.logp_columns, *reported, f"M{t}", "M0")))
+    logp_columns = tuple(dict.fromkeys((*parts.logp_columns, *reported, parts.model_at(t), "M0")))
     score_columns = tuple(dict.fromkeys((*parts.score_columns, VERIFIER)))
     label_columns = parts.label_columns
     names = pq.read_schema(stage.part(0)).names
@@ -107,9 +107,10 @@ def make_pairs(
     )
     if not len(result.pairs) and not len(result.agreed.prompt):
         reasons = counts(result.tally.parts)
+        whose = f" of {parts.learner}" if parts.learner else ""
         raise RunError(
-            f"iteration {t}: none of {result.tally.total} prompts gave a pair ({reasons}). Ties "
-            "and duplicates: sample more completions or raise the temperature; below_min_gap: "
+            f"iteration {t}{whose}: none of {result.tally.total} prompts gave a pair ({reasons}). "
+            "Ties and duplicates: sample more completions or raise the temperature; below_min_gap: "
             "lower method.pairing.min_gap; truncated: raise sampling.max_completion_tokens; "
             "below_half: the rankings agree no more than chance, see method.below_half; "
             "witness_disagrees, witness_silent: see method.filter; no_majority: lower "

@@ -18,7 +18,6 @@ from cream.loop.context import Context
 from cream.loop.stage_runner import run_parts, run_step
 from cream.models.token_head import TokenHead, load_token_head, save_token_head
 from cream.pair_records import TokenHeadSummary, TokenRewardSummary
-from cream.plan import HEAD_READS
 from cream.recipe.columns import (
     EDIT_OF,
     EDIT_OUTCOME,
@@ -32,6 +31,7 @@ from cream.records import StageSpec
 from cream.runs.files import read_table
 from cream.runs.store import Stage, StageRecord
 from cream.runs.tables import completions_from_table
+from cream.sampled import HEAD_READS
 from cream.stages.edit import ACCEPTED
 from cream.stages.token_rewards import labels, log_ratios
 from cream.training.token_head import ReadTokens, fit_token_head

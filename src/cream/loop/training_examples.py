@@ -152,18 +152,17 @@ def _answers(
 def replayed_examples(
     context: Context, spec: StageSpec, needs: Needs, *, beside: int
 ) -> list[list[Example]]:
-    """Seed examples of M1 that this training takes beside its own, by epoch."""
+    """Seed examples of the learner that this training takes beside its own, by epoch."""
     settings = context.recipe.training
     config = settings.replay
     if config is None:
         return []
-    draft = ("draft",) if spec.draft else ()
     by_epoch = replayed(
-        context.plan.seed_parts[POLICY],
+        context.plan.seed_parts[spec.learner or POLICY],
         config,
         beside=beside,
         epochs=settings.epochs,
-        seed=derive_seed(context.recipe.seed, "replay", spec.t, *draft),
+        seed=derive_seed(context.recipe.seed, "replay", spec.t, *spec.branch),
         encoder=context.encoder,
     )
     marks = dict.fromkeys(set(needs.columns) & NO_PAIR_MARKS, 0.0)

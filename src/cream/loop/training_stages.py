@@ -58,7 +58,7 @@ def fine_tune_stage(context: Context, spec: StageSpec) -> StageRecord:
 
 
 def train_stage(context: Context, spec: StageSpec) -> StageRecord:
-    """M_{t+1}, or the future model: M_t trained on pairs or samples of iteration t or its draft."""
+    """M_{t+1}, the future model, or a witness that learns: trained on what iteration t decided."""
     parts = context.plan.phase_parts(spec)
     own, settings = context.extensions.objective, context.recipe.training
     # Left out where it is None, so that runs made before it existed keep their fingerprints.
@@ -78,7 +78,6 @@ def train_stage(context: Context, spec: StageSpec) -> StageRecord:
         },
     )
 
-    draft = ("draft",) if spec.draft else ()
     explored: list[Tally] = []
 
     samples = context.recipe.sampling.num_completions
@@ -104,7 +103,7 @@ def train_stage(context: Context, spec: StageSpec) -> StageRecord:
         objective,
         None if own else described,
         given,
-        derive_seed(context.recipe.seed, "train", spec.t, *draft),
+        derive_seed(context.recipe.seed, "train", spec.t, *spec.branch),
         scale,
     )
     return _train(context, stage, training, explored)

@@ -108,16 +108,15 @@ def _transform(context: Context, spec: StageSpec) -> OwnTransform | None:
 
 def _additions(context: Context, spec: StageSpec) -> tuple[Addition, ...]:
     """What makes the sequences that options of the objective add."""
-    draft = ("draft",) if spec.draft else ()
-    special = special_texts(context.encoder.tokenizer)
+    parts, special = context.plan.phase_parts(spec), special_texts(context.encoder.tokenizer)
     return tuple(
         addition_of(
             section,
-            seed=derive_seed(context.recipe.seed, section.key, spec.t, *draft),
+            seed=derive_seed(context.recipe.seed, section.key, spec.t, *spec.branch),
             special=special,
-            policy=f"M{spec.t}",
+            policy=parts.model_at(spec.t),
         )
-        for section in context.plan.phase_parts(spec).objective.additions
+        for section in parts.objective.additions
     )
 
 

@@ -23,7 +23,7 @@ def check_lengths(context: Context) -> None:
     """
     recipe = context.recipe
     for spec in context.plan.stages:
-        if spec.kind == "sample" and spec.origin == Origin.POLICY:  # others are asked the same
+        if spec.kind == "sample" and spec.origin == Origin.POLICY and not spec.branch:
             asked = context.plan.sets[spec.name]
             longest = recipe.sampling.max_completion_tokens
             encoded = context.encode(asked.prompts, longest, asked.goal)

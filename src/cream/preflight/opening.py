@@ -357,6 +357,8 @@ def disk_need(context: Context) -> DiskNeed:
     at_once = 4 if context.recipe.training.loss_reference == "sft" else 3  # M_{t-1} to M_{t+1}
     if any(spec.draft for spec in context.plan.stages):
         at_once += 2  # the future model and the past one
+    if any(spec.learner for spec in context.plan.stages):
+        at_once += 2  # of the witness that learns along
     kept = made if context.recipe.keep_checkpoints == "all" else min(made, at_once)
     existing = len(list(context.checkpoints.folder.glob("*")))
     return DiskNeed(weights, max(kept + witnesses - existing, 0))

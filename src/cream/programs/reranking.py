@@ -98,7 +98,7 @@ def groups_of_run(root: Path) -> list[CandidateGroup]:
         RunError: It holds no run, or no iteration was scored.
     """
     run = RunReader(root)
-    found = [stage for stage in run.of("matrix") if stage.spec.t and not stage.spec.draft]
+    found = [stage for stage in run.of("matrix") if stage.spec.t and not stage.spec.branch]
     if not found:
         raise RunError(f"{root} has no scored iteration yet; `cream status {root}` shows how far")
     matrix = found[-1]

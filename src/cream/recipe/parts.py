@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cream.recipe.base import Section
-from cream.recipe.columns import EDIT_OF, EXTRACTED, LABELS, VERDICT, answer_column
+from cream.recipe.columns import EDIT_OF, EXTRACTED, LABELS, VERDICT
 from cream.recipe.editing import Editing as Editing
 from cream.recipe.editing import TokenHeadConfig as TokenHeadConfig
 from cream.recipe.goals import Goals, Score
 from cream.recipe.likelihood import ObjectiveSection
 from cream.recipe.objectives import ChosenNll, ObjectiveConfig
+from cream.recipe.other_models import PastAndFuture as PastAndFuture
+from cream.recipe.other_models import SameAnswer as SameAnswer
+from cream.recipe.other_models import SameAnswers as SameAnswers
+from cream.recipe.other_models import model_at
 from cream.recipe.pairing import BestWorst as BestWorst
 from cream.recipe.pairing import EditedOriginal, PairingConfig
 from cream.recipe.policy_gradient import Advantage as Advantage
@@ -54,10 +58,6 @@ PairFilter = Literal["none", "agreeing"]
 
 Compare = Literal["like_for_like", "reference_code", "implicit"]
 """What C compares with M0, whose implicit reward is identically zero. ``implicit`` refuses to."""
-
-SameAnswer = Literal["ids", "text", "extracted"]
-"""When two completions are one answer. ``ids``: the same tokens; ``text``: the same text but for
-case and spacing; ``extracted``: the same answer by the prompt's verifier."""
 
 BelowHalf = Literal["floor", "allow", "drop"]
 """What happens to a C below 1/2, which is outside the theory (it would train on reversed pairs):
@@ -226,22 +226,6 @@ class Agreement(Section):
         return self
 
 
-class SameAnswers(Section):
-    """Witnesses that answer the prompts themselves; only prompts whose answer they share count."""
-
-    witnesses: tuple[str, ...] = Field(min_length=1)
-    """Models of the run, by name."""
-    same: SameAnswer
-    """What must be equal."""
-    by: Literal["all", "majority"] = "all"
-    """How many witnesses must give the answer: all, or more than half."""
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Witness by the score column that says which completions are its answer."""
-        return {answer_column(name): name for name in self.witnesses}
-
-
 class LowConfidence(Section):
     """C = 1 - label_smoothing for the pairs with the smallest reward gaps, 1 for the others."""
 
@@ -249,20 +233,6 @@ class LowConfidence(Section):
     """Share of the pairs of an iteration that are taken to be noisy."""
     label_smoothing: float = Field(ge=0.0, le=0.5)
     """Probability that the order of such a pair is wrong."""
-
-
-class PastAndFuture(Section):
-    """Models that answer the prompts of an iteration beside M_t, and what for (2508.06026).
-
-    Chosen is the best completion of M_t and the future model, rejected the worst of M_t and the
-    past model.
-    """
-
-    past: str
-    """Model whose completions may be rejected."""
-    future: str | None = None
-    """Model whose completions may be chosen; it is trained in this iteration, on the pairs of its
-    draft. None in the draft itself."""
 
 
 class MethodParts(Section):
@@ -309,6 +279,10 @@ class MethodParts(Section):
     objective: ObjectiveConfig
     verdicts: bool = Field(default=False, exclude_if=lambda value: not value)
     """Whether the matrix has the column ``verdict``: set by the recipe's ``scoring.verdicts``."""
+    learner: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Witness that learns by these parts; None: the policy does."""
+    along: MethodParts | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What the same iteration does for a witness that learns along; None: none does."""
 
     @field_validator("objective")
     @classmethod
@@ -323,6 +297,10 @@ class MethodParts(Section):
 
         refuse_misfits(self)
         return self
+
+    def model_at(self, t: int) -> str:
+        """The model of the policy, or of the witness that learns, at the start of iteration t."""
+        return model_at(t, self.learner)
 
     @property
     def answer(self) -> Literal["greedy", "sampled"] | None:

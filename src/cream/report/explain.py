@@ -203,7 +203,9 @@ def _words(
             answers = ranked.witness_answers(prompt_id)
             words = _pair_words(ranked.parts, decided, completions, pairs, answers)
             words += training_words(run, ranked.t, prompt_id, pairs, completions)
-            return [*words, *_further_words(run, ranked.t, pairs)]
+            along = ranked.parts.along
+            asked = [f"witness: {along.model_at(ranked.t)}, which learns along"] if along else []
+            return [*asked, *words, *_further_words(run, ranked.t, pairs)]
 
 
 def _reward_words(ranked: RankedSet, prompt_id: str) -> list[str]:

@@ -39,7 +39,7 @@ def warnings_of(run: RunReader) -> list[RunWarning]:
 
 
 def _warnings(run: RunReader) -> Iterator[tuple[str, dict[str, str]]]:
-    first = None
+    first: dict[tuple[str, ...], Sampled] = {}
     for name, stage in run.finished.items():
         if stage.spec.kind in ("fine_tune", "train"):
             yield name, course_warnings(stage.curve)
@@ -54,5 +54,4 @@ def _warnings(run: RunReader) -> Iterator[tuple[str, dict[str, str]]]:
                 found.tokens / found.completions,
                 found.truncated / found.completions,
             )
-            first = first or now
-            yield name, drift_warnings(first, now)
+            yield name, drift_warnings(first.setdefault(stage.spec.branch, now), now)

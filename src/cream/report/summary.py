@@ -119,6 +119,8 @@ class IterationSummary(PairSummary):
     """Pairs of an iteration of a run."""
 
     iteration: Annotated[int, Field(ge=1)]
+    learner: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Witness that learns along, whose pairs they are; null: the policy's."""
 
 
 class GoalResult(Record):
@@ -146,6 +148,8 @@ class RunSummary(Record):
     exploration: list[Exploration] = Field(default=[], exclude_if=lambda value: not value)
     iterations: list[IterationSummary]
     """Those with pairs."""
+    along: list[IterationSummary] = Field(default=[], exclude_if=lambda value: not value)
+    """Iterations of a witness that learns along; as many right of its pairs, and so on."""
     edits: list[EditedIteration] = Field(default=[], exclude_if=lambda value: not value)
     weighed: list[WeighedIteration] = Field(default=[], exclude_if=lambda value: not value)
     """Those of a method that weighs every sample."""
@@ -214,6 +218,15 @@ def summary_of(run: RunReader) -> RunSummary:
         iterations=[
             IterationSummary(iteration=t, **dict(stage.summary(PairSummary)))
             for t, stage in run.pairings.items()
+        ],
+        along=[
+            IterationSummary(
+                iteration=stage.spec.t,
+                learner=stage.spec.learner,
+                **dict(stage.summary(PairSummary)),
+            )
+            for stage in run.of("pair")
+            if stage.spec.learner is not None
         ],
         edits=edited_iterations(run),
         weighed=weighed_iterations(run),

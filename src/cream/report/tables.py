@@ -8,6 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from cream.pair_records import Consistency, Estimate
+from cream.recipe.other_models import model_at
 from cream.records import ConstantAnswer, Share, StageKind
 from cream.report.comparison import ComparedMethod, ComparedModel, Comparison
 from cream.report.costs import KINDS, Cost
@@ -50,6 +51,9 @@ def run_tables(summary: RunSummary) -> RenderableType:
         told = predictor_table(summary.iterations)
         blocks += [terminal(told)] if told else []
         blocks += [Text(readable(line)) for line in drops(summary.iterations)]
+    if summary.along:
+        blocks.append(terminal(iteration_table(summary.along)))
+        blocks += [Text(readable(line)) for line in drops(summary.along)]
     blocks += [
         Text(readable(f"warning, {said.stage}: {said.text} ({said.name})"), style="yellow")
         for said in summary.warnings
@@ -132,7 +136,7 @@ def iteration_table(rows: Sequence[IterationSummary]) -> Table:
     """Consistency, pairs, and how right they are, per iteration."""
     head = ("iteration", "C compared", "C", "null C", "residual C", "tau", "C in loss", "pairs")
     return Table(
-        "iterations",
+        "iterations of the witness that learns along" if rows[0].learner else "iterations",
         (*head, "pairs right", "chosen right"),
         tuple(_iteration_cells(row) for row in rows),
         "C: consistency rate, mean (tau + 1) / 2 with 95 % bootstrap interval; null C: what it "
@@ -146,9 +150,10 @@ def iteration_table(rows: Sequence[IterationSummary]) -> Table:
 
 def _iteration_cells(row: IterationSummary) -> tuple[str, ...]:
     c, right = row.consistency, row.pair_accuracy
+    models = [model_at(t, row.learner) for t in (row.iteration, row.iteration + 1)]
     decidable = Share(share=right.accuracy, low=right.low, high=right.high, n=right.n)
     return (
-        f"{row.iteration} (M{row.iteration} -> M{row.iteration + 1})",
+        f"{row.iteration} ({models[0]} -> {models[1]})",
         row.compared or "not measured",
         rate(c),
         figure(c.null.estimate if c and c.null else None, ".3f"),
@@ -218,10 +223,15 @@ def without_residual(rows: Sequence[IterationSummary]) -> list[str]:
     ]
 
 
+def place(row: IterationSummary) -> str:
+    """Which iteration it is, and of which learner if not the policy's."""
+    return f"iteration {row.iteration}" + (f", {row.learner}" if row.learner else "")
+
+
 def drops(rows: Sequence[IterationSummary]) -> list[str]:
     """Prompts without a pair, by reason, a line per iteration that has any."""
-    found = {row.iteration: counts(row.tally.parts, without=["paired"]) for row in rows}
-    return [f"iteration {t}: prompts without a pair: {why}" for t, why in found.items() if why]
+    found = [(row, counts(row.tally.parts, without=["paired"])) for row in rows]
+    return [f"{place(row)}: prompts without a pair: {why}" for row, why in found if why]
 
 
 def time_line(seconds: Mapping[StageKind, float]) -> str:

@@ -139,7 +139,7 @@ def _answer_words(
         )
         return [] if first is None else [f"optimism makes #{first} less likely, the first drawn"]
     for stage in run.of("sample"):
-        if stage.spec.t == t and stage.spec.origin == Origin.GREEDY:
+        if stage.spec.t == t and stage.spec.origin == Origin.GREEDY and not stage.spec.branch:
             for key, text in stage.rows("prompt_id", "text"):
                 if key == prompt_id:
                     said = printable(text, limit=SHOWN_CHARACTERS)

@@ -203,13 +203,13 @@ class RunReader:
         return [stage for stage in self.finished.values() if stage.spec.kind in kinds]
 
     def sole(self, kind: StageKind, t: int) -> FinishedStage | None:
-        """The one of iteration t that is finished: no draft, and of the policy's completions."""
+        """The one of iteration t that is finished: the policy's own, and no draft."""
         return next(
             (
                 stage
                 for stage in self.of(kind)
                 if stage.spec.t == t
-                and not stage.spec.draft
+                and not stage.spec.branch
                 and stage.spec.origin in (None, Origin.POLICY)
             ),
             None,
@@ -229,8 +229,8 @@ class RunReader:
         return self.finished[planned[0].name]
 
     def planned(self, kind: StageKind, t: int) -> list[StageSpec]:
-        """Stages of a kind in iteration t, finished or not; those of its draft are none."""
-        return [s for s in self.plan.stages if s.kind == kind and s.t == t and not s.draft]
+        """Stages of a kind in iteration t, finished or not; only the policy's own."""
+        return [s for s in self.plan.stages if s.kind == kind and s.t == t and not s.branch]
 
     @property
     def evaluations(self) -> dict[str, FinishedStage]:
@@ -239,8 +239,8 @@ class RunReader:
 
     @property
     def pairings(self) -> dict[int, FinishedStage]:
-        """What made the pairs, by iteration; drafts are none."""
-        return {s.spec.t: s for s in self.of("pair") if not s.spec.draft}
+        """What made the policy's pairs, by iteration; drafts are none."""
+        return {s.spec.t: s for s in self.of("pair") if not s.spec.branch}
 
     @property
     def weighings(self) -> dict[int, FinishedStage]:

@@ -19,15 +19,18 @@ from cream.report.markup import Html, PageSection, join, paragraph, table, tag, 
 from cream.report.page.figures import Words, stack_figure
 from cream.report.page.records import RunRecords
 from cream.report.table import ABSENT
+from cream.report.tables import place
 from cream.runs.manifest import without_local_paths
 
 
 def tallies(records: RunRecords) -> PageSection | None:
     """What became of the prompts of each iteration; None before any pairs or weights."""
-    rows = [*records.iterations, *records.summary.weighed]
+    paired, weighed = [*records.iterations, *records.summary.along], records.summary.weighed
+    rows = [*paired, *weighed]
     if not rows:
         return None
-    parts = [(f"iteration {row.iteration}", dict(row.tally.parts)) for row in rows]
+    labels = [*map(place, paired), *(f"iteration {row.iteration}" for row in weighed)]
+    parts = [(label, dict(row.tally.parts)) for label, row in zip(labels, rows, strict=True)]
     names = [
         n for n in dict.fromkeys(k for _, p in parts for k in p) if any(p.get(n) for _, p in parts)
     ]

@@ -117,6 +117,7 @@ def run_sections(records: RunRecords) -> list[PageSection]:
         trust.consistency(records),
         trust.calibration(records),
         trust.witnesses(records),
+        trust.along(records),
         course.margins(records),
         options.options(records),
         probes.goals(records),

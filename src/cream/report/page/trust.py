@@ -52,6 +52,19 @@ def consistency(records: RunRecords) -> PageSection | None:
     return PageSection("consistency", "Consistency of the rankings", join(parts))
 
 
+def along(records: RunRecords) -> PageSection | None:
+    """What a witness that learns along was trained on; None if none does."""
+    if not records.summary.along:
+        return None
+    explained = (
+        "The witness is trained too, by the same rule with the roles exchanged: it ranks its own "
+        "answers, and the policy of the same iteration confirms them. The next iteration asks what "
+        "it became."
+    )
+    body = [paragraph(explained), html(iteration_table(records.summary.along))]
+    return PageSection("along", "The witness that learns along", join(body))
+
+
 def calibration(records: RunRecords) -> PageSection | None:
     """C against the verifier on decidable pairs; None if no iteration has any."""
     rows = [row for row in records.iterations if row.pair_accuracy.n]
