@@ -130,14 +130,15 @@ class CreamCrossMethod(MethodSection):
     def _one_that_can_learn_along(self) -> None:
         if self.witness_training == "frozen":
             return
-        if len(self.witness) > 1:
+        name, *others = self.witness
+        if others:
             raise ValueError(
                 "witness_training: along exchanges the roles of M_t and one witness; with several "
                 "it is not said who confirms whom: name one, or leave them frozen"
             )
-        if not self.witness[0].islower():
+        if not name.islower():
             raise ValueError(
-                f"witness_training: along trains a model of its own, and {self.witness[0]} is one "
+                f"witness_training: along trains a model of its own, and {name} is one "
                 "of the policy; name a model under witnesses"
             )
         if self.use == "smooth":
