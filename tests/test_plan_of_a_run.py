@@ -51,7 +51,8 @@ METHODS = {
         "witnesses={twin: {seed_share: 0.5}}",
         "training.replay={share: 0.5}",
         "method={name: cream_cross, witness: twin, agreement: answer, witness_training: along, "
-        "pairing: {truncated: keep, unanimous: nll}, objective: {nll: {kind: constant, weight: 1}}}",
+        "pairing: {truncated: keep, unanimous: nll}, "
+        "objective: {nll: {kind: constant, weight: 1}}}",
         "sampling.temperature=0.5",
         "sft.epochs=30",
     ),

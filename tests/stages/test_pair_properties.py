@@ -13,7 +13,6 @@ from cream.loop.pair_summary import summarise_pairs
 from cream.recipe.methods import MethodConfig
 from cream.recipe.methods.confidence import SpaMethod
 from cream.recipe.methods.cream import (
-    CreamCrossMethod,
     CreamMethod,
     CreamPairMethod,
     CreamReferenceMethod,
