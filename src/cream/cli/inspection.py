@@ -26,9 +26,13 @@ from cream.cli.console import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cream.inspect.plan import Length
     from cream.inspect.rates import Rates
+    from cream.inspect.spread import Spread
     from cream.loop.context import Context
+    from cream.records import StageSpec
 
 
 TIMED_PROMPTS = 32
@@ -46,6 +50,14 @@ def plan(
             help="Time the model for a few seconds; without, counts only.",
         ),
     ] = True,
+    rates_file: Annotated[
+        Path | None,
+        typer.Option("--rates", help="Rates of another machine: `timing` of its plan, as JSON."),
+    ] = None,
+    bandwidth: Annotated[
+        float | None,
+        typer.Option("--bandwidth", min=0.001, help="GB/s that reach a rank from the others."),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -56,11 +68,10 @@ def plan(
     progress = ConsoleProgress(messages(quiet=quiet))
     with progress.busy("checking recipe, data and model"):
         from cream.algorithms.judging import verdict_question
-        from cream.inspect.cluster import planned_ranks, planned_workers
         from cream.inspect.plan import LETTER_TOKENS, assumed_length, make_plan, print_plan
+        from cream.inspect.rates import read_rates
         from cream.models.fingerprints import stored_parameters
         from cream.plan import token_counts
-        from cream.preflight.models import planned_trainings
         from cream.preflight.opening import check_run, disk_need
         from cream.runs.store import Run
 
@@ -74,8 +85,8 @@ def plan(
         )
         question = context.encoder.encode_prompt(verdict_question((), "", ""))
         length = assumed_length(run.root, stages, counts, loaded.sampling.max_completion_tokens)
-    rates = None
-    if timing:
+    rates = None if rates_file is None else read_rates(rates_file)
+    if timing and rates is None:
         with progress.busy("timing the model for a few seconds"):
             rates = _rates(context, length)
     parameters = stored_parameters(context.checkpoints.seed_folder)
@@ -89,22 +100,30 @@ def plan(
         disk_bytes=disk_need(context).total,
         rates=rates,
         question=len(question) + 2 * LETTER_TOKENS,
-        workers=planned_workers(
-            loaded,
-            context.crew,
-            stages,
-            parameters * context.checkpoints.compute_dtype.itemsize,
-        ),
-        ranks=[
-            planned_ranks(name, settings, ranks, parameters)
-            for name, settings, ranks in planned_trainings(context)
-        ],
+        spread=_spread(context, stages, parameters, bandwidth),
     )
     context.close()
     if as_json:
         print_json(told)
     else:
         print_plan(output(), told)
+
+
+def _spread(
+    context: Context, stages: Sequence[StageSpec], parameters: int, bandwidth: float | None
+) -> Spread:
+    from cream.inspect.spread import Spread, planned_ranks, planned_workers
+    from cream.models.devices import pick_compute_dtype
+    from cream.preflight.models import planned_trainings
+
+    own = context.checkpoints
+    ranks = []
+    for name, settings, count in planned_trainings(context):
+        dtype = pick_compute_dtype(own.device, settings.compute.precision).dtype
+        ranks.append(planned_ranks(name, settings, count, parameters, itemsize=dtype.itemsize))
+    model_bytes = parameters * own.compute_dtype.itemsize
+    workers = planned_workers(context.recipe, context.crew, stages, model_bytes)
+    return Spread(ranks, workers, None if bandwidth is None else bandwidth * 1e9)
 
 
 def _rates(context: Context, length: Length) -> Rates:

@@ -19,10 +19,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from cream.engines.crew_worker import AGREED, About, Worker
-from cream.errors import CreamError, EngineError
+from cream.errors import CreamError, DependencyError, EngineError
 from cream.recipe.cluster import RayCluster
 
 JOIN_SECONDS = 120.0
@@ -188,14 +189,11 @@ class Crew:
         self.release()
         if self._owns_ray:
             self._owns_ray = False
-            self._ray_module().shutdown()
-
-    def _ray_module(self) -> Any:
-        return import_module("ray")  # in an extra of its own
+            ray_module().shutdown()
 
     def connected(self) -> Any:
         """Ray, connected to the cluster."""
-        ray = self._ray_module()
+        ray = ray_module()
         with self._state:
             if not ray.is_initialized():
                 address = _address(self.config)
@@ -352,6 +350,20 @@ class Crew:
                 "Look at their lengths and at the memory of the nodes; fewer prompts_per_shard "
                 "tell which one it is. Whole parts are kept"
             )
+
+
+def ray_module() -> Any:
+    """Ray, which is in an extra of its own.
+
+    Raises:
+        DependencyError: It is not installed.
+    """
+    if find_spec("ray") is None:
+        raise DependencyError(
+            "cluster: ray needs Ray, which is not installed; install Cream's extra `ray` on every "
+            "node, or set cluster: local"
+        )
+    return import_module("ray")
 
 
 def _address(config: RayCluster) -> str | None:

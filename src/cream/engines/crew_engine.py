@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from cream.engines.checkpoints import Checkpoints
 from cream.engines.crew import Crew
 from cream.engines.crew_worker import Models
 from cream.engines.engine import EngineChoice
-from cream.errors import DependencyError, RecipeError
+from cream.errors import RecipeError
 from cream.protocols import Capability, SamplingParams
 from cream.recipe.cluster import RayCluster
 from cream.recipe.engine import TorchEngine, VllmEngine
@@ -112,14 +111,8 @@ def open_crew(
     """The engine of a run on a cluster; starts nothing.
 
     Raises:
-        DependencyError: Ray is not installed.
         RecipeError: What the run asks for cannot be done on workers.
     """
-    if find_spec("ray") is None:
-        raise DependencyError(
-            "cluster: ray needs Ray, which is not installed; install Cream's extra `ray` on every "
-            "node, or set cluster: local"
-        )
     if brings_sampler:
         raise RecipeError(
             "cluster: a sampler given in Python works in this process; set cluster: local"

@@ -17,8 +17,16 @@ from pydantic import Field
 from rich.console import Console
 from rich.text import Text
 
-from cream.inspect.cluster import PlannedRanks, PlannedWorkers, spread_lines
 from cream.inspect.rates import Rates, StepCost
+from cream.inspect.spread import (
+    PlannedRanks,
+    PlannedStep,
+    PlannedWorkers,
+    Spread,
+    TrainingWork,
+    spread_lines,
+    training_work,
+)
 from cream.recipe import Recipe
 from cream.records import Count, Record, SampleSummary, StageKind, StageSpec
 from cream.report.table import Table, terminal
@@ -29,6 +37,8 @@ from cream.runs.reader import State, finished_stage, progress_of
 from cream.runs.store import part_files
 from cream.types import AddedTokens
 
+ON_CREW = ("sample", "evaluate", "evaluate_goal", "score", "score_examples")
+"""Kinds of stages whose shards go to workers; the others work in this process."""
 LETTER_TOKENS = 2
 """Of an answer to a verdict question: the letter, and the end of turn."""
 BYTES_PER_TRAINED_WEIGHT = 16
@@ -61,6 +71,8 @@ class PlanRow(Record):
     """Taken if finished, else estimated; null with a reason."""
     remaining_seconds: float | None
     reason: str | None
+    step: PlannedStep | None = None
+    """Of a training, if it has something to train on."""
 
 
 class AssumedLength(Record):
@@ -139,8 +151,7 @@ def make_plan(
     disk_bytes: int,
     rates: Rates | None,
     question: int = 0,
-    workers: PlannedWorkers | None = None,
-    ranks: Sequence[PlannedRanks] = (),
+    spread: Spread | None = None,
 ) -> Plan:
     """Everything `cream plan` tells.
 
@@ -155,12 +166,14 @@ def make_plan(
         rates: Of this machine, of one worker or rank; None for counts only.
         question: Tokens of a verdict question without prompt and responses, and of both answers
             to it; read where the plan has verdicts.
-        workers: How sampling and scoring spread, if they do.
-        ranks: How the trainings spread.
+        spread: Workers and ranks; None for one process.
     """
+    spread = spread or Spread()
     edits = {stage.name for stage in stages if stage.kind == "edit"}
     rows = [
-        _row(recipe, root, stage, counts[str(stage.source)], length, rates, question).model_copy(
+        _row(
+            recipe, root, stage, counts[str(stage.source)], length, rates, question, spread
+        ).model_copy(
             update={"at_most": stage.kind in ("train", "edit") or bool(edits & {*stage.inputs})}
         )
         for stage in stages
@@ -182,8 +195,8 @@ def make_plan(
             measured_bytes=None if rates is None else rates.peak_bytes,
         ),
         disk=PlannedDisk(needed_bytes=disk_bytes, free_bytes=free_bytes(root)),
-        workers=workers,
-        ranks=list(ranks),
+        workers=spread.workers,
+        ranks=list(spread.ranks),
     )
 
 
@@ -195,9 +208,11 @@ def _row(
     length: Length,
     rates: Rates | None,
     question: int,
+    spread: Spread,
 ) -> PlanRow:
     tokens = _tokens(stage, counts, _length_of(stage, length, rates), question)
-    seconds, reason = _seconds(recipe, stage, tokens, rates)
+    trained = None if tokens is None else training_work(recipe, stage, tokens, spread)
+    seconds, reason = _seconds(recipe, stage, tokens, rates, trained, spread)
     record = finished_stage(root, stage)
     done = 1.0 if record is not None else _kept_share(recipe, root, stage)
     return PlanRow(
@@ -213,6 +228,7 @@ def _row(
         seconds=record.seconds if record is not None else seconds,
         remaining_seconds=0.0 if record is not None else _times(seconds, 1 - done),
         reason=None if record is not None else reason,
+        step=None if trained is None else trained.step,
     )
 
 
@@ -222,10 +238,13 @@ def _times(seconds: float | None, share: float) -> float | None:
 
 def _kept_share(recipe: Recipe, root: Path, stage: StageSpec) -> float:
     """Share of the prompts whose part is on disk."""
-    evaluated = stage.kind in ("evaluate", "evaluate_goal")
-    settings = recipe.evaluation if evaluated else recipe.sampling
     parts = len(part_files(root / stage.name))
-    return min(parts * settings.prompts_per_shard / stage.prompts, 1.0)
+    return min(parts * _prompts_per_shard(recipe, stage) / stage.prompts, 1.0)
+
+
+def _prompts_per_shard(recipe: Recipe, stage: StageSpec) -> int:
+    evaluated = stage.kind in ("evaluate", "evaluate_goal")
+    return (recipe.evaluation if evaluated else recipe.sampling).prompts_per_shard
 
 
 def _length_of(stage: StageSpec, length: Length, rates: Rates | None) -> float:
@@ -267,7 +286,12 @@ def _tokens(stage: StageSpec, counts: TokenCounts, length: float, question: int)
 
 
 def _seconds(
-    recipe: Recipe, stage: StageSpec, tokens: float | None, rates: Rates | None
+    recipe: Recipe,
+    stage: StageSpec,
+    tokens: float | None,
+    rates: Rates | None,
+    trained: TrainingWork | None,
+    spread: Spread,
 ) -> tuple[float | None, str | None]:
     """An estimate, or why there is none."""
     if stage.kind == "text_score":
@@ -276,9 +300,14 @@ def _seconds(
         return None, "no model runs; seconds"
     if rates is None:
         return None, "not timed"
+    crewed = tokens
+    if stage.kind in ON_CREW:
+        crewed *= spread.share_of_worker(
+            max(1, math.ceil(stage.prompts / _prompts_per_shard(recipe, stage)))
+        )
     match stage.kind:
         case "sample" | "evaluate" | "evaluate_goal" | "answer" | "edit":
-            return rates.start_seconds + tokens / rates.sampled_per_second, None
+            return rates.start_seconds + crewed / rates.sampled_per_second, None
         case (
             "score"
             | "score_examples"
@@ -287,20 +316,17 @@ def _seconds(
             | "token_reward"
             | "token_head"
         ):
-            return rates.load_seconds + tokens / rates.scored_per_second, None
+            return rates.load_seconds + crewed / rates.scored_per_second, None
         case "fine_tune":
-            steps = stage.epochs * math.ceil(stage.completions / recipe.sft.optimiser.batch_size)
-            return rates.load_seconds + _training(rates.fine_tuning, steps, tokens), None
+            return rates.load_seconds + _trained(trained, rates.fine_tuning), None
         case "train":
-            examples = stage.examples or stage.completions // 2
-            steps = stage.epochs * math.ceil(examples / recipe.training.optimiser.batch_size)
-            return rates.load_seconds + _training(rates.training, steps, tokens), None
+            return rates.load_seconds + _trained(trained, rates.training), None
         case _:
             raise ValueError(stage.kind)  # has no tokens, answered above
 
 
-def _training(cost: StepCost, steps: int, tokens: float) -> float:
-    return steps * cost.fixed + tokens * cost.per_token
+def _trained(work: TrainingWork | None, cost: StepCost) -> float:
+    return 0.0 if work is None else work.seconds(cost)
 
 
 STATES = {"finished": "done", "begun": "begun", "missing": ""}
@@ -353,4 +379,10 @@ def _plan_lines(plan: Plan) -> list[str]:
         f" plus activations{measured}"
     )
     lines.append(f"disk: {size(disk.needed_bytes)} needed, {size(disk.free_bytes)} free")
-    return lines + spread_lines(plan.workers, plan.ranks)
+    kinds = {"sft": "fine_tune", "training": "train"}
+    steps = {
+        section: next((row.step for row in plan.stages if row.kind == kind), None)
+        for section, kind in kinds.items()
+    }
+    spread = Spread(plan.ranks, plan.workers)
+    return lines + spread_lines(spread, steps, timed=plan.timing is not None)

@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from cream.algorithms.preference import supervised
+from cream.errors import RecipeError
 from cream.protocols import Capability, Engine, LogpScorer, Sampler, SamplingParams
 from cream.recipe import Recipe
 from cream.recipe.objectives import Dpo, ObjectiveConfig
@@ -63,6 +65,29 @@ class Rates(Record):
     """Most memory that this process (on a GPU: torch) held meanwhile."""
     seconds: float
     """What the measurement took."""
+
+
+def read_rates(path: Path) -> Rates:
+    """Rates of a machine that is not this one.
+
+    Args:
+        path: What `cream plan --json` calls ``timing``, as a JSON object, measured or written by
+            hand.
+
+    Raises:
+        RecipeError: It cannot be read, or lacks something.
+    """
+    try:
+        return Rates.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise RecipeError(f"--rates: cannot read {path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise RecipeError(
+            f"--rates: {path}: {place}: {first['msg']}; it is to hold what `cream plan --json` "
+            "calls `timing`"
+        ) from error
 
 
 def measure_rates(

@@ -13,6 +13,7 @@ from cream import __version__
 from cream.data.dataset import LoadedData, load_data
 from cream.data.verifiers import PromptVerifier
 from cream.engines.checkpoints import Checkpoints
+from cream.engines.crew import ray_module
 from cream.engines.crew_engine import open_crew
 from cream.engines.engine import BY_NAME, EngineChoice, choose_engine, open_engine
 from cream.errors import DataError, RecipeError, RunError
@@ -214,7 +215,13 @@ def _say_what_computes(context: Context) -> None:
 
 
 def claim_run(context: Context) -> None:
-    """Record the recipe and the manifest of a run that was checked."""
+    """Record the recipe and the manifest of a run that was checked.
+
+    Raises:
+        DependencyError: It needs Ray, without which it can be planned and not run.
+    """
+    if context.crew is not None:
+        ray_module()
     resolved, run = context.recipe.model_dump(mode="json"), context.run
     run.claim(resolved, context.plan.stored(context.recipe.iterations), may_change=may_change)
     inputs = {
