@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
 from cream.cli import app
@@ -27,3 +28,19 @@ def test_it_reports_on_labels_and_trains_on_none(recipe_file, tmp_path):
     assert not (run / "sft/evaluate").exists()
     shown = invoke("trust", str(recipe_file), *options, "--quiet")
     assert "labels that M1 would give itself" in shown
+
+
+def test_self_certainty_is_measured_beside_the_likelihoods_if_it_is_asked_for(
+    recipe_file, tmp_path
+):
+    options = ("--set", f"run_dir={tmp_path / 'run'}", "--set", "scoring.self_certainty=true")
+    keep = ("--set", "method.pairing.truncated=keep")
+    report = json.loads(invoke("trust", str(recipe_file), *options, *keep, "--json", "--quiet"))
+
+    measured = {signal["signal"]: signal for signal in report["signals"]}
+    found = measured["self-certainty of the label"]
+    assert sum(row["right"]["n"] for row in found["reliability"]) == found["n"] == report["prompts"]
+    paths = sorted((tmp_path / "run/iteration-1/matrix").glob("*.parquet"))
+    column = [v for path in paths for v in pq.read_table(path)["self_certainty"].to_pylist()]
+    assert found["reliability"][-1]["most"] in column
+    assert found["reliability"][0]["least"] >= min(column) > 0

@@ -10,9 +10,9 @@ from cream.errors import DataError
 from cream.recipe.data import DataConfig, StringTaskConfig, StringTaskSource
 
 
-def stream(name, lengths, *, role="prompts", seed=0, taken=None):
+def stream(name, lengths, *, role="prompts", seed=0, taken=None, **options):
     source = StringTaskSource.model_validate(
-        {"source": "string_tasks", "tasks": [{"name": name, "lengths": lengths}]}
+        {"source": "string_tasks", "tasks": [{"name": name, "lengths": lengths, **options}]}
     )
     (made,) = tasks_of(source, role=role, seed=seed)
     return TaskStream(made, role=role, taken=set() if taken is None else taken)
@@ -28,6 +28,11 @@ def stream(name, lengths, *, role="prompts", seed=0, taken=None):
         ("parity", "0110", "0100"),
         ("edit", "aabbc", "aabc"),
         ("edit", "bab", "baab"),
+        ("double", "cab", "ccaabb"),
+        ("shift", "abj", "bca"),
+        ("highest", "bacab", "bbccc"),
+        ("mirror", "abc", "abccba"),
+        ("rotate", "abc", "bca"),
     ],
 )
 def test_answers_of_the_tasks_by_hand(name, text, answer):
@@ -53,6 +58,18 @@ def test_added_is_addition(first, second):
 def test_parities_and_edits_of_longer_strings():
     assert parities("10101") == "11001"
     assert edited("aaa") == "aa"  # one a is left of the run, and it is written twice
+
+
+def test_characters_can_stand_apart_behind_an_instruction():
+    """The same strings as without, and the answer to what was read."""
+    plain = stream("reverse", 4).draw(20)
+    apart = stream("reverse", 4, instruction="Write backwards:", separator=" ").draw(20)
+
+    for one, other in zip(plain, apart, strict=True):
+        text = one.messages[0].content
+        assert other.messages[0].content == f"Write backwards: {' '.join(text)}"
+        assert other.answer == " ".join(text[::-1])
+    assert {one.prompt_id for one in plain}.isdisjoint(other.prompt_id for other in apart)
 
 
 def test_prompts_have_lengths_between_the_two_named_and_say_theirs_in_the_task():

@@ -18,7 +18,7 @@ from cream.types import ScoreMatrix
 REWARD = LogpQuantity(unit="mean_likelihood", model="M1")
 
 
-def layout(groups, *, scores):
+def layout(groups, *, scores, **models):
     """One list of (hash, logps_M1, logps_other, truncated) per prompt; all of two tokens."""
     rows = [row for group in groups for row in group]
     hashes, own, other, cut = (np.array(column) for column in zip(*rows, strict=True))
@@ -30,8 +30,8 @@ def layout(groups, *, scores):
             num_tokens=np.full(len(rows), 2, dtype=np.int32),
             truncated=cut.astype(bool),
             ids_hash=hashes.astype(np.int64),
-            logps={"M1": own.astype(np.float64), "other": other.astype(np.float64)},
-            noise={"M1": 0.0, "other": 0.0},
+            logps={"M1": own.astype(np.float64), "other": other.astype(np.float64), **models},
+            noise=dict.fromkeys(("M1", "other", *models), 0.0),
             scores={name: np.array(values, dtype=np.float64) for name, values in scores.items()},
             labels={},
             origin=None,
@@ -88,6 +88,44 @@ def test_another_model_is_asked_for_its_order_and_its_answer(found):
         found.values["order of best and worst under other"], [-1, np.nan, 1, np.nan]
     )
     np.testing.assert_array_equal(found.trusted["other answers it"], [0, 1, np.nan, np.nan])
+
+
+def test_the_partial_tau_is_that_of_implicit_rewards_given_m0():
+    """Rewards 3 2 1 0, 0 1 3 2 and -log pi_0 = 2 0 1 -2: taus -2/3, 2/3 and -1/3, by counting.
+
+    So (-2/3 + 2/9) / sqrt((1 - 4/9) (1 - 1/9)) = -(4/9) / sqrt(40/81) = -sqrt(0.4).
+    """
+    seed = np.array([-2.0, 0.0, -1.0, 2.0])
+    own, other = seed + np.array([3, 2, 1, 0]), seed + np.array([0, 1, 3, 2])
+    group = [(i, a, b, 0) for i, (a, b) in enumerate(zip(own, other, strict=True))]
+
+    found = signals_of(layout([group], scores={"verifier": [1, 0, 0, 0]}, M0=seed), "M1", {})
+
+    (value,) = found.values["partial tau with other given M0"]
+    assert value == pytest.approx(-np.sqrt(0.4))
+    assert "partial tau with M0 given M0" not in found.values
+
+
+def test_self_certainty_is_that_of_the_label():
+    certain = np.arange(12.0)
+    scores = {"verifier": VERDICTS, "self_certainty": certain}
+
+    found = signals_of(layout(GROUPS, scores=scores), "M1", {})
+
+    np.testing.assert_array_equal(
+        found.values["self-certainty of the label"], [certain[0], certain[3], certain[7], np.nan]
+    )
+
+
+def test_reliability_counts_fifths_and_keeps_equal_values_together():
+    """Of 1 1 1 2 3 4 5 6 7 the cuts are 1, 2.2, 3.8 and 5.4; nothing lies below the first."""
+    values = np.array([1.0, 1, 1, 2, 3, 4, 5, 6, 7, 8])
+    right = np.array([0.0, 0, 1, 0, 1, 0, 1, 1, 1, np.nan])
+
+    (quality,) = signal_quality([PromptSignals(right, {"s": values}, {})])
+
+    rows = [(row.least, row.most, row.right.share, row.right.n) for row in quality.reliability]
+    assert rows == [(1, 2, 0.25, 4), (3, 3, 1, 1), (4, 5, 0.5, 2), (6, 7, 1, 2)]
 
 
 def test_auroc_is_counted_over_prompts_of_all_parts_with_a_value_and_a_verdict():

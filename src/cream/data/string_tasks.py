@@ -53,6 +53,11 @@ ANSWERS: Mapping[str, tuple[str, int, Callable[[str], str]]] = {
     "add": (DIGITS, 2, added),
     "parity": (BITS, 1, parities),
     "edit": (LETTERS, 1, edited),
+    "double": (LETTERS, 1, lambda text: "".join(letter * 2 for letter in text)),
+    "shift": (LETTERS, 1, lambda text: text.translate(str.maketrans(LETTERS, "bcdefghija"))),
+    "highest": (LETTERS, 1, lambda text: "".join(accumulate(text, max))),
+    "mirror": (LETTERS, 1, lambda text: text + text[::-1]),
+    "rotate": (LETTERS, 1, lambda text: text[1:] + text[:1]),
 }
 """By name: characters of a prompt, how many of them make one of its length, and the answer."""
 
@@ -70,7 +75,8 @@ class StringTask:
     def __init__(self, task: StringTaskConfig, *, role: str, seed: int) -> None:
         self.name = task.name
         self.options = f"lengths {task.lengths[0]} to {task.lengths[1]}"
-        self._lengths = task.lengths
+        self._lengths, self._instruction = task.lengths, task.instruction
+        self._separator = task.separator
         self._chunk, self._drawn = -1, (list[int](), list[list[int]]())
         self._seed = derive_seed(seed, "string_tasks", role, task.name, *task.lengths)
 
@@ -82,12 +88,13 @@ class StringTask:
             self._chunk, self._drawn = chunk, self._draw(chunk, len(characters), width)
         length, letters = self._drawn[0][place], self._drawn[1][place]
         text = "".join(characters[letter] for letter in letters[: length * width])
-        messages = (Message("user", text),)
+        shown = self._separator.join(text)
+        messages = (Message("user", f"{self._instruction} {shown}".lstrip()),)
         return Prompt(
             prompt_id=prompt_id(messages),
             messages=messages,
             task=f"{self.name}-{length}",
-            answer=answer(text),
+            answer=self._separator.join(answer(text)),
             metadata={"verifier": "exact_match"},
         )
 

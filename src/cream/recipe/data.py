@@ -117,11 +117,17 @@ def _from_one(value: Any) -> Any:
 class StringTaskConfig(Section):
     """One task on strings; it is as hard as the strings are long."""
 
-    name: Literal["reverse", "copy", "spaced_copy", "sort", "add", "parity", "edit"]
+    name: Literal[
+        "reverse", "copy", "spaced_copy", "sort", "add", "parity", "edit",
+        "double", "shift", "highest", "mirror", "rotate",
+    ]  # fmt: skip
     """``reverse``: the letters backwards. ``copy``: again. ``spaced_copy``: with a dot between each
     two. ``sort``: in the order of the alphabet. ``add``: two numbers, their digits in pairs, the
     last ones first; the digits of the sum, last one first. ``parity``: after each bit, whether an
-    odd number of ones has been read. ``edit``: of equal neighbours one, and every ``a`` twice."""
+    odd number of ones has been read. ``edit``: of equal neighbours one, and every ``a`` twice.
+    ``double``: every letter twice. ``shift``: for each letter the next of the alphabet, ``a`` for
+    the last. ``highest``: after each letter, the highest that has been read. ``mirror``: forwards,
+    then backwards. ``rotate``: the first letter moved to the end."""
     lengths: Annotated[
         tuple[int, int],
         BeforeValidator(_from_one, json_schema_input_type=int | tuple[int, int]),
@@ -130,6 +136,11 @@ class StringTaskConfig(Section):
     ``j``; of ``add`` it is the number of digits."""
     count: int | None = Field(default=None, ge=1)
     """Distinct prompts of this task. Either every task has a count, or the source has one."""
+    instruction: str = Field(default="", exclude_if=lambda value: not value)
+    """Stands before the string, with a space between: for models of text, which read requests."""
+    separator: str = Field(default="", exclude_if=lambda value: not value)
+    """Stands between the characters of the string and of the answer, such as a space, so that a
+    tokenizer of text makes one token of each."""
 
     @model_validator(mode="after")
     def _an_interval(self) -> StringTaskConfig:
@@ -142,7 +153,7 @@ class StringTaskConfig(Section):
 class StringTaskSource(Section):
     """Prompts of tasks on strings, made by Cream, checked by ``exact_match``.
 
-    For models of characters (``model.from_scratch``). The task of a prompt in reports is its name
+    For models of characters (``model.from_scratch``), and with ``separator`` for others. The task of a prompt in reports is its name
     with its length, such as ``reverse-7``.
     """
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cream.recipe.base import Section
-from cream.recipe.columns import EDIT_OF, EXTRACTED, LABELS, VERDICT
+from cream.recipe.columns import EDIT_OF, EXTRACTED, LABELS
 from cream.recipe.editing import Editing as Editing
 from cream.recipe.editing import TokenHeadConfig as TokenHeadConfig
 from cream.recipe.goals import Goals, Score
@@ -277,8 +277,8 @@ class MethodParts(Section):
     sampled_goal: Score | None = None
     """The goal that M_t is told with the prompts, and under which its answers are scored."""
     objective: ObjectiveConfig
-    verdicts: bool = Field(default=False, exclude_if=lambda value: not value)
-    """Whether the matrix has the column ``verdict``: set by the recipe's ``scoring.verdicts``."""
+    asked: list[str] = Field(default_factory=list, exclude_if=lambda value: not value)
+    """Score columns that the matrix has whatever the method reads: set by ``scoring``."""
     learner: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """Witness that learns by these parts; None: the policy does."""
     along: MethodParts | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -366,8 +366,8 @@ class MethodParts(Section):
         """Score columns that are needed, each once."""
         scores = [q.column for q in self.quantities if isinstance(q, ScoreQuantity)]
         answers = self.answered.columns if self.answered else ()
-        beside = (*([VERDICT] if self.verdicts else []), *([LABELS] if self.editing else []))
-        return tuple(dict.fromkeys((*scores, *answers, *beside)))
+        edited = [LABELS] if self.editing else []
+        return tuple(dict.fromkeys((*scores, *answers, *self.asked, *edited)))
 
     @property
     def label_columns(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from cream.recipe.base import Section
 from cream.recipe.cluster import ClusterConfig, LocalCluster
+from cream.recipe.columns import SELF_CERTAINTY, VERDICT
 from cream.recipe.data import DataConfig
 from cream.recipe.engine import AutoEngine, EngineConfig
 from cream.recipe.methods import MethodConfig
@@ -59,6 +60,15 @@ class ScoringConfig(Section):
     verdicts: VerdictConfig | None = Field(default=None, exclude_if=lambda value: value is None)
     """Also ask a model of the run which of two completions is better: a witness in every report,
     with its label mass and its bias for a place. Or none."""
+    self_certainty: bool = Field(default=False, exclude_if=lambda value: not value)
+    """Also measure how certain M_t is of each completion's tokens (arXiv 2502.18581): a witness in
+    every report, and a signal of ``cream trust``. One more pass over the samples."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Score columns that are measured for every method."""
+        verdicts = [] if self.verdicts is None else [VERDICT]
+        return [*verdicts, *([SELF_CERTAINTY] if self.self_certainty else [])]
 
 
 class EvaluationConfig(Section):
@@ -127,9 +137,8 @@ class Recipe(Section):
             method: Composed in Python; None: the recipe's.
         """
         parts = (method or self.method).parts(t)
-        if self.scoring.verdicts is None:
-            return parts
-        return parts.model_copy(update={"verdicts": True})
+        asked = self.scoring.columns
+        return parts.model_copy(update={"asked": asked}) if asked else parts
 
     @property
     def folder(self) -> str:

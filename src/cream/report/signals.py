@@ -13,14 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from rich.console import Console
 from rich.text import Text
 
+from cream.algorithms.null_consistency import partial_kendall
 from cream.algorithms.ranking import kendall_tau
 from cream.algorithms.rewards import Reward
 from cream.algorithms.statistics import Absent, bootstrap_auroc, wilson_interval
-from cream.recipe.columns import EXTRACTED, VERIFIER
+from cream.recipe.columns import EXTRACTED, SELF_CERTAINTY, VERIFIER
+from cream.recipe.parts import Agreement, LogpQuantity
+from cream.recipe.witness import SEED_MODEL
 from cream.records import Count, MatrixSummary, Rate, Record, Share
 from cream.report.table import Table, terminal
 from cream.runs.reader import RunReader
@@ -31,6 +34,8 @@ from cream.types import ScoreMatrix
 LARGEST_MARGIN = 1e9
 """Of a prompt whose completions all say the same: more than any other has, nats per token."""
 UNANIMOUS, MAJORITY = "all completions say the same", "at least half say it"
+BINS = 5
+"""Parts of the prompts, ordered by a signal, of which each is counted by itself."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,15 @@ class PromptSignals:
     """Per rule whether it would trust the label, 1 or 0; NaN where it cannot say."""
 
 
+class ReliabilityRow(Record):
+    """Prompts whose values of a signal lie together, and how many of their labels are right."""
+
+    least: float
+    most: float
+    """Smallest and largest value among them."""
+    right: Share
+
+
 class SignalQuality(Record):
     """How well a signal tells prompts whose label is right from the others."""
 
@@ -56,6 +70,9 @@ class SignalQuality(Record):
     n: Count
     """Prompts with a value and a verdict."""
     without_value: Count
+    reliability: list[ReliabilityRow]
+    """The prompts in up to five parts of equal size, from the least of the signal to the most;
+    equal values stay together."""
 
 
 class TrustedLabels(Record):
@@ -115,8 +132,9 @@ def signal_quality(parts: Sequence[PromptSignals]) -> list[SignalQuality]:
 
 
 def _quality(name: str, values: np.ndarray, right: np.ndarray) -> SignalQuality | None:
-    known = ~np.isnan(values) & ~np.isnan(right)
-    found = bootstrap_auroc(values[known], right[known] == 1, np.random.default_rng(0))
+    known, missing = ~np.isnan(values) & ~np.isnan(right), int(np.isnan(values).sum())
+    values, right = values[known], right[known] == 1
+    found = bootstrap_auroc(values, right, np.random.default_rng(0))
     if isinstance(found, Absent):
         return None
     return SignalQuality(
@@ -125,8 +143,25 @@ def _quality(name: str, values: np.ndarray, right: np.ndarray) -> SignalQuality 
         low=found.low,
         high=found.high,
         n=found.num_items,
-        without_value=int(np.isnan(values).sum()),
+        without_value=missing,
+        reliability=_reliability(values, right),
     )
+
+
+def _reliability(
+    values: Float64[np.ndarray, " item"], right: Bool[np.ndarray, " item"]
+) -> list[ReliabilityRow]:
+    edges = np.unique(np.quantile(values, np.arange(1, BINS) / BINS))
+    place = np.searchsorted(edges, values, side="right")
+    inside = (place == part for part in np.unique(place))
+    return [
+        ReliabilityRow(
+            least=float(values[own].min()),
+            most=float(values[own].max()),
+            right=_right(right * 1.0, own),
+        )
+        for own in inside
+    ]
 
 
 def _right(right: np.ndarray, said: np.ndarray) -> Share:
@@ -148,6 +183,7 @@ def prompt_signals(reader: RunReader, t: int) -> PromptSignals:
     there = set(pq.read_schema(stage.paths[0]).names)
     answers = parts.answered.columns if parts.answered else {}
     scores = [VERIFIER, *answers]
+    scores += [SELF_CERTAINTY] if SELF_CERTAINTY in there else []
     labels = [EXTRACTED] if EXTRACTED in there else []
     wanted = [*BASE_COLUMNS, *(LOGP_PREFIX + model for model in models), *scores, *labels]
     matrix = matrix_from_tables(list(stage.tables(wanted)), models, scores, labels)
@@ -186,6 +222,14 @@ def signals_of(layout: Layout, policy: str, answers: Mapping[str, str]) -> Promp
         values[f"tau with {name}"] = tau.values
         values[f"order of best and worst under {name}"] = np.where(several, np.sign(gap), np.nan)
         values[f"likelihood of the label under {name}"] = other[place, best]
+        if SEED_MODEL in likelihoods and name != SEED_MODEL:
+            values[f"partial tau with {name} given {SEED_MODEL}"] = _partial_tau(
+                layout, policy, name
+            )
+    if SELF_CERTAINTY in matrix.scores:
+        values["self-certainty of the label"] = _padded(matrix.scores[SELF_CERTAINTY], layout)[
+            place, best
+        ]
     trusted = {UNANIMOUS: (share == 1) * 1.0, MAJORITY: (share >= 0.5) * 1.0}
     for column, witness in answers.items():
         said = _padded(matrix.scores[column], layout)[place, best]
@@ -198,6 +242,13 @@ def signals_of(layout: Layout, policy: str, answers: Mapping[str, str]) -> Promp
         {name: np.where(labelled, value, np.nan) for name, value in values.items()},
         {name: value * without for name, value in trusted.items()},
     )
+
+
+def _partial_tau(layout: Layout, policy: str, other: str) -> np.ndarray:
+    """Agreement of two implicit rewards given the log-likelihood of M0 that both hold."""
+    first, second = (LogpQuantity(unit="implicit", model=name) for name in (policy, other))
+    compared = Agreement(first=first, second=second)
+    return partial_kendall(*layout.ratings(compared), layout.distinct).values
 
 
 def _likelihood(matrix: ScoreMatrix, layout: Layout, model: str) -> np.ndarray:
@@ -242,17 +293,24 @@ def trust_tables(report: TrustReport) -> Iterable[Table]:
         told = sorted(report.signals, key=lambda one: -one.auroc)
         yield Table(
             "which signal tells right labels from wrong ones; 0.5 is no information",
-            ("signal", "AUROC", "n", "without a value"),
+            ("signal", "AUROC", "n", "without a value", "right, % from least to most of it"),
             tuple(
                 (
                     one.signal,
                     f"{one.auroc:.3f} [{one.low:.3f}, {one.high:.3f}]",
                     str(one.n),
                     str(one.without_value),
+                    by_parts(one),
                 )
                 for one in told
             ),
         )
+
+
+def by_parts(quality: SignalQuality) -> str:
+    """Right labels in the parts that a signal orders prompts into, least of it first."""
+    shares = [row.right.share for row in quality.reliability]
+    return " ".join("-" if share is None else f"{100 * share:.0f}" for share in shares)
 
 
 def _share(right: Share) -> str:

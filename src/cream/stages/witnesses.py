@@ -32,7 +32,7 @@ from cream.algorithms.ranking import RankAgreement
 from cream.algorithms.statistics import Absent, bootstrap_auroc
 from cream.errors import DataError
 from cream.pair_records import Estimate
-from cream.recipe.columns import EXTRACTED, JUDGE, REWARD_MODEL, VERDICT
+from cream.recipe.columns import EXTRACTED, JUDGE, REWARD_MODEL, SELF_CERTAINTY, VERDICT
 from cream.recipe.pairing import PairingConfig
 from cream.recipe.parts import Agreement, AnyQuantity, LogpQuantity, ScoreQuantity, Votes, models_of
 from cream.stages.layout import Layout
@@ -40,7 +40,7 @@ from cream.stages.null import residual_rates
 from cream.stages.pair import Members
 from cream.types import ScoreMatrix
 
-SCORE_WITNESSES = (JUDGE, REWARD_MODEL, VERDICT)
+SCORE_WITNESSES = (JUDGE, REWARD_MODEL, VERDICT, SELF_CERTAINTY)
 """Score columns that may be asked, besides the log-probabilities of every model. Not the verifier:
 it is what witnesses are judged by."""
 
