@@ -8,14 +8,21 @@ how well it tells those whose best sample by likelihood is right from the others
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cream.report.comparison import Comparison, comparison_runs, summarise_comparison
-from cream.report.signals import PromptSignals, prompt_signals, signal_quality
+from cream.report.signals import (
+    PromptSignals,
+    SignalQuality,
+    by_parts,
+    prompt_signals,
+    signal_quality,
+)
 from cream.report.table import Table, markdown
 from cream.runs.reader import RunReader
 
@@ -28,6 +35,13 @@ SIGNALS_OF = ("unanimous", "srlm-implicit", "cross-answer")
 """Arms whose signals the page shows; the JSON has those of all."""
 MADE_HERE = "<!-- from here on made by `scripts/study.py report` -->"
 FIGURE_WIDTH, BAR, LABEL = 720, 18, 240
+CHOSEN_ON, CONTROL = "reverse", "control"
+"""Family on which sizes and rates were chosen, and the arm of prompts that M1 knows."""
+OF_ROW = ("arm", "iteration", "right")
+"""What a row of the signal table has beside the quality of its signal."""
+ROOM = 5.0
+"""Points that the oracle must gain for a family to say what share of them others gain."""
+RESAMPLES = 2000
 
 
 def write_report(runs: Path, folder: Path) -> None:
@@ -52,7 +66,8 @@ def write_report(runs: Path, folder: Path) -> None:
         for method in comparison.methods
     ]
     (folder / "study.svg").write_text(figure(rows), encoding="utf-8")
-    blocks = [block for record in records for block in _blocks(record)]
+    blocks = [_titled(table) for table in over_families(records)]
+    blocks += [block for record in records for block in _blocks(record)]
     page = folder / "study.md"
     told, _, _ = page.read_text(encoding="utf-8").partition(MADE_HERE)
     page.write_text(f"{told}{MADE_HERE}\n\n{chr(10).join(blocks)}", encoding="utf-8")
@@ -105,6 +120,87 @@ def _blocks(record: Mapping[str, Any]) -> Iterator[str]:
             yield _titled(_signal_rows(f"{record['family']}, {record['group']}, {arm}", measured))
 
 
+def over_families(records: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """What each arm gains, over the control and of the oracle's gain, family by family.
+
+    The last two columns are over the families that nothing was chosen on and where the oracle gains
+    `ROOM` points or more. Their intervals draw the seeds of each family again, not the families.
+    """
+    gains = {family: _by_seed(records, family) for family in _families(records)}
+    gains = {family: found for family, found in gains.items() if "oracle" in found}
+    unseen = [f for f, found in gains.items() if f != CHOSEN_ON and found["oracle"].mean() >= ROOM]
+    arms = dict.fromkeys(arm for found in gains.values() for arm in found if arm != CONTROL)
+    if not unseen:
+        return
+    rows = []
+    for arm in arms:
+        there = [gains[family] for family in unseen if arm in gains[family]]
+        shares = ["", ""]
+        if len(there) == len(unseen):
+            shares[0] = _percent(_drawn(there, partial(_ratio, arm=arm, control=0.0)))
+        if len(there) == len(unseen) and all(CONTROL in found for found in there):
+            shares[1] = _percent(_drawn(there, partial(_ratio, arm=arm, control=1.0)))
+        rows.append((arm, *_means(gains, arm), *shares))
+    rows.append((CONTROL, *_means(gains, CONTROL), "", ""))
+    counts = [f"{family}, {len(found['oracle'])} seeds" for family, found in gains.items()]
+    title = f"Gain of M4 over M1, points; unseen families: {', '.join(unseen)}"
+    head = ("arm", *counts, "of the oracle's gain, unseen", "the same less the control's")
+    yield Table(title, head, tuple(rows))
+
+
+def _means(gains: Mapping[str, Mapping[str, np.ndarray]], arm: str) -> Iterator[str]:
+    return (f"{found[arm].mean():+.1f}" if arm in found else "" for found in gains.values())
+
+
+def _families(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(record["family"] for record in records if record["group"] == "whole"))
+
+
+def _by_seed(records: Sequence[Mapping[str, Any]], family: str) -> dict[str, np.ndarray]:
+    """Gain of the last model over M1 by arm, points, a seed each."""
+    found: dict[str, np.ndarray] = {}
+    for record in records:
+        if record["family"] != family or record["group"] == "halves":
+            continue
+        for method in record["comparison"]["methods"]:
+            first, last = method["models"][1]["by_seed"], method["models"][-1]["by_seed"]
+            found[method["name"]] = np.array([100 * (last[s] - first[s]) for s in sorted(last)])
+    return found
+
+
+def _ratio(means: Sequence[Mapping[str, float]], arm: str, control: float) -> float:
+    """Mean over families of an arm's share of the oracle's gain, less so much of the control's."""
+    shares = []
+    for found in means:
+        less = control * found.get(CONTROL, 0.0)
+        shares.append((found[arm] - less) / (found["oracle"] - less))
+    return float(np.mean(shares))
+
+
+def _drawn(
+    families: Sequence[Mapping[str, np.ndarray]],
+    of: Callable[[Sequence[Mapping[str, float]]], float],
+) -> tuple[float, float, float]:
+    """A figure of the means over seeds, with its 95 % interval over drawn seeds."""
+    generator = np.random.default_rng(0)
+    seeds = [len(found["oracle"]) for found in families]
+
+    def means(chosen: Sequence[np.ndarray]) -> list[dict[str, float]]:
+        return [
+            {arm: float(values[picked].mean()) for arm, values in found.items()}
+            for found, picked in zip(families, chosen, strict=True)
+        ]
+
+    drawn = [of(means([generator.integers(n, size=n) for n in seeds])) for _ in range(RESAMPLES)]
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    return of(means([np.arange(n) for n in seeds])), low, high
+
+
+def _percent(found: tuple[float, float, float]) -> str:
+    value, low, high = (100 * part for part in found)
+    return f"{value:.0f} % [{low:.0f}, {high:.0f}]"
+
+
 def _titled(table: Table) -> str:
     return f"### {table.title}\n\n{markdown(table)}"
 
@@ -123,13 +219,16 @@ def _signal_rows(place: str, measured: Sequence[Mapping[str, Any]]) -> Table:
         for name in dict.fromkeys(row["signal"] for row in measured)
     ]
     head = [f"iteration {t} ({100 * right[t]:.0f} % of labels right)" for t in iterations]
-    return Table(f"{place}: AUROC of signals, n", ("signal", *head), tuple(rows))
+    title = f"{place}: AUROC of signals, n: % right from the least to the most of the signal"
+    return Table(title, ("signal", *head), tuple(rows))
 
 
 def _auroc(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return ""
-    return f"{row['auroc']:.2f} [{row['low']:.2f}, {row['high']:.2f}], {row['n']}"
+    quality = SignalQuality.model_validate({k: v for k, v in row.items() if k not in OF_ROW})
+    told = f"{quality.auroc:.2f} [{quality.low:.2f}, {quality.high:.2f}], {quality.n}"
+    return f"{told}: {by_parts(quality)}"
 
 
 def signal_table(comparison: Path) -> list[dict[str, Any]]:

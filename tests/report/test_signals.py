@@ -118,14 +118,25 @@ def test_self_certainty_is_that_of_the_label():
 
 
 def test_reliability_counts_fifths_and_keeps_equal_values_together():
-    """Of 1 1 1 2 3 4 5 6 7 the cuts are 1, 2.2, 3.8 and 5.4; nothing lies below the first."""
+    """Cuts of nine at 1.8, 3.6, 5.4, 7.2: between 1 and 2 (three times), 4, 5 and 7."""
     values = np.array([1.0, 1, 1, 2, 3, 4, 5, 6, 7, 8])
     right = np.array([0.0, 0, 1, 0, 1, 0, 1, 1, 1, np.nan])
 
     (quality,) = signal_quality([PromptSignals(right, {"s": values}, {})])
 
     rows = [(row.least, row.most, row.right.share, row.right.n) for row in quality.reliability]
-    assert rows == [(1, 2, 0.25, 4), (3, 3, 1, 1), (4, 5, 0.5, 2), (6, 7, 1, 2)]
+    assert rows == [(1, 1, 1 / 3, 3), (2, 2, 0, 1), (3, 3, 1, 1), (4, 5, 0.5, 2), (6, 7, 1, 2)]
+
+
+def test_reliability_of_a_yes_or_no_has_two_parts():
+    said = np.array([0.0] * 9 + [1.0])
+
+    (quality,) = signal_quality([PromptSignals(said, {"s": said}, {})])
+
+    assert [(row.least, row.right.share, row.right.n) for row in quality.reliability] == [
+        (0.0, 0.0, 9),
+        (1.0, 1.0, 1),
+    ]
 
 
 def test_auroc_is_counted_over_prompts_of_all_parts_with_a_value_and_a_verdict():

@@ -151,16 +151,18 @@ def _quality(name: str, values: np.ndarray, right: np.ndarray) -> SignalQuality 
 def _reliability(
     values: Float64[np.ndarray, " item"], right: Bool[np.ndarray, " item"]
 ) -> list[ReliabilityRow]:
-    edges = np.unique(np.quantile(values, np.arange(1, BINS) / BINS))
-    place = np.searchsorted(edges, values, side="right")
-    inside = (place == part for part in np.unique(place))
+    order = np.argsort(values, kind="stable")
+    between = np.flatnonzero(np.diff(values[order])) + 1  # where a part may end
+    ends = np.array([0, *between, len(values)])
+    cuts = {ends[np.abs(ends - len(values) * part / BINS).argmin()] for part in range(BINS + 1)}
+    parts = [part for part in np.split(order, sorted(cuts)) if len(part)]
     return [
         ReliabilityRow(
-            least=float(values[own].min()),
-            most=float(values[own].max()),
-            right=_right(right * 1.0, own),
+            least=float(values[part[0]]),
+            most=float(values[part[-1]]),
+            right=_right(right[part] * 1.0, np.ones(len(part))),
         )
-        for own in inside
+        for part in parts
     ]
 
 
