@@ -23,6 +23,7 @@ MAX_FUNCTION_LINES = 70
 
 READ_ELSEWHERE: dict[tuple[str, str], str] = {
     ("PromptData", "by_iteration"): "by its `sources_of`, which the data and the model card ask",
+    ("ScoringConfig", "self_certainty"): "by its `columns`, which the parts of a method take over",
 }
 """Fields that nothing but the recipe itself reads by name, each with the reason."""
 
