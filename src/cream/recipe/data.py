@@ -153,8 +153,8 @@ class StringTaskConfig(Section):
 class StringTaskSource(Section):
     """Prompts of tasks on strings, made by Cream, checked by ``exact_match``.
 
-    For models of characters (``model.from_scratch``), and with ``separator`` for others. The task of a prompt in reports is its name
-    with its length, such as ``reverse-7``.
+    For models of characters (``model.from_scratch``), and with ``separator`` for others. The task
+    of a prompt in reports is its name with its length, such as ``reverse-7``.
     """
 
     source: Literal["string_tasks"]
