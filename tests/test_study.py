@@ -72,3 +72,34 @@ def test_the_control_is_asked_what_m1_knows(tmp_path, monkeypatch):
     assert asked is not None
     tasks = [(t.name, t.lengths) for sources in asked for s in sources for t in s.tasks]  # pyright: ignore
     assert tasks == [("sort", (1, 6))] * 3
+
+
+def test_shares_of_the_oracles_gain_over_families_by_hand(monkeypatch):
+    """Gains 4 and 2 of the oracle's 8 and 10: 1/2 and 1/5. Less a control of -2: 6/10 and 4/12."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from study_report import over_families  # pyright: ignore
+
+    def record(family, group, **gained):
+        by_arm = [
+            {
+                "name": arm,
+                "models": [{}, {"by_seed": {"1": 0.1}}, {"by_seed": {"1": 0.1 + g / 100}}],
+            }
+            for arm, g in gained.items()
+        ]
+        return {"family": family, "group": group, "comparison": {"methods": by_arm}}
+
+    records = [
+        record("copy", "whole", oracle=8, votes=4),
+        record("copy", "known", control=-2),
+        record("edit", "whole", oracle=10, votes=2),
+        record("edit", "known", control=-2),
+        record("sort", "whole", oracle=1, votes=1),  # no room
+        record("reverse", "whole", oracle=10, votes=9),  # chosen on
+    ]
+    (table,) = over_families(records)
+
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["votes"] == ("+4.0", "+2.0", "+1.0", "+9.0", "35 % [35, 35]", "47 % [47, 47]")
+    assert rows["control"] == ("-2.0", "-2.0", "", "", "", "")
+    assert "copy, edit" in table.title

@@ -130,9 +130,8 @@ class TrainingWork:
         Args:
             cost: Of one rank. Its fixed part, the optimiser's work in it, is not divided.
         """
-        share = self.step.rounds / self.step.micro_batches
         moving = self.step.traffic_seconds or 0.0
-        return self.steps * (cost.fixed + moving) + self.tokens * cost.per_token * share
+        return self.steps * (cost.fixed + moving) + self.tokens * cost.per_token * self.step.share
 
 
 def training_work(

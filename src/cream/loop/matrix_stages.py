@@ -34,6 +34,7 @@ NO_PAIRS = {
     "advantage",
     "editing",
     "tokens",
+    "asked",
     "learner",
     "along",
 }
