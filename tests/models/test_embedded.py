@@ -5,6 +5,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from cream.cache import cache_dir
 from cream.errors import ModelError
 from cream.models.chat import ChatEncoder
 from cream.models.embedded import (
+    BYTES_NEEDED,
     GGUF_MEMBER,
     GGUF_SHA256,
     MANIFEST,
@@ -43,6 +45,12 @@ def make_cached(folder: Path, *, gguf_sha256: str = GGUF_SHA256) -> Path:
     manifest = {"gguf_sha256": gguf_sha256, "files": {"config.json": entry}}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder
+
+
+@pytest.fixture
+def enough_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests write a few bytes: they must not fail where the disk happens to be full."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=BYTES_NEEDED))
 
 
 def test_cache_follows_the_xdg_specification():
@@ -88,6 +96,7 @@ def test_model_made_from_another_file_is_refused(tmp_path: Path):
         verify_embedded(make_cached(tmp_path / "m", gguf_sha256="0" * 64))
 
 
+@pytest.mark.usefixtures("enough_disk")
 def test_wheel_with_another_hash_is_refused_and_leaves_nothing(tmp_path: Path):
     wheel = tmp_path / "fake.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -99,6 +108,7 @@ def test_wheel_with_another_hash_is_refused_and_leaves_nothing(tmp_path: Path):
         embedded_model(tmp_path / "cache", wheel=tmp_path / "none.whl")
 
 
+@pytest.mark.usefixtures("enough_disk")
 def test_failing_pip_says_what_failed_and_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -108,6 +118,7 @@ def test_failing_pip_says_what_failed_and_how_to_go_on(
         embedded_model(tmp_path / "cache")
 
 
+@pytest.mark.usefixtures("enough_disk")
 def test_missing_pip_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A Python without pip, as uv makes them: the interpreter says so and exits with 1."""
     python = tmp_path / "python"

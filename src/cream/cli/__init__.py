@@ -5,10 +5,8 @@ Heavy libraries are imported inside the commands, so that ``--help`` comes at on
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import platform
 import signal
 import sys
 from typing import Any, Never
@@ -23,6 +21,7 @@ from cream.cli.console import STOPS, messages, spell_what_cannot_be_shown
 from cream.cli.rerank import rerank
 from cream.cli.steer import steer
 from cream.errors import CreamError, Interrupted
+from cream.kernels.memory import keep_freed_memory
 
 app = typer.Typer(
     name="cream",
@@ -74,12 +73,6 @@ MACHINE_TROUBLE = (
 )
 """Errors of the file system that are no fault of the program and need no traceback."""
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-"""Parameters of ``mallopt`` (malloc.h)."""
-_MIB = 1 << 20
-SETTINGS = ((_MMAP_THRESHOLD, 32 * _MIB), (_TRIM_THRESHOLD, 1024 * _MIB), (_TOP_PAD, 64 * _MIB))
-"""32 MiB is the largest threshold that glibc accepts."""
-
 
 def main() -> None:
     """Entry point: one clear line per error, no traceback for what the user can mend."""
@@ -117,20 +110,3 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def keep_freed_memory() -> bool:
-    """Keep freed memory in the process, instead of asking the system for it again.
-
-    A batch frees and allocates the same large buffers many times a second. glibc returns each to
-    the system, which hands out zeroed pages one fault at a time; keeping buffers of up to 32 MiB
-    saved 5 to 20 % of a forward pass on the machine of ``docs/log.md``. Larger blocks still go back
-    at once. A setting of the environment (``MALLOC_TRIM_THRESHOLD_`` and the like) is left alone.
-
-    Returns:
-        Whether the C library took the settings; elsewhere than under glibc nothing happens.
-    """
-    if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
-        return False
-    libc = ctypes.CDLL(None)
-    return all(libc.mallopt(parameter, value) == 1 for parameter, value in SETTINGS)

@@ -21,6 +21,7 @@ from cream.engines.checkpoints import Checkpoints
 from cream.engines.engine import EngineChoice, open_engine
 from cream.errors import ModelError
 from cream.kernels.library import kernels
+from cream.kernels.memory import keep_freed_memory
 from cream.models.positions import Reach
 from cream.protocols import Engine, SamplingParams
 from cream.recipe.engine import TorchEngine, VllmEngine
@@ -70,6 +71,7 @@ class Worker:
     """The actor. One question at a time; the model of the last one stays loaded."""
 
     def __init__(self, device: str, threads: int) -> None:
+        keep_freed_memory()
         torch.set_num_threads(threads)
         self._device = device
         self._models: Models | None = None

@@ -23,6 +23,7 @@ from cream.algorithms.consistency import StageScale
 from cream.algorithms.objective import Objective
 from cream.algorithms.preference import supervised
 from cream.errors import CreamError, Interrupted, NotFiniteError, TrainingError
+from cream.kernels.memory import keep_freed_memory
 from cream.models.loading import load_model, weightless_model
 from cream.models.saving import save_model
 from cream.recipe.parts import MethodParts
@@ -144,6 +145,7 @@ def main(folder: Path) -> int:
     """Run, and leave word of what a user can do something about."""
     if WATCHED in os.environ:
         threading.Thread(target=_end_with_input, daemon=True).start()
+    keep_freed_memory()
     job = read_json(folder / JOB)
     torch.set_num_threads(job["threads"])
     try:

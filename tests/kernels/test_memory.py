@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from cream.cli import keep_freed_memory
+from cream.kernels.memory import keep_freed_memory
 
 COUNT_FAULTS = """
 import resource, sys
-from cream.cli import keep_freed_memory
+from cream.kernels.memory import keep_freed_memory
 import numpy as np
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
