@@ -12,7 +12,7 @@ from cream.models.loading import load_tokenizer
 from cream.recipe.training import SftConfig
 from cream.testing import tiny_model_folder
 from cream.training.examples import completion_example
-from cream.training.launch import RankedTraining
+from cream.training.launch import TRAINS, RankedTraining
 
 COMPUTE = {"precision": "float32", "micro_batch_tokens": 16}
 
@@ -46,14 +46,14 @@ def ranked_training(
     )
 
 
-def rank_pids(folder: Path) -> list[int]:
-    """Processes whose command names this folder."""
+def rank_pids(folder: Path, program: str = TRAINS) -> list[int]:
+    """Processes of a program whose command names this folder."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
             words = (place / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"cream.training.rank" in words and os.fsencode(folder) in words:
+        if program.encode() in words and os.fsencode(folder) in words:
             found.append(int(place.name))
     return sorted(found)

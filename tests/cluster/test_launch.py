@@ -46,6 +46,8 @@ def test_a_rank_that_is_killed_ends_all_and_they_go_on_from_the_last_state(tmp_p
             os.kill(rank_pids(tmp_path / "killed" / "ranks")[1], signal.SIGKILL)
 
     killed, whole = ranked_training(tmp_path / "killed"), ranked_training(tmp_path / "whole")
+    half = killed.result.parent / ".tmp-half a model"
+    half.mkdir()
     summary = train_in_ranks(
         killed, tmp_path / "killed" / "ranks", ThisMachine(2), on_step=kill_once, note=notes.append
     )
@@ -71,6 +73,7 @@ def test_a_rank_that_is_killed_ends_all_and_they_go_on_from_the_last_state(tmp_p
     assert head.weight is one.get_input_embeddings().weight
     assert rank_pids(tmp_path / "killed" / "ranks") == []
     assert not (tmp_path / "killed" / "ranks").exists()
+    assert not half.exists()
 
 
 @cluster

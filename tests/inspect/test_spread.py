@@ -19,11 +19,13 @@ from cream.inspect.spread import (
     Spread,
     planned_ranks,
     planned_workers,
+    scoring_ranks,
     spread_lines,
     step_on_ranks,
 )
 from cream.recipe import Recipe
 from cream.recipe.cluster import RayCluster
+from cream.recipe.recipe import ScoringConfig
 from cream.records import StageSpec
 from cream.runs.plan import TokenCounts
 
@@ -131,12 +133,16 @@ def test_a_step_takes_the_rounds_that_its_micro_batches_need(
 
 def test_seconds_of_two_workers_and_two_ranks(tiny_recipe: Callable[..., Recipe], tmp_path: Path):
     """Sampling: 8 prompts in shards of 4, 32 * 3 tokens, half on each worker, at 10 a second.
+    Scoring: 8 * 10 + 32 * 3 tokens at 20 a second, half on each worker; all of them on ranks.
     Training: 16 completions are 8 pairs of 10 + 2 * 3 tokens in 2 steps of 64, 4 micro-batches in
     2 rounds: half of 128 tokens at 0.1 s, and a step 0.25 s and 2 s of traffic. 1 s each to load.
     """
     stages = [
         StageSpec(
             name="s", kind="sample", label="s", source="x", prompts=8, completions=32, model="M1"
+        ),
+        StageSpec(
+            name="l", kind="score", label="l", source="x", prompts=8, completions=32, model="M1"
         ),
         StageSpec(
             name="t",
@@ -170,21 +176,33 @@ def test_seconds_of_two_workers_and_two_ranks(tiny_recipe: Callable[..., Recipe]
     assert isinstance(config, RayCluster)
     workers = planned_workers(recipe, Crew(config, "cpu"), stages, 1000)
 
-    told = make_plan(
-        recipe,
-        tmp_path / "run",
-        stages,
-        {"x": TokenCounts(10.0, None)},
-        Length(3.0, "seed completions"),
-        parameters=10,
-        disk_bytes=5,
-        rates=rates,
-        spread=Spread([TWO_RANKS], workers, 4000.0),
-    )
+    def seconds(recipe: Recipe) -> list[float | None]:
+        told = make_plan(
+            recipe,
+            tmp_path / "run",
+            stages,
+            {"x": TokenCounts(10.0, None)},
+            Length(3.0, "seed completions"),
+            parameters=10,
+            disk_bytes=5,
+            rates=rates,
+            spread=Spread([TWO_RANKS], workers, 4000.0),
+        )
+        return [row.seconds for row in told.stages]
 
-    assert [row.seconds for row in told.stages] == pytest.approx(
-        [1 + 0.5 * 96 / 10, 1 + 2 * (0.25 + 2.0) + 0.5 * 128 * 0.1]
-    )
+    sampled, trained = 1 + 0.5 * 96 / 10, 1 + 2 * (0.25 + 2.0) + 0.5 * 128 * 0.1
+    assert seconds(recipe) == pytest.approx([sampled, 1 + 0.5 * 176 / 20, trained])
+    ranked = recipe.model_copy(update={"scoring": ScoringConfig(ranks=2)})
+    assert seconds(ranked) == pytest.approx([sampled, 1 + 176 / 20, trained])
+
+
+def test_what_a_rank_of_scoring_holds():
+    """10 bytes in 3 shards; at most the 7 that are elsewhere come for every batch."""
+    found = scoring_ranks(3, 10)
+    assert (found.bytes_per_rank, found.round_bytes, found.state_bytes) == (4, 7, None)
+    assert spread_lines(Spread([found]), {}, timed=True) == [
+        "scoring: 3 ranks, 0.0 MB on each, plus activations"
+    ]
 
 
 @pytest.mark.parametrize("name", ["llama3-8b-8gpu", "llama3-70b-lora"])

@@ -112,7 +112,7 @@ def plan(
 def _spread(
     context: Context, stages: Sequence[StageSpec], parameters: int, bandwidth: float | None
 ) -> Spread:
-    from cream.inspect.spread import Spread, planned_ranks, planned_workers
+    from cream.inspect.spread import Spread, planned_ranks, planned_workers, scoring_ranks
     from cream.models.devices import pick_compute_dtype
     from cream.preflight.models import planned_trainings
 
@@ -122,6 +122,8 @@ def _spread(
         dtype = pick_compute_dtype(own.device, settings.compute.precision).dtype
         ranks.append(planned_ranks(name, settings, count, parameters, itemsize=dtype.itemsize))
     model_bytes = parameters * own.compute_dtype.itemsize
+    if context.recipe.scoring.ranks > 1:
+        ranks.append(scoring_ranks(context.recipe.scoring.ranks, model_bytes))
     workers = planned_workers(context.recipe, context.crew, stages, model_bytes)
     return Spread(ranks, workers, None if bandwidth is None else bandwidth * 1e9)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from cream.engines.checkpoints import Checkpoints
 from cream.engines.crew import Crew
 from cream.engines.crew_worker import Models
-from cream.engines.engine import EngineChoice
+from cream.engines.engine import EngineChoice, OnTorch
 from cream.errors import RecipeError
-from cream.protocols import Capability, SamplingParams
+from cream.protocols import Capability, LogpScorer, SamplingParams
 from cream.recipe.cluster import RayCluster
 from cream.recipe.engine import TorchEngine, VllmEngine
 from cream.types import SampledGroup, SamplingRequest, ScoredGroup, ScoringRequest
@@ -30,6 +30,8 @@ class OnCrew:
     """Of the driver: where models are; loads none while the crew works."""
     settings: TorchEngine | VllmEngine
     token_budget: int = 4096
+    ranks: int = 1
+    """Above 1, scoring is that of `OnTorch` with so many on the driver's machine."""
     capabilities: frozenset[Capability] = frozenset({Capability.LOGPS})
 
     @property
@@ -41,13 +43,15 @@ class OnCrew:
         """See `cream.protocols.Engine`."""
         return CrewSampler(self.crew, self._models(model), model)
 
-    def scorer(self, model: str) -> CrewScorer:
+    def scorer(self, model: str) -> LogpScorer:
         """See `cream.protocols.Engine`."""
+        if self.ranks > 1:
+            return OnTorch(self.checkpoints, self.token_budget, self.ranks).scorer(model)
         return CrewScorer(self.crew, self._models(model), model)
 
     def of(self, checkpoints: Checkpoints) -> OnCrew:
         """The same crew with torch on the models of others, such as a judge of its own."""
-        return replace(self, checkpoints=checkpoints, settings=TorchEngine())
+        return replace(self, checkpoints=checkpoints, settings=TorchEngine(), ranks=1)
 
     def _models(self, model: str) -> Models:
         own = self.checkpoints
@@ -105,6 +109,7 @@ def open_crew(
     checkpoints: Checkpoints,
     *,
     token_budget: int,
+    ranks: int = 1,
     run_dir: Path,
     brings_sampler: bool,
 ) -> OnCrew:
@@ -133,4 +138,4 @@ def open_crew(
             "cluster.gpus_per_worker: 0 GPUs, and model.device is "
             f"{checkpoints.device.type}; set model.device: cpu, or a number of GPUs"
         )
-    return OnCrew(crew, checkpoints, choice.settings, token_budget)
+    return OnCrew(crew, checkpoints, choice.settings, token_budget, ranks)

@@ -20,6 +20,7 @@ from typing import assert_never
 import torch
 
 from cream.engines.checkpoints import Checkpoints
+from cream.engines.rank_scorer import RankScorer
 from cream.engines.sampler import TorchSampler
 from cream.engines.scorer import TorchScorer
 from cream.engines.vllm_sampler import SCRIPT, VllmSampler
@@ -57,6 +58,8 @@ class OnTorch:
     checkpoints: Checkpoints
     token_budget: int = 4096
     """Tokens per forward of scoring."""
+    ranks: int = 1
+    """Processes that score together, each with a shard of the weights; 1: this one does."""
     name: str = "torch"
     capabilities: frozenset[Capability] = frozenset(Capability) - {Capability.LORA}
 
@@ -65,10 +68,26 @@ class OnTorch:
         make = partial(TorchSampler, say=self.checkpoints.say)
         return self.checkpoints.made_of(model, "sampler", make)
 
-    def scorer(self, model: str) -> TorchScorer:
+    def scorer(self, model: str) -> LogpScorer:
         """See `cream.protocols.Engine`."""
-        make = partial(TorchScorer, token_budget=self.token_budget, say=self.checkpoints.say)
-        return self.checkpoints.made_of(model, "scorer", make)
+        own = self.checkpoints
+        if self.ranks > 1:
+            return own.hold((model, "ranks"), lambda: self._on_ranks(model), RankScorer.close)
+        make = partial(TorchScorer, token_budget=self.token_budget, say=own.say)
+        return own.made_of(model, "scorer", make)
+
+    def _on_ranks(self, model: str) -> RankScorer:
+        own = self.checkpoints
+        return RankScorer(
+            own.existing(model),
+            self.ranks,
+            device=own.device.type,
+            dtype=own.compute_dtype,
+            token_budget=self.token_budget,
+            context_length=own.context_length,
+            trust_remote_code=own.trust_remote_code,
+            say=own.say,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +119,7 @@ class OnVllm:
 
         return checkpoints.hold((model, self.name), make, VllmSampler.close)
 
-    def scorer(self, model: str) -> TorchScorer:
+    def scorer(self, model: str) -> LogpScorer:
         """See `cream.protocols.Engine`."""
         return self.torch.scorer(model)
 
@@ -130,12 +149,13 @@ def open_engine(
     token_budget: int = 4096,
     own: OwnSampler | None = None,
     gpus: int = 1,
+    ranks: int = 1,
 ) -> Engine:
     """The engine that was chosen, in this process; the user's sampler before any other.
 
     On the workers of a cluster: `cream.engines.crew`.
     """
-    torch_engine = OnTorch(checkpoints, token_budget)
+    torch_engine = OnTorch(checkpoints, token_budget, ranks)
     if own is not None:
         return OnOwnSampler(torch_engine, own)
     if isinstance(choice.settings, VllmEngine):

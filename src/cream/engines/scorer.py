@@ -8,7 +8,7 @@ predict nothing); hidden states become logits a tile of rows at a time, so memor
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -41,12 +41,16 @@ from cream.types import ScoredGroup, ScoringRequest
 Reading = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A tile of logits, the row of each value, the token judged there: to a float32 value each."""
 
+WINDOW_ROWS = 8192
+"""Completions that are sorted by length at a time."""
+TILE_ROWS = 1024
+"""Rows of logits that exist at a time."""
 SHORT_ROW = 128
 """Tokens of a prompt with its completions up to which plain products beat the fused call."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Unit:
+class Unit:
     """A prompt and as many of its distinct completions as go into one batch together."""
 
     index: int
@@ -82,8 +86,8 @@ class TorchScorer:
         model: Any,
         *,
         token_budget: int = 4096,
-        tile_rows: int = 1024,
-        window_rows: int = 8192,
+        tile_rows: int = TILE_ROWS,
+        window_rows: int = WINDOW_ROWS,
         hook: LayerHook | None = None,
         say: Say | None = None,
         reading: Reading | None = None,
@@ -117,13 +121,8 @@ class TorchScorer:
         """
         for window in windows(requests, self._window_rows):
             for request in window:
-                self._check(request)
-            asked = {request.prompt_id: request for request in window}
-            for group in self._score_window(window):
-                request = asked[group.prompt_id]
-                sums = [float(logps.sum()) for logps in group.token_logps]
-                require_finite(request, sums, request.completions)
-                yield group
+                check_request(request, self._context_length)
+            yield from finite(window, self._score_window(window))
 
     def _score_window(self, window: list[ScoringRequest]) -> Iterator[ScoredGroup]:
         yield from self._score_packed([r for r in window if self._fits(r)])
@@ -136,14 +135,9 @@ class TorchScorer:
     def _tell_plain(self) -> Callable[[], None]:
         return told_once(self._say, "scored", self.plain_reason)
 
-    def _check(self, request: ScoringRequest) -> None:
-        if any(not completion for completion in request.completions):
-            raise ValueError(f"prompt {request.prompt_id}: a completion has no tokens to score")
-        check_length(request.prompt_id, _longest(request), self._context_length)
-
     def _fits(self, request: ScoringRequest) -> bool:
         backbone, reach = self._fast
-        return backbone is not None and reach.holds(_longest(request))
+        return backbone is not None and reach.holds(longest(request))
 
     def _score_plainly(self, request: ScoringRequest) -> ScoredGroup:
         with torch.inference_mode(), hooked(self._model, self._hook):
@@ -152,41 +146,25 @@ class TorchScorer:
 
     def _score_packed(self, requests: list[ScoringRequest]) -> Iterator[ScoredGroup]:
         """Score batch by batch; a request is yielded once all its units are in."""
-        units = [
-            _Unit(index, request, completions)
-            for index, request in enumerate(requests)
-            for completions in _split_completions(request, self._token_budget)
-        ]
-        units.sort(key=lambda unit: (len(unit.request.prompt_token_ids), unit.tokens), reverse=True)
-        known: list[dict[tuple[int, ...], np.ndarray]] = [{} for _ in requests]
-        pending = deque(_batches(units, self._token_budget))
+        collected = Collected(requests)
+        pending = deque(batches(units_of(requests, self._token_budget), self._token_budget))
         while pending:
             batch = pending.popleft()
             scored = self._score_if_held(batch)
             if scored is None:
                 left = [unit for part in (batch, *pending) for unit in part]
-                pending = deque(_batches(left, self._token_budget))
+                pending = deque(batches(left, self._token_budget))
                 continue
-            for unit, arrays in zip(batch, scored, strict=True):
-                by_ids = known[unit.index]
-                by_ids.update(zip(unit.completions, arrays, strict=True))
-                if len(by_ids) == len(set(unit.request.completions)):
-                    logps = tuple(by_ids[ids] for ids in unit.request.completions)
-                    yield ScoredGroup(unit.request.prompt_id, logps)
-                    known[unit.index] = {}
-        for request in requests:
-            if not request.completions:
-                yield ScoredGroup(request.prompt_id, ())
+            yield from collected.add(batch, scored)
+        yield from collected.empty()
 
-    def _score_if_held(
-        self, batch: list[_Unit]
-    ) -> list[list[Float32[np.ndarray, " token"]]] | None:
-        """Scores of a batch; None, and the budget halved, if memory does not hold it."""
+    def _score_if_held(self, batch: list[Unit]) -> Float32[Tensor, " judged"] | None:
+        """Values of a batch; None, and the budget halved, if memory does not hold it."""
         backbone = self._fast[0]
         assert backbone is not None  # else nothing fits
         try:
             with torch.inference_mode():
-                return _score_batch(backbone, batch, self._tile_rows, self._reading)
+                return batch_values(backbone, batch, self._tile_rows, self._reading)
         except (MemoryError, RuntimeError) as error:
             problem = out_of_memory(error)
             if len(batch) == 1:
@@ -201,8 +179,74 @@ class TorchScorer:
         return None
 
 
-def _longest(request: ScoringRequest) -> int:
+def check_request(request: ScoringRequest, context_length: int | None) -> None:
+    """Refuse what cannot be scored.
+
+    Raises:
+        ValueError: A completion without tokens.
+        ModelError: A sequence that the model has no positions for.
+    """
+    if any(not completion for completion in request.completions):
+        raise ValueError(f"prompt {request.prompt_id}: a completion has no tokens to score")
+    check_length(request.prompt_id, longest(request), context_length)
+
+
+def finite(
+    requests: Sequence[ScoringRequest], groups: Iterable[ScoredGroup]
+) -> Iterator[ScoredGroup]:
+    """The groups of requests, as long as every sum is a number.
+
+    Raises:
+        NotFiniteError: One is not.
+    """
+    asked = {request.prompt_id: request for request in requests}
+    for group in groups:
+        request = asked[group.prompt_id]
+        sums = [float(logps.sum()) for logps in group.token_logps]
+        require_finite(request, sums, request.completions)
+        yield group
+
+
+def longest(request: ScoringRequest) -> int:
+    """Tokens of the prompt with its longest completion."""
     return len(request.prompt_token_ids) + max(map(len, request.completions), default=0)
+
+
+def units_of(requests: Sequence[ScoringRequest], token_budget: int) -> list[Unit]:
+    """Requests as units, in the order in which they are batched."""
+    units = [
+        Unit(index, request, completions)
+        for index, request in enumerate(requests)
+        for completions in _split_completions(request, token_budget)
+    ]
+    return sorted(units, key=lambda u: (len(u.request.prompt_token_ids), u.tokens), reverse=True)
+
+
+class Collected:
+    """What is known of requests; a group is whole once all its units are in."""
+
+    def __init__(self, requests: Sequence[ScoringRequest]) -> None:
+        self._requests = requests
+        self._known: list[dict[tuple[int, ...], np.ndarray]] = [{} for _ in requests]
+
+    def add(
+        self, batch: Sequence[Unit], values: Float32[Tensor, " judged"]
+    ) -> Iterator[ScoredGroup]:
+        """Take the values of a batch, and yield the groups that are whole now."""
+        completions = [unit.completions for unit in batch]
+        for unit, arrays in zip(batch, _split(values.cpu().numpy(), completions), strict=True):
+            by_ids = self._known[unit.index]
+            by_ids.update(zip(unit.completions, arrays, strict=True))
+            if len(by_ids) == len(set(unit.request.completions)):
+                logps = tuple(by_ids[ids] for ids in unit.request.completions)
+                yield ScoredGroup(unit.request.prompt_id, logps)
+                self._known[unit.index] = {}
+
+    def empty(self) -> Iterator[ScoredGroup]:
+        """Groups without completions, of which no unit speaks."""
+        for request in self._requests:
+            if not request.completions:
+                yield ScoredGroup(request.prompt_id, ())
 
 
 def _split_completions(
@@ -221,9 +265,9 @@ def _split_completions(
         yield tuple(taken)
 
 
-def _batches(units: list[_Unit], token_budget: int) -> Iterator[list[_Unit]]:
+def batches(units: Sequence[Unit], token_budget: int) -> Iterator[list[Unit]]:
     """Cut a sorted list of units into batches of at most ``token_budget`` tokens."""
-    batch: list[_Unit] = []
+    batch: list[Unit] = []
     tokens = 0
     for unit in units:
         if batch and tokens + unit.tokens > token_budget:
@@ -235,10 +279,10 @@ def _batches(units: list[_Unit], token_budget: int) -> Iterator[list[_Unit]]:
         yield batch
 
 
-def _score_batch(
-    backbone: Backbone, batch: list[_Unit], tile_rows: int, reading: Reading
-) -> list[list[Float32[np.ndarray, " token"]]]:
-    """Token log-probabilities per unit and completion."""
+def batch_values(
+    backbone: Backbone, batch: Sequence[Unit], tile_rows: int, reading: Reading
+) -> Float32[Tensor, " judged"]:
+    """What is read at all first tokens of a batch, then at all later tokens, in its order."""
     prompts = [unit.request.prompt_token_ids for unit in batch]
     completions = [unit.completions for unit in batch]
     fed = [[c[:-1] for c in group if len(c) > 1] for group in completions]
@@ -247,15 +291,14 @@ def _score_batch(
     attention = _attention([len(p) for p in prompts], lengths, backbone)
     stream = torch.tensor([ids, positions], dtype=torch.int64, device=backbone.device)
     hidden = backbone.hidden(stream[0], stream[1], attention)
-    logps = _head_values(backbone, hidden, batch, tile_rows, reading).cpu().numpy()
-    return _split(logps, completions)
+    return _head_values(backbone, hidden, batch, tile_rows, reading)
 
 
 def _attention(prompts: list[int], completions: list[list[int]], backbone: Backbone) -> Attention:
     """Plain products where all rows are short and no kernel fits, else each part on its own."""
     device = backbone.device
-    longest = max(n + sum(own) for n, own in zip(prompts, completions, strict=True))
-    if longest > SHORT_ROW or fit(backbone.model.get_input_embeddings().weight):
+    widest = max(n + sum(own) for n, own in zip(prompts, completions, strict=True))
+    if widest > SHORT_ROW or fit(backbone.model.get_input_embeddings().weight):
         return PackedAttention(prompts, completions, device)
     rows, segments = [], []
     prompt_start, start = 0, sum(prompts)
@@ -277,7 +320,7 @@ def _padded(rows: list[list[int]], filler: int, device: torch.device) -> Int64[T
 def _head_values(
     backbone: Backbone,
     hidden: Float[Tensor, "token hidden"],
-    batch: list[_Unit],
+    batch: Sequence[Unit],
     tile_rows: int,
     reading: Reading,
 ) -> Float32[Tensor, " judged"]:

@@ -37,12 +37,15 @@ _COMPLETIONS = ((2, 6), (4,))
 _MEMBERS = 2
 
 
-def fast_form(model: Any, hook: LayerHook | None = None) -> tuple[Backbone | None, Reach]:
+def fast_form(
+    model: Any, hook: LayerHook | None = None, *, fuses: bool = True
+) -> tuple[Backbone | None, Reach]:
     """The packed form of a model and the length up to which it may stand for it.
 
     Args:
         model: Causal language model.
         hook: What stands behind every layer of it; the trial is without.
+        fuses: Whether the layers may run in their fused form.
 
     Returns:
         The backbone, None where no sequence may use it, and how long a sequence may be, with the
@@ -55,7 +58,7 @@ def fast_form(model: Any, hook: LayerHook | None = None) -> tuple[Backbone | Non
     reach = fast_reach(model.config)
     if not reach.holds(_longest_of_trial()):
         return None, reach
-    backbone = attempt(lambda: Backbone(model))
+    backbone = attempt(lambda: Backbone(model, fuses=fuses))
     with torch.inference_mode():
         if backbone is None or not shown(backbone, lambda: _packed_agrees(backbone)):
             return None, Reach(0, "in a trial its packed form gave other logits than itself")

@@ -37,7 +37,9 @@ from cream.runs.reader import State, finished_stage, progress_of
 from cream.runs.store import part_files
 from cream.types import AddedTokens
 
-ON_CREW = ("sample", "evaluate", "evaluate_goal", "score", "score_examples")
+SCORED = ("score", "score_examples")
+"""Kinds of stages that ask for log-probabilities: of workers, or of ranks (``scoring.ranks``)."""
+ON_CREW = ("sample", "evaluate", "evaluate_goal", *SCORED)
 """Kinds of stages whose shards go to workers; the others work in this process."""
 LETTER_TOKENS = 2
 """Of an answer to a verdict question: the letter, and the end of turn."""
@@ -301,7 +303,7 @@ def _seconds(
     if rates is None:
         return None, "not timed"
     crewed = tokens
-    if stage.kind in ON_CREW:
+    if stage.kind in ON_CREW and (recipe.scoring.ranks == 1 or stage.kind not in SCORED):
         crewed *= spread.share_of_worker(
             max(1, math.ceil(stage.prompts / _prompts_per_shard(recipe, stage)))
         )

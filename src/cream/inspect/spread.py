@@ -42,7 +42,7 @@ class PlannedWorkers(Record):
 
 
 class PlannedRanks(Record):
-    """Ranks that train, and what each holds."""
+    """Ranks that train or score, and what each holds."""
 
     section: str
     ranks: Count
@@ -51,9 +51,9 @@ class PlannedRanks(Record):
     """Weights, gradients and moments; activations and one gathered layer come on top."""
     round_bytes: Count
     """At most so much comes to a rank from the others, and goes from it, in a round: while every
-    rank runs a micro-batch forward and backward. 0 of one rank."""
+    rank runs a micro-batch forward and backward, or scores a batch. 0 of one rank."""
     state_bytes: Count | None
-    """A saved state; null with adapters, whose state is small."""
+    """A saved state; null with adapters, whose state is small, and where nothing is trained."""
     device_bytes: Count | None
     """Memory of a GPU here; null without one."""
     warnings: list[str]
@@ -182,10 +182,10 @@ def planned_workers(
                 f"{section}.prompts_per_shard to {fits} or less"
             )
     has = gpu_bytes()
-    if has is not None and model_bytes > has:
+    if has is not None and model_bytes > has and recipe.scoring.ranks == 1:
         warnings.append(
             f"scoring: {size(model_bytes)} of weights on one GPU of {size(has)} do not fit; torch "
-            "scores on one GPU of a worker"
+            "scores on one GPU of a worker, or on several of this machine (scoring.ranks)"
         )
     return PlannedWorkers(
         workers=workers,
@@ -232,6 +232,31 @@ def planned_ranks(
         bytes_per_rank=held,
         round_bytes=math.ceil(moved * parameters * (ranks - 1) / ranks),
         state_bytes=STATE_BYTES * parameters if settings.lora is None else None,
+        device_bytes=has,
+        warnings=warnings,
+    )
+
+
+def scoring_ranks(ranks: int, model_bytes: int) -> PlannedRanks:
+    """What each rank of scoring holds.
+
+    Args:
+        ranks: How many.
+        model_bytes: Weights in the arithmetic of scoring, which are gathered once a batch.
+    """
+    has, held = gpu_bytes(), math.ceil(model_bytes / ranks)
+    warnings = []
+    if has is not None and held > has:
+        warnings.append(
+            f"scoring: {size(held)} on each GPU of {size(has)} does not fit; take more ranks"
+        )
+    return PlannedRanks(
+        section="scoring",
+        ranks=ranks,
+        nodes=1,
+        bytes_per_rank=held,
+        round_bytes=model_bytes - model_bytes // ranks,
+        state_bytes=None,
         device_bytes=has,
         warnings=warnings,
     )

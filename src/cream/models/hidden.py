@@ -164,16 +164,22 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 
 
 class Backbone:
-    """A model for inference as tokens to hidden states and a head, its form chosen once."""
+    """A model for inference as tokens to hidden states and a head, its form chosen once.
 
-    def __init__(self, model: Any, hook: LayerHook | None = None) -> None:
+    Args:
+        model: Causal language model.
+        hook: What stands behind every layer, or None.
+        fuses: Whether its layers may run in their fused form, which keeps weights of its own.
+    """
+
+    def __init__(self, model: Any, hook: LayerHook | None = None, *, fuses: bool = True) -> None:
         self.model = model
         self.hook = hook
         """What stands behind every layer, or None."""
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.num_layers: int = model.config.get_text_config().num_hidden_layers
         self.head: Any = model.get_output_embeddings()
-        decoder = fused_decoder(model)
+        decoder = fused_decoder(model) if fuses else None
         self.fused: bool = decoder is not None
         """Whether the layers run in their fused form."""
         self._layers: Any = decoder or model

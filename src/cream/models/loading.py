@@ -143,8 +143,10 @@ def empty_model(folder: Path, *, trust_remote_code: bool = False) -> Model:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
-def weightless_model(folder: Path, *, trust_remote_code: bool = False) -> Model:
-    """The model of a folder with parameters on ``meta`` and buffers as they are, in float32.
+def weightless_model(
+    folder: Path, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+) -> Model:
+    """The model of a folder with parameters on ``meta`` and buffers as they are.
 
     Its weights are to come from elsewhere (`cream.training.sharding`); tables that a model computes
     when it is built, such as rotary frequencies, are there.
@@ -154,11 +156,11 @@ def weightless_model(folder: Path, *, trust_remote_code: bool = False) -> Model:
     """
     config = load_config(folder, trust_remote_code=trust_remote_code)
     with _explained(folder, "model"), init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        model: Any = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=trust_remote_code
         )
     model.tie_weights()
-    return model.eval()
+    return model.to(dtype).eval()
 
 
 def check_reward_model(folder: Path, config: ModelShape) -> None:

@@ -59,6 +59,7 @@ def may_change(key: str) -> bool:
         key in ("iterations", "keep_checkpoints", "run_dir", "trackers")
         or key.startswith(("trackers.", "cluster."))
         or key.startswith("engine.")  # another engine is refused by what was begun
+        or key == "scoring.ranks"
         or key.endswith((".save_state_every_minutes", ".compute.ranks", ".compute.nodes"))
     )
 
@@ -182,14 +183,20 @@ def _engine(
     recipe: Recipe, run: Run, choice: EngineChoice, checkpoints: Checkpoints, own: Extensions
 ) -> Engine:
     """What samples and scores: in this process, or workers of a cluster."""
-    budget = recipe.scoring.token_budget
+    budget, ranks = recipe.scoring.token_budget, recipe.scoring.ranks
+    gpus = torch.cuda.device_count() if checkpoints.device.type == "cuda" else None
+    if ranks > 1 and gpus is not None and ranks > gpus:
+        raise RecipeError(
+            f"scoring.ranks: {ranks} ranks, and this machine has {gpus} GPUs; set at most {gpus}"
+        )
     if not isinstance(recipe.cluster, RayCluster):
-        return open_engine(choice, checkpoints, token_budget=budget, own=own.sampler)
+        return open_engine(choice, checkpoints, token_budget=budget, own=own.sampler, ranks=ranks)
     return open_crew(
         recipe.cluster,
         choice,
         checkpoints,
         token_budget=budget,
+        ranks=ranks,
         run_dir=run.root,
         brings_sampler=own.sampler is not None,
     )

@@ -54,6 +54,9 @@ class ScoringConfig(Section):
 
     token_budget: int = Field(default=4096, ge=64)
     """Tokens in one forward pass, padding included."""
+    ranks: int = Field(default=1, ge=1, exclude_if=lambda value: value == 1)
+    """Processes of this machine that score together, each with a shard of the weights and, on a
+    GPU, one of its own: for a model above one GPU. 1: one process, or each worker, has it whole."""
     report_consistency: bool = True
     """Also score under M_{t-1} and report C for methods that do not use it (``srlm``,
     ``oracle``), as the paper does for its baseline."""

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +27,14 @@ from cream import errors
 from cream.algorithms.consistency import StageScale
 from cream.errors import CreamError, Interrupted, NotFiniteError, RecipeError, TrainingError
 from cream.recipe.training import ComputeConfig, TrainingSettings
-from cream.runs.files import make_folder, read_json, remove_folder, write_json, write_table
+from cream.runs.files import (
+    make_folder,
+    read_json,
+    remove_folder,
+    remove_leftovers,
+    write_json,
+    write_table,
+)
 from cream.runs.tables import examples_to_table
 from cream.training.loop import OnStep
 from cream.training.rank import (
@@ -44,6 +51,8 @@ from cream.training.rank import (
 from cream.training.train import TrainingSummary
 from cream.types import Example, Tally
 
+TRAINS = "cream.training.rank"
+"""Module of a rank that trains."""
 RESTARTS = 3
 """How often ranks are started again after one has died."""
 LOOK_SECONDS = 0.2
@@ -151,14 +160,16 @@ class ThisMachine:
 class Ranks:
     """The rank processes of one node."""
 
-    def __init__(self, folder: Path, environments: list[dict[str, str]]) -> None:
+    def __init__(
+        self, folder: Path, environments: list[dict[str, str]], program: str = TRAINS
+    ) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
         with ExitStack() as stack:
             for environment in environments:
                 log = stack.enter_context((folder / f"rank-{environment['RANK']}.log").open("wb"))
                 self._processes.append(
                     subprocess.Popen(  # noqa: S603 - this very Python
-                        [sys.executable, "-m", "cream.training.rank", str(folder)],
+                        [sys.executable, "-m", program, str(folder)],
                         stdin=subprocess.PIPE,
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -245,6 +256,7 @@ def train_in_ranks(
     for attempt in range(RESTARTS + 1):
         remove_folder(folder)
         remove_folder(training.result)
+        remove_leftovers(training.result.parent)  # of a rank that was killed while it saved
         training.write(folder)
         died = _attempt(folder, places, on_step)
         if died is None:
@@ -255,7 +267,7 @@ def train_in_ranks(
             note(f"{died}; all {places.ranks} ranks start again from the last state")
     raise TrainingError(
         f"{died}, {RESTARTS + 1} times. The last state is kept: mend what the log names, or set "
-        f"another compute.ranks.{_tail(folder)}"
+        f"another compute.ranks.{tail(folder)}"
     )
 
 
@@ -273,17 +285,30 @@ def _attempt(folder: Path, places: Places, on_step: OnStep) -> str | None:
             if any(code not in (None, 0) for code in ended):
                 break
             time.sleep(LOOK_SECONDS)
-        until = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < until and not (folder / FAILED).exists():
-            time.sleep(LOOK_SECONDS)
+        wait_for_word(folder)
     finally:
         running.end()
+    return death(ended, folder)
+
+
+def wait_for_word(folder: Path) -> None:
+    """Give ranks of which one has ended a moment to leave word of it."""
+    until = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < until and not (folder / FAILED).exists():
+        time.sleep(LOOK_SECONDS)
+
+
+def death(ended: Sequence[int | None], folder: Path) -> str:
+    """Which rank died and how, by the exit codes of all.
+
+    Raises:
+        CreamError: What a rank has left word of.
+    """
     if (folder / FAILED).exists():
-        failed = read_json(folder / FAILED)
-        raise _raised(failed)
-    rank, code = next((r, c) for r, c in enumerate(ended) if c not in (None, 0))
+        raise _raised(read_json(folder / FAILED))
+    rank, code = next((r, c) for r, c in enumerate(ended) if c is not None and c != 0)
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return f"rank {rank} of {places.ranks} {'was lost with its node' if code == LOST else how}"
+    return f"rank {rank} of {len(ended)} {'was lost with its node' if code == LOST else how}"
 
 
 @contextmanager
@@ -365,7 +390,7 @@ def _summary(values: dict[str, Any]) -> TrainingSummary:
     return TrainingSummary(**{**values, **sequences, "tally": tally})
 
 
-def _tail(folder: Path) -> str:
+def tail(folder: Path) -> str:
     """Last lines of the log that has most to say."""
     logs = sorted(folder.glob("rank-*.log"), key=lambda path: path.stat().st_size)
     if not logs:

@@ -25,7 +25,7 @@ from cream.models.devices import give_memory_back, is_out_of_memory
 from cream.models.fused_decoder import FusedDecoder
 from cream.recipe.training import ComputeConfig, OptimiserConfig
 from cream.runs.seeds import derive_seed
-from cream.training.forward import Forward, inference_behaviour
+from cream.training.forward import Forward, Policy, inference_behaviour
 from cream.training.optimiser import (
     Weights,
     adamw,
@@ -33,7 +33,7 @@ from cream.training.optimiser import (
     plain_attention,
     update,
 )
-from cream.training.sharding import World, gather, sharded
+from cream.training.sharding import World, gather, shard
 from cream.training.state import (
     States,
     Trained,
@@ -157,7 +157,7 @@ def optimise(
             training, or memory does not hold a single item.
     """
     ranks, world = work.ranks, work.ranks.world if work.ranks else None
-    policy = sharded(model, ranks.forward, dtype, ranks.world) if ranks else None
+    policy = shard(Policy(model, ranks.forward), model, dtype, ranks.world) if ranks else None
     weights = Weights(model, dtype, work.decoder, policy)
     optimiser = adamw(weights.masters, optimiser_config, work.auxiliary)
     trained = Trained({**weights.masters, **auxiliary_parameters(work.auxiliary)}, optimiser)

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -141,8 +141,8 @@ def _end_with_input() -> None:
     os._exit(1)
 
 
-def main(folder: Path) -> int:
-    """Run, and leave word of what a user can do something about."""
+def main(folder: Path, work: Callable[[Path, World], None]) -> int:
+    """Do a rank's work, and leave word of what a user can do something about."""
     if WATCHED in os.environ:
         threading.Thread(target=_end_with_input, daemon=True).start()
     keep_freed_memory()
@@ -150,7 +150,7 @@ def main(folder: Path) -> int:
     torch.set_num_threads(job["threads"])
     try:
         with joined_world(job["device"]) as world:
-            run(folder, world)
+            work(folder, world)
     except CreamError as error:
         failed = {"kind": type(error).__name__, "message": str(error)}
         batch = {"batch": error.batch} if isinstance(error, NotFiniteError) else {}
@@ -162,4 +162,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), run))

@@ -1,4 +1,4 @@
-"""Training on several ranks: torch's FSDP2, the same steps, the same result beyond rounding.
+"""A model on several ranks: torch's FSDP2, the same steps, the same result beyond rounding.
 
 A rank is a process with a shard of every weight, gradient and moment. How a step is cut does not
 depend on how many there are: rank r takes micro-batches r, r + size, ... of it. Gradients are
@@ -29,10 +29,9 @@ from torch.distributed.tensor import DTensor
 
 from cream.errors import ModelError
 from cream.models.hidden import decoder_layers
-from cream.training.forward import Forward, Policy
 
 Value = TypeVar("Value")
-MicroBatch = Sequence[int]
+Root = TypeVar("Root", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class World:
         dist.all_gather_object(found, value)
         return found
 
-    def share(self, step: Sequence[MicroBatch]) -> Iterator[tuple[MicroBatch, bool]]:
+    def share(self, step: Sequence[Value]) -> Iterator[tuple[Value, bool]]:
         """The micro-batches of a step that this rank runs, and whether each counts."""
         for first in range(0, len(step), self.size):
             mine = first + self.rank
@@ -105,12 +104,13 @@ def joined_world(device_type: str, *, timeout_seconds: float = 1800.0) -> Iterat
         dist.destroy_process_group()
 
 
-def sharded(model: Any, forward: Forward, dtype: torch.dtype, world: World) -> Policy:
-    """Shard a float32 model; forward and backward run in `dtype`, sums and steps in float32.
+def shard(root: Root, model: Any, dtype: torch.dtype, world: World) -> Root:
+    """Shard a model; forward and backward run in `dtype`, sums and steps in the weights' own type.
 
     Args:
+        root: What is called in its place, with the model in it: embedding, norm and head are whole
+            during a call.
         model: On rank 0 with its weights; on the others weights on ``meta`` will do. Changed.
-        forward: How log-probabilities of it are computed.
         dtype: Arithmetic of forward and backward.
         world: The ranks.
 
@@ -125,27 +125,26 @@ def sharded(model: Any, forward: Forward, dtype: torch.dtype, world: World) -> P
             "among ranks. Set compute.ranks: 1."
         ) from error
     whole = {n: p.detach() for n, p in model.named_parameters()} if world.rank == 0 else {}
-    policy = Policy(model, forward)
     precision = MixedPrecisionPolicy(
         param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32
     )
-    for module in (*layers, policy):  # embedding, norm and head stay in the root: they may be tied
+    for module in (*layers, root):  # embedding, norm and head stay in the root: they may be tied
         fully_shard(module, mesh=world.mesh, mp_policy=precision)
-    for module in policy.modules():
+    for module in root.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-    _materialise(policy, world)
+    _materialise(root, world)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             _hand_out(parameter, whole.get(name), world)
-    return policy
+    return root
 
 
-def _materialise(policy: nn.Module, world: World) -> None:
+def _materialise(root: nn.Module, world: World) -> None:
     """Give shards on ``meta`` memory; weights that are tied stay one."""
     made: dict[nn.Parameter, nn.Parameter] = {}
-    for module in policy.modules():
+    for module in root.modules():
         for name, parameter in module._parameters.items():
             if parameter is None or not local_part(parameter).is_meta:
                 continue
@@ -165,13 +164,13 @@ def _hand_out(parameter: nn.Parameter, whole: Tensor | None, world: World) -> No
     local_part(parameter).copy_(given[world.rows(len(given))])
 
 
-def gather(policy: Policy, world: World) -> None:
+def gather(root: nn.Module, world: World) -> None:
     """Give rank 0 its model back whole, on the CPU; on the others nothing of use is left."""
-    for module in policy.modules():
+    for module in root.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
     made: dict[nn.Parameter, nn.Parameter] = {}
-    for module in policy.modules():
+    for module in root.modules():
         for name, parameter in module._parameters.items():
             if not isinstance(parameter, DTensor):
                 continue
