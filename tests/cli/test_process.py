@@ -48,6 +48,32 @@ def test_ctrl_c_ends_in_130_and_the_same_command_goes_on(recipe_file: Path):
     assert [row["model"] for row in json.loads(again.stdout)["models"]] == ["M0", "M1", "M2", "M3"]
 
 
+def test_where_ray_cannot_be_imported_only_cluster_ray_is_refused(recipe_file: Path):
+    """One error for `cluster: ray`, before anything is written; then the run is whole without."""
+    blocked = "import sys; sys.modules['ray'] = None; from cream.cli import main; main()"
+
+    def run(*changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", blocked, "run", str(recipe_file), "--json", "--quiet", *changes],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    refused = run("--set", "cluster=ray")
+    (said,) = refused.stderr.splitlines()
+    assert said.endswith(
+        "cluster: ray needs Ray, which is not installed; install Cream's extra `ray` on every "
+        "node, or set cluster: local"
+    )
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert not (recipe_file.parent / "run" / "data").exists()
+    local = run("--set", "cluster=local")
+    assert local.returncode == 0, local.stderr
+    assert [row["model"] for row in json.loads(local.stdout)["models"]] == ["M0", "M1", "M2", "M3"]
+
+
 def test_ctrl_c_in_a_part_keeps_the_part():
     """One Ctrl-C in a part of 0.4 s: it is kept, the next is not begun. Two: it is lost."""
     code = (
