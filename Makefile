@@ -50,7 +50,10 @@ study: setup
 	$(BIN)/python scripts/study.py report
 
 study-full: setup
-	$(BIN)/python scripts/study.py run --seeds 11,12,13,14,15 --families reverse,copy,sort,parity,edit $(STUDY)
+	$(BIN)/python scripts/study.py run --seeds 11,12,13,14,15 --families reverse,copy,spaced_copy,edit $(STUDY)
+	$(BIN)/python scripts/study.py run --variant rope --groups whole --short --families reverse,copy,edit $(STUDY)
+	for variant in sure four sixteen six; do \
+	  $(BIN)/python scripts/study.py run --variant $$variant --groups whole --short $(STUDY) || exit 1; done
 	$(BIN)/python scripts/study.py report
 
 bench: setup

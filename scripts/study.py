@@ -33,12 +33,12 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "report"))
     parser.add_argument("--out", type=Path, default=ROOT / "runs/study")
     parser.add_argument("--families", default=TASK)
-    parser.add_argument("--groups", default="whole,halves,known")
+    parser.add_argument("--groups", default="whole,halves,thirds,published,greedy,known")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--short", action="store_true", help="only arms marked `short`")
     parser.add_argument("--arms", default="", help="only these arms")
     parser.add_argument("--set", action="append", default=[], help="override of every recipe")
-    parser.add_argument("--label", default="", help="name of a variant made by --set")
+    parser.add_argument("--variant", default="", help="one of scripts/study.yaml's")
     given = parser.parse_args()
     if given.what == "report":
         from study_report import write_report
@@ -56,13 +56,14 @@ def run_family(given: argparse.Namespace, family: str) -> None:
         for path in (ARMS, RECIPE)
     )
     arms = yaml.safe_load(arms)
-    folder = given.out / (f"{family}-{given.label}" if given.label else family)
+    folder = given.out / (f"{family}-{given.variant}" if given.variant else family)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "recipe.yaml"
     recipe.write_text(text, encoding="utf-8")
     begun = time.monotonic()
-    for_all = [override for override in given.set if not override.startswith("method.")]
-    seed_model = make_seed_model(recipe, folder / "seed-model", [*arms["seed_model"], *for_all])
+    sets = [*(arms["variants"][given.variant] if given.variant else ()), *given.set]
+    for_all = [override for override in sets if not override.startswith("method.")]
+    seed_model = make_seed_model(recipe, folder / "seed-model", [*for_all, *arms["seed_model"]])
     for group in given.groups.split(","):
         chosen = [
             arm
@@ -74,11 +75,11 @@ def run_family(given: argparse.Namespace, family: str) -> None:
             continue
         overrides = [
             *arms["groups"][group]["set"],
-            *(o for o in given.set if not o.startswith("model.")),
+            *(override for override in sets if not override.startswith("model.")),
             f"model={{name: {seed_model.resolve()}, device: cpu, compute_dtype: float32}}",
         ]
         compare(recipe, folder / group, chosen, overrides, [int(s) for s in given.seeds.split(",")])
-    record(folder, family, time.monotonic() - begun)
+    record(folder, family, given.variant, time.monotonic() - begun)
 
 
 def make_seed_model(recipe: Path, folder: Path, overrides: Sequence[str]) -> Path:
@@ -106,31 +107,44 @@ def compare(
     overrides: Sequence[str],
     seeds: Sequence[int],
 ) -> None:
-    """One group as a comparison; what the folder holds already is kept."""
+    """One group as a comparison; what the folder holds already is kept, and reported with it."""
     from cream.cache import cache_dir
     from cream.cli.console import ConsoleProgress, messages
     from cream.comparison.members import make_plan, read_methods
     from cream.comparison.running import run_comparison
-    from cream.report.comparison import summarise_comparison
-    from cream.runs.files import write_json
+    from cream.report.comparison import comparers_of, summarise_comparison
+    from cream.runs.files import write_json, write_sealed
+    from cream.runs.sharing import COMPARISON
 
     listed = folder.with_suffix(".methods.yaml")
     methods = [{"name": arm["name"], "method": arm["method"]} for arm in arms]
     listed.write_text(yaml.safe_dump({"methods": methods}), encoding="utf-8")
     plan = make_plan(recipe, overrides, read_methods(listed), seeds=seeds, root=folder)
+    earlier = comparers_of(folder)[0] if (folder / COMPARISON).exists() else None
     progress = ConsoleProgress(messages(quiet=False))
     run_comparison(plan, progress, base_dir=recipe.parent, cache_dir=cache_dir())
     progress.close()
+    if earlier:
+        now = comparers_of(folder)[0]
+        methods = {method.name: method for method in [*earlier.methods, *now.methods]}
+        seeds = sorted({*earlier.seeds, *now.seeds})
+        both = earlier.model_copy(update={"seeds": seeds, "methods": list(methods.values())})
+        write_sealed(folder / COMPARISON, both.as_json())
     write_json(folder / "comparison.json", summarise_comparison(folder).as_json())
 
 
-def record(folder: Path, family: str, seconds: float) -> None:
+def record(folder: Path, family: str, variant: str, seconds: float) -> None:
     """Where and how it ran; the seconds of every call add up."""
     from cream.runs.manifest import describe_environment
 
     path = folder / "study.json"
     before = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
-    told = {"family": family, "seconds": before + seconds, "environment": describe_environment()}
+    told = {
+        "family": family,
+        "variant": variant,
+        "seconds": before + seconds,
+        "environment": describe_environment(),
+    }
     path.write_text(json.dumps(told, indent=2, default=str) + "\n", encoding="utf-8")
 
 

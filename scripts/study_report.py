@@ -15,7 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from cream.report.comparison import Comparison, comparison_runs, summarise_comparison
+from cream.report.comparison import (
+    Comparison,
+    SeedsDifference,
+    comparison_runs,
+    summarise_comparison,
+)
 from cream.report.signals import (
     PromptSignals,
     SignalQuality,
@@ -29,6 +34,9 @@ from cream.runs.reader import RunReader
 GROUPS = {
     "whole": "M1 on all seed examples",
     "halves": "M1 and its witness on half of the seed examples each",
+    "thirds": "M1 and two witnesses on a third of the seed examples each",
+    "published": "as published: no likelihood, no replay, unanimous prompts dropped",
+    "greedy": "trained on its greedy answers, whatever they are",
     "known": "the control, prompts of lengths that M1 was fine-tuned on",
 }
 SIGNALS_OF = ("unanimous", "srlm-implicit", "cross-answer")
@@ -44,31 +52,33 @@ ROOM = 5.0
 RESAMPLES = 2000
 
 
-def write_report(runs: Path, folder: Path) -> None:
+def write_report(runs: Path, results: Path) -> None:
     """Write ``study.json`` and ``study.svg`` to a folder, and the tables into its ``study.md``."""
     found = list(_comparisons(runs))
     records = [
         {
-            "family": family,
+            "family": told["family"],
+            "variant": told["variant"],
             "group": group,
             "seconds": told["seconds"],
             "environment": told["environment"],
             "comparison": comparison.as_json(),
-            "signals": signal_table(runs / family / group),
+            "signals": signal_table(runs / folder / group),
         }
-        for family, group, told, comparison in found
+        for folder, group, told, comparison in found
     ]
     text = json.dumps(records, indent=1, default=str)
-    (folder / "study.json").write_text(text + "\n", encoding="utf-8")
+    (results / "study.json").write_text(text + "\n", encoding="utf-8")
     rows = [
-        (f"{family}, {group}: {method.name}", method.models[-1].gain)
-        for family, group, _, comparison in found
+        (f"{place}, {group}: {method.name}", method.models[-1].gain)
+        for place, group, _, comparison in found
         for method in comparison.methods
     ]
-    (folder / "study.svg").write_text(figure(rows), encoding="utf-8")
-    blocks = [_titled(table) for table in over_families(records)]
+    (results / "study.svg").write_text(figure(rows), encoding="utf-8")
+    tables = [*over_families(records), *by_variant(records)]
+    blocks = [_titled(table) for table in tables]
     blocks += [block for record in records for block in _blocks(record)]
-    page = folder / "study.md"
+    page = results / "study.md"
     told, _, _ = page.read_text(encoding="utf-8").partition(MADE_HERE)
     page.write_text(f"{told}{MADE_HERE}\n\n{chr(10).join(blocks)}", encoding="utf-8")
 
@@ -85,13 +95,11 @@ def _comparisons(runs: Path) -> Iterator[tuple[str, str, Any, Comparison]]:
 def _blocks(record: Mapping[str, Any]) -> Iterator[str]:
     comparison = Comparison.model_validate(record["comparison"])
     names = [model.model for model in comparison.methods[0].models]
-    oracle = next((m for m in comparison.methods if m.name == "oracle"), None)
-    best = oracle.models[-1].gain if oracle else None
+    gained = _gains_by_seed(record)
     rows = []
     for method in comparison.methods:
         accuracies = [f"{100 * model.accuracy:.1f}" for model in method.models[1:]]
-        gain = method.models[-1].gain
-        share = gain.difference / best.difference if gain and best and best.difference > 0 else None
+        share = _share(gained[method.name], gained.get("oracle", {}))
         right = [
             "" if it.chosen_right.share is None else f"{100 * it.chosen_right.share:.0f}"
             for it in method.iterations
@@ -100,32 +108,50 @@ def _blocks(record: Mapping[str, Any]) -> Iterator[str]:
         rows.append(
             (
                 method.name,
+                len(method.models[-1].seeds),
                 *accuracies,
-                "" if gain is None else _points(gain.difference, gain.low, gain.high),
+                _gain(method.models[-1].gain),
                 "" if share is None else f"{100 * share:.0f} %",
                 " ".join(right),
                 " ".join(used),
             )
         )
-    seeds, answers = comparison.seeds, comparison.methods[0].models[-1].n
+    first = comparison.methods[0].models[-1]
+    seeds, answers = comparison.seeds, first.n // len(first.seeds)
+    place = ", ".join(filter(None, (record["family"], record["variant"])))
     title = (
-        f"{record['family']}: {GROUPS[record['group']]}; seeds {', '.join(map(str, seeds))}, "
-        f"{answers} greedy answers a model"
+        f"{place}: {GROUPS[record['group']]}; seeds {', '.join(map(str, seeds))}, "
+        f"{answers} greedy answers a model and seed"
     )
-    head = ("arm", *names[1:], "gain, points", "of the oracle's", "chosen right, %", "of n")
+    head = (
+        "arm",
+        "seeds",
+        *names[1:],
+        "gain, points",
+        "of the oracle's",
+        "chosen right, %",
+        "of n",
+    )
     yield _titled(Table(title, head, tuple(rows)))
     for arm in SIGNALS_OF:
         measured = [row for row in record["signals"] if row["arm"] == arm]
         if measured:
-            yield _titled(_signal_rows(f"{record['family']}, {record['group']}, {arm}", measured))
+            yield _titled(_signal_rows(f"{place}, {record['group']}, {arm}", measured))
 
 
 def over_families(records: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     """What each arm gains, over the control and of the oracle's gain, family by family.
 
+    A table for the recipe as it is, and one for every variant of it that ran on several families.
+
     The last two columns are over the families that nothing was chosen on and where the oracle gains
     `ROOM` points or more. Their intervals draw the seeds of each family again, not the families.
     """
+    for variant in dict.fromkeys(record["variant"] for record in records):
+        yield from _over_families([r for r in records if r["variant"] == variant], variant)
+
+
+def _over_families(records: Sequence[Mapping[str, Any]], variant: str) -> Iterator[Table]:
     gains = {family: _by_seed(records, family) for family in _families(records)}
     gains = {family: found for family, found in gains.items() if "oracle" in found}
     unseen = [f for f, found in gains.items() if f != CHOSEN_ON and found["oracle"].mean() >= ROOM]
@@ -143,9 +169,31 @@ def over_families(records: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
         rows.append((arm, *_means(gains, arm), *shares))
     rows.append((CONTROL, *_means(gains, CONTROL), "", ""))
     counts = [f"{family}, {len(found['oracle'])} seeds" for family, found in gains.items()]
-    title = f"Gain of M4 over M1, points; unseen families: {', '.join(unseen)}"
+    title = f"Gain of the last model over M1, points; unseen families: {', '.join(unseen)}"
+    title += f"; variant: {variant}" if variant else ""
     head = ("arm", *counts, "of the oracle's gain, unseen", "the same less the control's")
     yield Table(title, head, tuple(rows))
+
+
+def by_variant(records: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """What each arm gains under other sizes, on the family on which the sizes were chosen."""
+    there = [r for r in records if r["family"] == CHOSEN_ON and r["group"] == "whole"]
+    found = {r["variant"]: Comparison.model_validate(r["comparison"]) for r in there}
+    if len(found) < 2:
+        return
+    gains = {v: {m.name: m.models[-1].gain for m in c.methods} for v, c in found.items()}
+    arms = dict.fromkeys(arm for variant, of in gains.items() if variant for arm in of)
+    rows = [(arm, *(_with_seeds(of.get(arm)) for of in gains.values())) for arm in arms]
+    title = f"{CHOSEN_ON}: gain of the last model over M1, points, by variant; seeds"
+    yield Table(title, ("arm", *(variant or "as it is" for variant in found)), tuple(rows))
+
+
+def _gain(gain: SeedsDifference | None) -> str:
+    return "" if gain is None else _points(gain.difference, gain.low, gain.high)
+
+
+def _with_seeds(gain: SeedsDifference | None) -> str:
+    return "" if gain is None else f"{_gain(gain)}; {len(gain.seeds)}"
 
 
 def _means(gains: Mapping[str, Mapping[str, np.ndarray]], arm: str) -> Iterator[str]:
@@ -158,14 +206,27 @@ def _families(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _by_seed(records: Sequence[Mapping[str, Any]], family: str) -> dict[str, np.ndarray]:
     """Gain of the last model over M1 by arm, points, a seed each."""
-    found: dict[str, np.ndarray] = {}
+    gains: dict[str, dict[str, float]] = {}
     for record in records:
-        if record["family"] != family or record["group"] == "halves":
-            continue
-        for method in record["comparison"]["methods"]:
-            first, last = method["models"][1]["by_seed"], method["models"][-1]["by_seed"]
-            found[method["name"]] = np.array([100 * (last[s] - first[s]) for s in sorted(last)])
+        if record["family"] == family and record["group"] in ("whole", "known"):
+            gains |= _gains_by_seed(record)
+    return {arm: np.array([found[seed] for seed in sorted(found)]) for arm, found in gains.items()}
+
+
+def _gains_by_seed(record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Arm -> seed -> gain of the last model over M1, points."""
+    found = {}
+    for method in record["comparison"]["methods"]:
+        first, last = method["models"][1]["by_seed"], method["models"][-1]["by_seed"]
+        found[method["name"]] = {seed: 100 * (last[seed] - first[seed]) for seed in last}
     return found
+
+
+def _share(gains: Mapping[str, float], best: Mapping[str, float]) -> float | None:
+    """Of the oracle's gain on the same seeds; None where it has none."""
+    both = [seed for seed in gains if seed in best]
+    there = sum(best[seed] for seed in both)
+    return sum(gains[seed] for seed in both) / there if there > 0 else None
 
 
 def _ratio(means: Sequence[Mapping[str, float]], arm: str, control: float) -> float:

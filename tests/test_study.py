@@ -5,8 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from cream.comparison.members import make_plan, read_methods
+from cream.loop.stage_runner import Silent
+from cream.preflight.opening import check_run
 from cream.runs.reader import RunReader
+from cream.runs.store import Run
 
 ROOT = Path(__file__).parents[1]
 CUT = (
@@ -74,6 +79,34 @@ def test_the_control_is_asked_what_m1_knows(tmp_path, monkeypatch):
     assert tasks == [("sort", (1, 6))] * 3
 
 
+@pytest.mark.slow
+def test_no_arm_is_refused_after_the_study_has_begun(tmp_path, monkeypatch):
+    """Every arm of every group and variant, checked as a run is before anything is written."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from study import ARMS, RECIPE  # pyright: ignore
+    from study_report import GROUPS  # pyright: ignore
+
+    arms = yaml.safe_load(ARMS.read_text(encoding="utf-8"))
+    assert set(arms["groups"]) == set(GROUPS)
+    few = [*CUT[:3], "iterations=1"]
+    cases = [(group, []) for group in arms["groups"]]
+    cases += [("whole", sets) for sets in arms["variants"].values()]
+    for group, sets in cases:
+        overrides = [*arms["groups"][group]["set"], *sets, *few]
+        choices = tmp_path / "methods.yaml"
+        listed = [{k: arm[k] for k in ("name", "method")} for arm in arms["groups"][group]["arms"]]
+        choices.write_text(yaml.safe_dump({"methods": listed}), encoding="utf-8")
+        plan = make_plan(RECIPE, overrides, read_methods(choices), seeds=[11], root=tmp_path / "no")
+        data = None
+        for member in plan.members:
+            run = Run(Path(member.recipe.folder))
+            where = {"base_dir": tmp_path, "cache_dir": tmp_path / "cache"}
+            context = check_run(member.recipe, run, Silent(), **where, data=data)
+            data = context.data
+            context.close()
+    assert not (tmp_path / "no").exists()
+
+
 def test_shares_of_the_oracles_gain_over_families_by_hand(monkeypatch):
     """Gains 4 and 2 of the oracle's 8 and 10: 1/2 and 1/5. Less a control of -2: 6/10 and 4/12."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
@@ -87,7 +120,12 @@ def test_shares_of_the_oracles_gain_over_families_by_hand(monkeypatch):
             }
             for arm, g in gained.items()
         ]
-        return {"family": family, "group": group, "comparison": {"methods": by_arm}}
+        return {
+            "family": family,
+            "variant": "",
+            "group": group,
+            "comparison": {"methods": by_arm},
+        }
 
     records = [
         record("copy", "whole", oracle=8, votes=4),
