@@ -126,7 +126,8 @@ def compare(
     progress.close()
     if earlier:
         now = comparers_of(folder)[0]
-        methods = {method.name: method for method in [*earlier.methods, *now.methods]}
+        there = [method for method in earlier.methods if (folder / method.folder).exists()]
+        methods = {method.name: method for method in [*there, *now.methods]}
         seeds = sorted({*earlier.seeds, *now.seeds})
         both = earlier.model_copy(update={"seeds": seeds, "methods": list(methods.values())})
         write_sealed(folder / COMPARISON, both.as_json())

@@ -19,7 +19,6 @@ from cream.report.comparison import (
     Comparison,
     SeedsDifference,
     comparison_runs,
-    summarise_comparison,
 )
 from cream.report.signals import (
     PromptSignals,
@@ -39,8 +38,8 @@ GROUPS = {
     "greedy": "trained on its greedy answers, whatever they are",
     "known": "the control, prompts of lengths that M1 was fine-tuned on",
 }
-SIGNALS_OF = ("unanimous", "srlm-implicit", "cross-answer")
-"""Arms whose signals the page shows; the JSON has those of all."""
+SIGNALS_OF, SIGNALS_IN = ("unanimous", "srlm-implicit", "cross-answer"), ("", "sure")
+"""Arms and variants whose signals are told."""
 MADE_HERE = "<!-- from here on made by `scripts/study.py report` -->"
 FIGURE_WIDTH, BAR, LABEL = 720, 18, 240
 CHOSEN_ON, CONTROL = "reverse", "control"
@@ -63,7 +62,7 @@ def write_report(runs: Path, results: Path) -> None:
             "seconds": told["seconds"],
             "environment": told["environment"],
             "comparison": comparison.as_json(),
-            "signals": signal_table(runs / folder / group),
+            "signals": signal_table(runs / folder / group) if told["variant"] in SIGNALS_IN else [],
         }
         for folder, group, told, comparison in found
     ]
@@ -87,9 +86,10 @@ def _comparisons(runs: Path) -> Iterator[tuple[str, str, Any, Comparison]]:
     for path in sorted(runs.glob("*/study.json")):
         told = json.loads(path.read_text(encoding="utf-8"))
         for group in GROUPS:
-            folder = path.parent / group
-            if (folder / "comparison.json").exists():
-                yield path.parent.name, group, told, summarise_comparison(folder)
+            stored = path.parent / group / "comparison.json"
+            if stored.exists():
+                found = Comparison.model_validate_json(stored.read_text(encoding="utf-8"))
+                yield path.parent.name, group, told, found
 
 
 def _blocks(record: Mapping[str, Any]) -> Iterator[str]:
@@ -293,9 +293,11 @@ def _auroc(row: Mapping[str, Any] | None) -> str:
 
 
 def signal_table(comparison: Path) -> list[dict[str, Any]]:
-    """AUROC of every signal, by arm and iteration, prompts of all seeds together."""
+    """AUROC of every signal, by arm of `SIGNALS_OF` and iteration, prompts of all seeds together."""
     gathered: dict[tuple[str, int], list[PromptSignals]] = {}
     for run in comparison_runs(comparison):
+        if run.parent.name not in SIGNALS_OF:
+            continue
         reader = RunReader(run)
         for t in sorted(reader.pairings):
             gathered.setdefault((run.parent.name, t), []).append(prompt_signals(reader, t))
