@@ -293,7 +293,7 @@ def _auroc(row: Mapping[str, Any] | None) -> str:
 
 
 def signal_table(comparison: Path) -> list[dict[str, Any]]:
-    """AUROC of every signal, by arm of `SIGNALS_OF` and iteration, prompts of all seeds together."""
+    """AUROC of signals by arm of `SIGNALS_OF` and iteration, prompts of all seeds together."""
     gathered: dict[tuple[str, int], list[PromptSignals]] = {}
     for run in comparison_runs(comparison):
         if run.parent.name not in SIGNALS_OF:
