@@ -42,8 +42,8 @@ SIGNALS_OF, SIGNALS_IN = ("unanimous", "srlm-implicit", "cross-answer"), ("", "s
 """Arms and variants whose signals are told."""
 MADE_HERE = "<!-- from here on made by `scripts/study.py report` -->"
 FIGURE_WIDTH, BAR, LABEL = 720, 18, 240
-CHOSEN_ON, CONTROL = "reverse", "control"
-"""Family on which sizes and rates were chosen, and the arm of prompts that M1 knows."""
+CHOSEN_ON, CONTROLS = "reverse", ("cream-set-known", "control")
+"""Family that sizes and rates were chosen on; arms of prompts that M1 knows, most steps first."""
 OF_ROW = ("arm", "iteration", "right")
 """What a row of the signal table has beside the quality of its signal."""
 ROOM = 5.0
@@ -108,7 +108,7 @@ def _blocks(record: Mapping[str, Any]) -> Iterator[str]:
         rows.append(
             (
                 method.name,
-                len(method.models[-1].seeds),
+                str(len(method.models[-1].seeds)),
                 *accuracies,
                 _gain(method.models[-1].gain),
                 "" if share is None else f"{100 * share:.0f} %",
@@ -155,23 +155,25 @@ def _over_families(records: Sequence[Mapping[str, Any]], variant: str) -> Iterat
     gains = {family: _by_seed(records, family) for family in _families(records)}
     gains = {family: found for family, found in gains.items() if "oracle" in found}
     unseen = [f for f, found in gains.items() if f != CHOSEN_ON and found["oracle"].mean() >= ROOM]
-    arms = dict.fromkeys(arm for found in gains.values() for arm in found if arm != CONTROL)
+    arms = dict.fromkeys(arm for of in gains.values() for arm in of if arm not in CONTROLS)
     if not unseen:
         return
+    control = next((c for c in CONTROLS if all(c in gains[family] for family in unseen)), None)
     rows = []
     for arm in arms:
         there = [gains[family] for family in unseen if arm in gains[family]]
         shares = ["", ""]
         if len(there) == len(unseen):
-            shares[0] = _percent(_drawn(there, partial(_ratio, arm=arm, control=0.0)))
-        if len(there) == len(unseen) and all(CONTROL in found for found in there):
-            shares[1] = _percent(_drawn(there, partial(_ratio, arm=arm, control=1.0)))
+            shares[0] = _percent(_drawn(there, partial(_ratio, arm=arm, control=None)))
+        if len(there) == len(unseen) and control:
+            shares[1] = _percent(_drawn(there, partial(_ratio, arm=arm, control=control)))
         rows.append((arm, *_means(gains, arm), *shares))
-    rows.append((CONTROL, *_means(gains, CONTROL), "", ""))
+    known = [c for c in CONTROLS if any(c in found for found in gains.values())]
+    rows += [(c, *_means(gains, c), "", "") for c in known]
     counts = [f"{family}, {len(found['oracle'])} seeds" for family, found in gains.items()]
     title = f"Gain of the last model over M1, points; unseen families: {', '.join(unseen)}"
     title += f"; variant: {variant}" if variant else ""
-    head = ("arm", *counts, "of the oracle's gain, unseen", "the same less the control's")
+    head = ("arm", *counts, "of the oracle's gain, unseen", f"the same less {control}'s")
     yield Table(title, head, tuple(rows))
 
 
@@ -229,11 +231,11 @@ def _share(gains: Mapping[str, float], best: Mapping[str, float]) -> float | Non
     return sum(gains[seed] for seed in both) / there if there > 0 else None
 
 
-def _ratio(means: Sequence[Mapping[str, float]], arm: str, control: float) -> float:
-    """Mean over families of an arm's share of the oracle's gain, less so much of the control's."""
+def _ratio(means: Sequence[Mapping[str, float]], arm: str, control: str | None) -> float:
+    """Mean over families of an arm's share of the oracle's gain, less the control's off both."""
     shares = []
     for found in means:
-        less = control * found.get(CONTROL, 0.0)
+        less = found[control] if control else 0.0
         shares.append((found[arm] - less) / (found["oracle"] - less))
     return float(np.mean(shares))
 
