@@ -136,6 +136,9 @@ def run_whole(recipe: Recipe, inputs: Path, progress: Progress | None = None) ->
             base_dir=inputs,
             cache_dir=inputs / "no-cache",
         )
-        run_recipe(context)
+        try:
+            run_recipe(context)
+        finally:
+            context.close()
         write_json(place.root / "summary.json", summarise_run(place.root).as_json())
     return place.root

@@ -12,7 +12,6 @@ import pytest
 
 from cream.loop.iterations import run_recipe
 from cream.preflight.opening import open_context
-from cream.protocols import Progress
 from cream.runs.store import Run
 from run_contents import contents, same_weights, weights
 
@@ -45,26 +44,6 @@ class Heard:
         self.notes.append(text)
 
 
-def on_workers(recipe: Any, base: Path, progress: Progress, stage: str | None = None) -> Any:
-    """Run a recipe as `cream run` does, workers ended at the end; gives the context."""
-    from cream.report.summary import summarise_run
-    from cream.runs.files import write_json
-
-    place = Run(Path(recipe.folder))
-    with place.locked():
-        context = open_context(recipe, place, progress, base_dir=base, cache_dir=base / "none")
-        try:
-            run_recipe(context)
-        finally:
-            context.close()
-        write_json(place.root / "summary.json", summarise_run(place.root).as_json())
-    return context
-
-
-def comparable(root: Path) -> dict[str, Any]:
-    return contents(root)
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: Any, tiny_recipe: Any, run_whole: Any) -> Path:
     """The same run in one process."""
@@ -73,14 +52,14 @@ def alone(tmp_path_factory: Any, tiny_recipe: Any, run_whole: Any) -> Path:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_on_workers_equals_one_without_bit_for_bit(
-    ray: Any, alone: Path, tmp_path: Path, tiny_recipe: Any, tiny_inputs: Path, workers: int
+    ray: Any, alone: Path, tmp_path: Path, tiny_recipe: Any, run_whole: Any, workers: int
 ):
     recipe = tiny_recipe(tmp_path / "run", *SMALL, *ON_RAY, f"cluster.workers={workers}")
     heard = Heard()
 
-    on_workers(recipe, tiny_inputs, heard)
+    run_whole(recipe, heard)
 
-    assert comparable(tmp_path / "run") == comparable(alone)
+    assert contents(tmp_path / "run") == contents(alone)
     assert same_weights(weights(tmp_path / "run", "M2"), weights(alone, "M2"))
     assert any(f"{workers} workers on 1 nodes ready" in note for note in heard.notes)
 
@@ -112,6 +91,6 @@ def test_a_worker_that_is_killed_loses_its_shard_to_another(
             context.close()
 
     assert killed
-    left = {k: v for k, v in comparable(alone).items() if k != "summary.json"}
-    assert comparable(tmp_path / "run") == left
+    left = {k: v for k, v in contents(alone).items() if k != "summary.json"}
+    assert contents(tmp_path / "run") == left
     assert any("died" in note and "another" in note for note in heard.notes)

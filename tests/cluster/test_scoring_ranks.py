@@ -188,14 +188,25 @@ def test_a_model_that_cannot_be_loaded_is_refused_in_its_own_words(tmp_path: Pat
     assert set(Path(tempfile.gettempdir()).glob("cream-ranks-*")) == left
 
 
+@pytest.mark.parametrize("cluster", ["local", "ray"])
 def test_a_run_scored_on_two_ranks_is_the_run_of_one_process(
-    tmp_path: Path, tiny_recipe: Any, run_whole: Callable[..., Path]
+    cluster: str,
+    tmp_path: Path,
+    tiny_recipe: Any,
+    run_whole: Callable[..., Path],
+    request: pytest.FixtureRequest,
 ):
-    """The same completions and pairs; log-probabilities within rounding. Ranks may change later."""
+    """Log-probabilities within rounding, whether this process samples or workers do, which end for
+    the ranks and start again after them. The number of ranks may change later."""
     change = ("iterations=1",)
     alone = run_whole(tiny_recipe(tmp_path / "alone", *change))
-    two = run_whole(tiny_recipe(tmp_path / "two", *change, "scoring.ranks=2"))
+    places = ("scoring.ranks=2", f"cluster={cluster}")
+    if cluster == "ray":
+        request.getfixturevalue("ray")
+        places += ("cluster.workers=2",)
+    two = run_whole(tiny_recipe(tmp_path / "two", *change, *places))
     assert contents(alone).keys() == contents(two).keys()
+    assert table(two, "iteration-1/sample") == table(alone, "iteration-1/sample") != []
     scored = [name for name in contents(alone) if "/score/" in name and name.endswith("stage.json")]
     assert len(scored) > 1
     for name in scored:
