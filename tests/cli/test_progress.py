@@ -154,9 +154,6 @@ def test_units_seen_within_a_part_are_not_counted_again_when_it_is_kept():
 
 def test_a_request_to_stop_waits_for_the_part_and_no_longer():
     stream, _, progress = progress_into()
-    assert not progress.stop_when_kept(10.0)  # no stage: nothing to wait for
-    progress.start("train", 0, "steps")
-    assert not progress.stop_when_kept(10.0)  # nothing is kept before the end
     progress.start("sample", 8, "prompts")
     assert progress.stop_when_kept(10.0)
     assert not progress.stop_when_kept(10.0)  # asked twice
@@ -165,6 +162,19 @@ def test_a_request_to_stop_waits_for_the_part_and_no_longer():
         progress.advance(4)
 
     assert "once the part under way is kept, in 10 s at the latest" in stream.getvalue()
+
+
+def test_a_request_to_stop_that_was_dropped_is_met_by_the_next_stage():
+    """What a signal handler raises within a callback of C code is lost."""
+    _, _, progress = progress_into()
+    assert not progress.stop_when_kept(10.0)  # no stage: nothing to wait for
+    with pytest.raises(Interrupted):
+        progress.start("sample", 8, "prompts")
+    _, _, progress = progress_into()
+    progress.start("train", 0, "steps")
+    assert not progress.stop_when_kept(10.0)  # nothing is kept before the end
+    with pytest.raises(Interrupted):
+        progress.advance_to(1, 4)
 
 
 def test_a_stage_on_a_narrow_terminal_keeps_its_line():

@@ -116,6 +116,11 @@ def stopping_gently(stop_when_kept: Callable[[float], bool]) -> Iterator[None]:
             raise Interrupted
         signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
 
+    def forget_dropped(dropped: sys.UnraisableHookArgs) -> None:
+        if not isinstance(dropped.exc_value, Interrupted):  # the next stage leaves
+            told(dropped)
+
+    told, sys.unraisablehook = sys.unraisablehook, forget_dropped
     before = {number: signal.signal(number, handle) for number in (*STOPS, signal.SIGALRM)}
     try:
         yield
@@ -124,6 +129,7 @@ def stopping_gently(stop_when_kept: Callable[[float], bool]) -> Iterator[None]:
         raise Interrupted(f"give the same command again to go on from here: {command}") from stop
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = told
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -238,9 +244,12 @@ class ConsoleProgress:
 
     def stop_when_kept(self, patience_seconds: float) -> bool:
         """Leave when the part under way is kept; False if there is nothing to wait for."""
-        if self._stopping or not self._in_parts:
-            return False
+        wait = self._in_parts and not self._stopping
+        # Also where the caller raises at once: a callback of a library written in C may drop what
+        # is raised in it, and then the next stage leaves.
         self._stopping = True
+        if not wait:
+            return False
         self.note(
             f"stopping once the {'step' if self._by_step else 'part'} under way is kept, in "
             f"{patience_seconds:.0f} s at the latest; "
