@@ -33,10 +33,10 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "report"))
     parser.add_argument("--out", type=Path, default=ROOT / "runs/study")
     parser.add_argument("--families", default=TASK)
-    parser.add_argument("--groups", default="whole,halves,thirds,published,greedy,known")
+    parser.add_argument("--groups", default="", help="of arms; all, or those of the variant")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--short", action="store_true", help="only arms marked `short`")
-    parser.add_argument("--arms", default="", help="only these arms")
+    parser.add_argument("--arms", default="", help="only these; all, or those of the variant")
     parser.add_argument("--set", action="append", default=[], help="override of every recipe")
     parser.add_argument("--variant", default="", help="one of scripts/study.yaml's")
     given = parser.parse_args()
@@ -61,15 +61,19 @@ def run_family(given: argparse.Namespace, family: str) -> None:
     recipe = folder / "recipe.yaml"
     recipe.write_text(text, encoding="utf-8")
     begun = time.monotonic()
-    sets = [*(arms["variants"][given.variant] if given.variant else ()), *given.set]
+    variant = arms["variants"][given.variant] if given.variant else {}
+    sets = [*variant.get("set", ()), *given.set]
+    groups = given.groups or variant.get("groups", ",".join(arms["groups"]))
+    only = given.arms or variant.get("arms", "")
     for_all = [override for override in sets if not override.startswith("method.")]
     seed_model = make_seed_model(recipe, folder / "seed-model", [*for_all, *arms["seed_model"]])
-    for group in given.groups.split(","):
+    for group in groups.split(","):
+        there = arms["groups"][group]["arms"]
         chosen = [
             arm
-            for arm in arms["groups"][group]["arms"]
+            for arm in there
             if (arm.get("short", False) or not given.short)
-            and (not given.arms or arm["name"] in given.arms.split(","))
+            and (not only or arm["name"] in only.split(","))
         ]
         if not chosen:
             continue
@@ -79,6 +83,7 @@ def run_family(given: argparse.Namespace, family: str) -> None:
             f"model={{name: {seed_model.resolve()}, device: cpu, compute_dtype: float32}}",
         ]
         compare(recipe, folder / group, chosen, overrides, [int(s) for s in given.seeds.split(",")])
+        conclude(folder / group, [arm["name"] for arm in there])
     record(folder, family, given.variant, time.monotonic() - begun)
 
 
@@ -107,30 +112,41 @@ def compare(
     overrides: Sequence[str],
     seeds: Sequence[int],
 ) -> None:
-    """One group as a comparison; what the folder holds already is kept, and reported with it."""
+    """Some arms of a group as a comparison; what the folder holds already is kept."""
     from cream.cache import cache_dir
     from cream.cli.console import ConsoleProgress, messages
     from cream.comparison.members import make_plan, read_methods
     from cream.comparison.running import run_comparison
-    from cream.report.comparison import comparers_of, summarise_comparison
-    from cream.runs.files import write_json, write_sealed
-    from cream.runs.sharing import COMPARISON
 
     listed = folder.with_suffix(".methods.yaml")
     methods = [{"name": arm["name"], "method": arm["method"]} for arm in arms]
     listed.write_text(yaml.safe_dump({"methods": methods}), encoding="utf-8")
     plan = make_plan(recipe, overrides, read_methods(listed), seeds=seeds, root=folder)
-    earlier = comparers_of(folder)[0] if (folder / COMPARISON).exists() else None
     progress = ConsoleProgress(messages(quiet=False))
     run_comparison(plan, progress, base_dir=recipe.parent, cache_dir=cache_dir())
     progress.close()
-    if earlier:
-        now = comparers_of(folder)[0]
-        there = [method for method in earlier.methods if (folder / method.folder).exists()]
-        methods = {method.name: method for method in [*there, *now.methods]}
-        seeds = sorted({*earlier.seeds, *now.seeds})
-        both = earlier.model_copy(update={"seeds": seeds, "methods": list(methods.values())})
-        write_sealed(folder / COMPARISON, both.as_json())
+
+
+def conclude(folder: Path, arms: Sequence[str]) -> None:
+    """Compare every arm and seed that the folder holds whole, not those of this call alone."""
+    from cream.report.comparison import comparers_of, summarise_comparison
+    from cream.runs.files import write_json, write_sealed
+    from cream.runs.reader import RunReader
+    from cream.runs.sharing import COMPARISON, MethodFolder
+
+    comparers, _ = comparers_of(folder)
+    whole: dict[str, set[int]] = {}
+    for arm in arms:
+        runs = [RunReader(path.parent) for path in (folder / arm).glob("*/recipe.yaml")]
+        ended = [run for run in runs if f"M{run.recipe.iterations + 1}" in run.evaluations]
+        if ended:
+            whole[arm] = {run.recipe.seed for run in ended}
+    told = {
+        "baseline": next(iter(whole)),
+        "seeds": sorted(set().union(*whole.values())),
+        "methods": [MethodFolder(name=arm, folder=arm) for arm in whole],
+    }
+    write_sealed(folder / COMPARISON, comparers.model_copy(update=told).as_json())
     write_json(folder / "comparison.json", summarise_comparison(folder).as_json())
 
 

@@ -39,13 +39,15 @@ def test_arms_are_run_on_one_seed_model_and_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*arguments, *chosen, *sets])
     study.main()
     first = (out / "sort/whole/srlm-likelihood/seed-11/iteration-1/train/stage.json").stat()
+    again = [*arguments, *chosen[:-1], "srlm-implicit", *sets]  # the other arm is still reported
+    monkeypatch.setattr(sys, "argv", again)
     study.main()
     results.mkdir()
     (results / "study.md").write_text("# Study\n", encoding="utf-8")
     write_report(out, results)
 
-    again = (out / "sort/whole/srlm-likelihood/seed-11/iteration-1/train/stage.json").stat()
-    assert again.st_mtime_ns == first.st_mtime_ns
+    then = (out / "sort/whole/srlm-likelihood/seed-11/iteration-1/train/stage.json").stat()
+    assert then.st_mtime_ns == first.st_mtime_ns
     recipe = (out / "sort/recipe.yaml").read_text(encoding="utf-8")
     assert "name: sort" in recipe
     assert "name: reverse," not in recipe
@@ -90,7 +92,10 @@ def test_no_arm_is_refused_after_the_study_has_begun(tmp_path, monkeypatch):
     assert set(arms["groups"]) == set(GROUPS)
     few = [*CUT[:3], "iterations=1"]
     cases = [(group, []) for group in arms["groups"]]
-    cases += [("whole", sets) for sets in arms["variants"].values()]
+    for variant in arms["variants"].values():
+        cases += [(group, variant["set"]) for group in variant["groups"].split(",")]
+        named = {a["name"] for g in variant["groups"].split(",") for a in arms["groups"][g]["arms"]}
+        assert set(variant["arms"].split(",")) <= named
     for group, sets in cases:
         overrides = [*arms["groups"][group]["set"], *sets, *few]
         choices = tmp_path / "methods.yaml"
